@@ -1,0 +1,264 @@
+"""Read the environment once, typed, and collect everything that is wrong with it.
+
+Every reader returns a usable value and notes a `Problem` when the variable is missing
+or wrong, so that an operator learns of all mistakes at once. An empty variable counts
+as unset. For every NAME, NAME_FILE may name a file that holds the value instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import validate_email
+
+EVERY_COMMAND = "every command"
+ARCHIVE = "archive_audit_logs"
+MAIL = "the e-mail report"
+
+_DATABASE_SCHEMES = ("postgres", "postgresql", "postgis", "pgsql")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One missing or wrong variable. `text` never holds a secret's value."""
+
+    variable: str
+    needed_by: str
+    text: str
+    where: str
+
+    def __str__(self) -> str:
+        purpose = "" if self.needed_by == EVERY_COMMAND else f"for {self.needed_by}: "
+        return f"{self.variable} {self.text} ({purpose}{self.where})"
+
+
+class Environment:
+    """Typed readers over `values`; what is wrong with them is in `problems`.
+
+    With `debug` a variable that has a `debug_default` may be left out.
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.problems: list[Problem] = []
+        self.debug = False
+        self.debug = self.boolean("DEBUG", default=False)
+
+    # -- raising ------------------------------------------------------------------
+
+    def problems_for(self, *needs: str) -> list[Problem]:
+        """The problems that a command with these needs would run into."""
+        relevant = {EVERY_COMMAND, *needs}
+        return [problem for problem in self.problems if problem.needed_by in relevant]
+
+    def require(self, *needs: str) -> None:
+        """Raise ImproperlyConfigured naming every problem of `needs` in one text."""
+        raise_for(self.problems_for(*needs))
+
+    # -- readers ------------------------------------------------------------------
+
+    def text(
+        self,
+        name: str,
+        *,
+        needed_by: str = EVERY_COMMAND,
+        where: str = "",
+        required: bool = False,
+        default: str = "",
+        debug_default: str = "",
+        check: Callable[[str], str | None] | None = None,
+        secret: bool = False,
+    ) -> str:
+        """The variable, or `default`. A `required` one may be left out with DEBUG.
+
+        A problem stops only what `needed_by` names. `check` returns what is wrong
+        with a value, or None. A `secret` value is never quoted in a problem.
+        """
+        value = self._raw(name, needed_by, where)
+        if value is None:
+            if self.debug and debug_default:
+                return debug_default
+            if required and not self.debug and not self._was_reported(name):
+                self.report(name, needed_by, "is required but not set", where)
+            return default
+        wrong = check(value) if check else None
+        if wrong:
+            shown = "" if secret else f"={value!r} "
+            self.report(name, needed_by, f"{shown}{wrong}", where)
+            return default
+        return value
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self.text(
+            name,
+            check=lambda text: (
+                None if text.lower() in {"true", "false"} else "is not True or False"
+            ),
+            where="write True or False",
+        )
+        return value.lower() == "true" if value else default
+
+    def words(
+        self,
+        name: str,
+        *,
+        needed_by: str = EVERY_COMMAND,
+        where: str = "",
+        required: bool = False,
+        debug_default: str = "",
+        check: Callable[[str], str | None] | None = None,
+    ) -> list[str]:
+        """A comma-separated list; blanks around a word and empty words are dropped."""
+        text = self.text(
+            name,
+            needed_by=needed_by,
+            where=where,
+            required=required,
+            debug_default=debug_default,
+            check=_each(check) if check else None,
+        )
+        return [word.strip() for word in text.split(",") if word.strip()]
+
+    def database(self, name: str, *, where: str, debug_default: str) -> dict[str, Any]:
+        """Django's dict for a PostgreSQL URL; {} when it is missing or wrong.
+
+        postgis:// is read as plain PostgreSQL: this image maps no geometry.
+        """
+        url = self.text(
+            name,
+            where=where,
+            required=True,
+            debug_default=debug_default,
+            check=_database_url_problem,
+            secret=True,
+        )
+        if not url:
+            return {}
+        settings: dict[str, Any] = dict(dj_database_url.parse(url))
+        settings["ENGINE"] = "django.db.backends.postgresql"
+        return settings
+
+    def report(self, name: str, needed_by: str, text: str, where: str) -> None:
+        """Note a problem; also for what shows only when variables are read together."""
+        self.problems.append(Problem(name, needed_by, text, where))
+
+    # -- internal helpers ---------------------------------------------------------
+
+    def _raw(self, name: str, needed_by: str, where: str) -> str | None:
+        value = self._values.get(name) or None
+        path = self._values.get(f"{name}_FILE") or None
+        if path is None:
+            return value
+        if value is not None:
+            self.report(
+                name, needed_by, f"and {name}_FILE are both set; keep one", where
+            )
+            return value
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n") or None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            self.report(
+                name, needed_by, f"_FILE={path!r} cannot be read: {reason}", where
+            )
+            return None
+
+    def _was_reported(self, name: str) -> bool:
+        return any(problem.variable == name for problem in self.problems)
+
+
+def raise_for(problems: list[Problem]) -> None:
+    """Raise ImproperlyConfigured that lists `problems`, unless there are none."""
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise ImproperlyConfigured(
+            f"invalid environment:\n{lines}\n"
+            "HINT: copy the variables from the web service (Render: Environment tab) or"
+            " link the environment group; .env.example explains each."
+        )
+
+
+# -- checks: what is wrong with a value, or None -----------------------------------
+
+
+def email_problem(value: str) -> str | None:
+    """Accepts `a@example.com` and `Name <a@example.com>`."""
+    match = re.fullmatch(r"[^<>]*<([^<>]+)>", value.strip())
+    try:
+        validate_email(match.group(1) if match else value.strip())
+    except ValidationError:
+        return "is not an e-mail address"
+    return None
+
+
+def http_url_problem(value: str) -> str | None:
+    if re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+        return None
+    return "is not an http:// or https:// address"
+
+
+def redis_url_problem(value: str) -> str | None:
+    if re.match(r"(redis|rediss|unix)://", value):
+        return None
+    return "is not a redis:// or rediss:// address"
+
+
+def host_problem(value: str) -> str | None:
+    if re.fullmatch(r"\*|\[?[A-Za-z0-9.:_-]+\]?", value):
+        return None
+    return "is not a host name; write it without https:// and path"
+
+
+def origin_problem(value: str) -> str | None:
+    if re.fullmatch(r"https?://[^\s/]+", value):
+        return None
+    return "does not start with https:// or has a path"
+
+
+def region_problem(value: str) -> str | None:
+    if re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d", value):
+        return None
+    return "is not an AWS region such as us-east-2"
+
+
+def account_id_problem(value: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9-]{1,63}", value):
+        return None
+    return "is not an account id; it has letters and digits only"
+
+
+def choice_problem(*choices: str) -> Callable[[str], str | None]:
+    return lambda value: (
+        None if value in choices else f"is none of {', '.join(choices)}"
+    )
+
+
+def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """`check` for each word of a comma-separated list; the first problem counts."""
+
+    def check_all(text: str) -> str | None:
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        if not words:
+            return "holds no value"
+        return next((wrong for word in words if (wrong := check(word))), None)
+
+    return check_all
+
+
+def _database_url_problem(url: str) -> str | None:
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _DATABASE_SCHEMES:
+        return "is not a postgresql:// URL"
+    try:
+        parsed = dj_database_url.parse(url)
+    except Exception:  # noqa: BLE001 - the text of any parse error may hold the URL
+        return "is not a valid URL; percent-encode special characters of the password"
+    if not parsed.get("NAME"):
+        return "names no database; it ends in /NAME"
+    return None

@@ -1,0 +1,268 @@
+"""Settings, all from the environment; `.env.example` explains every variable.
+
+Nothing here needs more than the variables of the command that is run: a problem with
+the variables of one job stops that job only (`JobCommand.needs`), a problem with what
+every command needs stops here, and `manage.py check --deploy` names them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from starview import env as environment
+from starview.env import ARCHIVE, MAIL
+from starview.logging import configure_logging
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+_WEB_SERVICE = "copy it from the web service's Environment tab in Render"
+_R2_TOKEN = "Cloudflare dashboard, R2, Manage R2 API Tokens"
+_SES_USER = (
+    "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
+)
+
+env = ENVIRONMENT = environment.Environment(os.environ)
+
+# -- Every command ------------------------------------------------------------------
+
+DEBUG = env.debug
+SECRET_KEY = env.text(
+    "DJANGO_SECRET_KEY",
+    required=True,
+    where=_WEB_SERVICE,
+    debug_default="only-for-a-laptop-" + "not-a-secret-" * 4,
+    secret=True,
+)
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.database(
+        "DATABASE_URL",
+        where="Render: link the PostgreSQL instance, or copy its Internal Database URL",
+        debug_default="postgresql://localhost/starview",
+    )
+}
+ALLOWED_HOSTS = env.words(
+    "ALLOWED_HOSTS",
+    required=True,
+    where=_WEB_SERVICE,
+    debug_default="localhost",
+    check=environment.host_problem,
+)
+CSRF_TRUSTED_ORIGINS = env.words(
+    "CSRF_TRUSTED_ORIGINS", where=_WEB_SERVICE, check=environment.origin_problem
+)
+REDIS_URL = env.text(
+    "REDIS_URL",
+    where="Render: link the Key Value instance, or copy its Internal URL",
+    check=environment.redis_url_problem,
+    secret=True,
+)
+LOG_FORMAT = env.text(
+    "LOG_FORMAT",
+    default="console",
+    where="write console or json",
+    check=environment.choice_problem("console", "json"),
+)
+ADMIN_EMAIL = env.words(
+    "ADMIN_EMAIL",
+    needed_by=MAIL,
+    where="who gets health reports, comma-separated",
+    check=environment.email_problem,
+)
+DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
+
+# -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
+
+AUDIT_ARCHIVE_FOLDER = BASE_DIR / "audit_archives"
+AWS_ACCESS_KEY_ID = env.text(
+    "AWS_ACCESS_KEY_ID",
+    needed_by=ARCHIVE,
+    required=True,
+    where=_R2_TOKEN,
+    secret=True,
+)
+AWS_SECRET_ACCESS_KEY = env.text(
+    "AWS_SECRET_ACCESS_KEY",
+    needed_by=ARCHIVE,
+    required=True,
+    where=_R2_TOKEN,
+    secret=True,
+)
+AWS_STORAGE_BUCKET_NAME = env.text(
+    "AWS_STORAGE_BUCKET_NAME",
+    needed_by=ARCHIVE,
+    required=True,
+    where="Cloudflare dashboard, R2, the bucket's name",
+)
+AWS_S3_ENDPOINT_URL = env.text(
+    "AWS_S3_ENDPOINT_URL",
+    needed_by=ARCHIVE,
+    where="leave it empty for R2",
+    check=environment.http_url_problem,
+)
+if not AWS_S3_ENDPOINT_URL:
+    CLOUDFLARE_ACCOUNT_ID = env.text(
+        "CLOUDFLARE_ACCOUNT_ID",
+        needed_by=ARCHIVE,
+        required=True,
+        where="Cloudflare dashboard, R2 overview, Account ID; or set"
+        " AWS_S3_ENDPOINT_URL for another S3",
+            check=environment.account_id_problem,
+    )
+    AWS_S3_ENDPOINT_URL = f"https://{CLOUDFLARE_ACCOUNT_ID}.r2.cloudflarestorage.com"
+
+AUDIT_R2_ACCESS_KEY_ID = env.text(
+    "AUDIT_R2_ACCESS_KEY_ID", needed_by=ARCHIVE, secret=True
+)
+AUDIT_R2_SECRET_ACCESS_KEY = env.text(
+    "AUDIT_R2_SECRET_ACCESS_KEY", needed_by=ARCHIVE, secret=True
+)
+AUDIT_R2_BUCKET_NAME = env.text("AUDIT_R2_BUCKET_NAME", needed_by=ARCHIVE)
+_separate_audit_store = {
+    "AUDIT_R2_ACCESS_KEY_ID": AUDIT_R2_ACCESS_KEY_ID,
+    "AUDIT_R2_SECRET_ACCESS_KEY": AUDIT_R2_SECRET_ACCESS_KEY,
+    "AUDIT_R2_BUCKET_NAME": AUDIT_R2_BUCKET_NAME,
+}
+if any(_separate_audit_store.values()):
+    for _name, _value in _separate_audit_store.items():
+        if not _value:
+            env.report(
+                _name, ARCHIVE, "is not set", "set all three AUDIT_R2_ variables or none"
+            )
+
+# -- Mail: Amazon SES; files when DEBUG ---------------------------------------------
+
+DEFAULT_FROM_EMAIL = env.text(
+    "DEFAULT_FROM_EMAIL",
+    needed_by=MAIL,
+    required=True,
+    where="an address or domain that is verified in SES",
+    debug_default="starview@localhost.localdomain",
+    check=environment.email_problem,
+)
+AWS_SES_ACCESS_KEY_ID = env.text(
+    "AWS_SES_ACCESS_KEY_ID",
+    needed_by=MAIL,
+    required=True,
+    where=_SES_USER,
+    secret=True,
+)
+AWS_SES_SECRET_ACCESS_KEY = env.text(
+    "AWS_SES_SECRET_ACCESS_KEY",
+    needed_by=MAIL,
+    required=True,
+    where=_SES_USER,
+    secret=True,
+)
+AWS_SES_REGION_NAME = env.text(
+    "AWS_SES_REGION_NAME",
+    needed_by=MAIL,
+    required=True,
+    where="the region in which SES has verified the sender",
+    debug_default="us-east-1",
+    check=environment.region_problem,
+)
+# django-ses would otherwise fall back to AWS_ACCESS_KEY_ID, which is the R2 key here.
+AWS_SES_ENDPOINT_URL = env.text(
+    "AWS_SES_ENDPOINT_URL",
+    needed_by=MAIL,
+    where="leave it empty for Amazon SES",
+    check=environment.http_url_problem,
+)
+AWS_SES_REGION_ENDPOINT_URL = (
+    AWS_SES_ENDPOINT_URL or f"https://email.{AWS_SES_REGION_NAME}.amazonaws.com"
+)
+# The throttle asks for the quota first, which a least-privilege SES user may not.
+AWS_SES_AUTO_THROTTLE = None
+EMAIL_BACKEND = (
+    "django.core.mail.backends.filebased.EmailBackend"
+    if DEBUG
+    else "starview_app.maintenance.ses.Backend"
+)
+EMAIL_FILE_PATH = BASE_DIR / "sent_mail"
+SERVER_EMAIL = DEFAULT_FROM_EMAIL
+
+# -- Sign-in with Google, for setup_google_oauth ------------------------------------
+
+GOOGLE_OAUTH_CLIENT_ID = env.text("GOOGLE_OAUTH_CLIENT_ID")
+GOOGLE_OAUTH_CLIENT_SECRET = env.text("GOOGLE_OAUTH_CLIENT_SECRET", secret=True)
+
+# -- Django -------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "starview_app",  # first: its `migrate` guards the web service's tables
+    "starview_app.maintenance",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.sites",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+ROOT_URLCONF = "starview.urls"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+    }
+]
+SITE_ID = 1
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"  # the crontab's times, the cut-offs and the archive are in UTC
+
+if DATABASES["default"]:
+    DATABASES["default"].setdefault("OPTIONS", {})
+    DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
+    DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
+
+CACHES: dict[str, dict[str, Any]] = {
+    "default": (
+        {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": REDIS_URL,
+            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},  # seconds
+        }
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+# As the web service: sessions live in Redis and expire there by themselves.
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_COOKIE_AGE = 1_209_600  # seconds: two weeks
+
+# As the web service: an account must follow a link, kept in the database, to be used.
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_CONFIRMATION_HMAC = False
+ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS = 3
+
+# This image serves no pages; these keep `check --deploy` an honest test of the rest.
+SECURE_SSL_REDIRECT = not DEBUG
+SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
+SECURE_HSTS_INCLUDE_SUBDOMAINS = not DEBUG
+SECURE_HSTS_PRELOAD = not DEBUG
+SESSION_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_SECURE = not DEBUG
+
+LOGGING_CONFIG = None
+configure_logging(LOG_FORMAT)
+
+# -- Say what is wrong ----------------------------------------------------------------
+
+# `--help` answers on a machine that has nothing configured yet.
+_asks_for_help = bool({"-h", "--help", "help", "--version", "version"} & set(sys.argv))
+if env.problems_for() and not _asks_for_help:
+    # All of them, not only this command's: one error, one round of repairs.
+    environment.raise_for(env.problems)
