@@ -30,7 +30,8 @@ apt_install() {
   [ "${#missing[@]}" -gt 0 ] || return 0
   need_root
   say "installing ${missing[*]}"
-  export DEBIAN_FRONTEND=noninteractive
+  # No questions, and no report on services to restart.
+  export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
   # On a new machine the package lists are empty or old: without update nothing is found.
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null ||
     die "could not install ${missing[*]}" \

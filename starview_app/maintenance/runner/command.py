@@ -1,0 +1,137 @@
+"""The base of every job's command: one way to run, to stop, to fail and to be heard."""
+
+import contextlib
+import time
+import uuid
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import structlog
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+
+from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
+from starview_app.maintenance.runner.stop import stop_on_signals
+
+logger = structlog.get_logger(__name__)
+
+EXIT_FAILED = 1
+EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class JobCommand(BaseCommand):
+    """A command that is one job: `add_options` declares, `run` makes the one call.
+
+    Exit codes: 0 done, also when there was nothing to do; 1 failed or incomplete;
+    2 wrong options; 75 another run of this job is under way.
+    """
+
+    # The job's one name: the command's, the module's and the lock's.
+    job_name: ClassVar[str]
+    # What the job uses besides the database: names of `starview.env`.
+    needs: ClassVar[tuple[str, ...]] = ()
+    # The entrypoint checks once; at each run it would cost more than the job itself.
+    requires_system_checks = ()
+
+    def add_options(self, parser: CommandParser) -> None:
+        """Declare the job's own options."""
+
+    def run(self, *, should_stop: ShouldStop, dry_run: bool, **options: Any) -> JobResult:
+        """Do the job and report on stdout; raise JobError for what people can fix."""
+        raise NotImplementedError
+
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        # A wrong option is one line in the log; `--help` shows the usage.
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign,misc]
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        self.add_options(parser)
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="report what would be done and change nothing",
+        )
+
+    def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
+        with self._clear_errors(), stop_on_signals() as stop:
+            settings.ENVIRONMENT.require(*self.needs)
+            with contextlib.nullcontext() if dry_run else job_lock(self.job_name):
+                result = self._run_logged(stop, dry_run=dry_run, options=options)
+        if result.interrupted:
+            raise CommandError(
+                f"{self.job_name} was stopped by {stop.signal_name} before it was done;"
+                " what it did is kept and the next run continues",
+                returncode=EXIT_FAILED,
+            )
+        if result.problems:
+            raise CommandError(_summary(self.job_name, result.problems))
+
+    # -- internal helpers ---------------------------------------------------------
+
+    def _run_logged(
+        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
+    ) -> JobResult:
+        log = logger.bind(job=self.job_name, run_id=uuid.uuid4().hex[:12])
+        started = time.monotonic()
+        log.info("job_started", dry_run=dry_run)
+        outcome = "failed"
+        counts: dict[str, int] = {}
+        try:
+            result = self.run(should_stop=stop, dry_run=dry_run, **options)
+            counts = result.counts
+            outcome = _outcome(result)
+            return result
+        finally:
+            self.stdout.flush()
+            seconds = round(time.monotonic() - started, 3)
+            log.info("job_finished", outcome=outcome, seconds=seconds, **counts)
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """What an operator can fix becomes one line; a bug keeps its traceback."""
+        try:
+            yield
+        except JobIsRunningError as error:
+            raise CommandError(str(error), returncode=EXIT_RUNNING) from error
+        except (JobError, ImproperlyConfigured) as error:
+            raise CommandError(str(error)) from error
+        except DatabaseError as error:
+            text = explain(error)
+            if text is None:
+                raise
+            raise CommandError(text) from error
+
+
+def whole_number(minimum: int, unit: str) -> Callable[[str], int]:
+    """An argparse type: a whole number of `unit`, `minimum` or more."""
+
+    def parse(text: str) -> int:
+        # Beyond this no date can be reckoned with.
+        if not text.isascii() or not text.isdigit() or not minimum <= int(text) <= 36500:
+            raise ArgumentTypeError(
+                f"{text!r} is not a whole number of {unit} from {minimum} to 36500"
+            )
+        return int(text)
+
+    return parse
+
+
+def _outcome(result: JobResult) -> str:
+    if result.interrupted:
+        return "interrupted"
+    return "failed" if result.problems else "succeeded"
+
+
+def _summary(job: str, problems: list[str]) -> str:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{job} is incomplete: {problems[0]}{more}"

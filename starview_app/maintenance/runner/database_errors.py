@@ -1,0 +1,35 @@
+"""What a database error means to an operator, in one line and without secrets."""
+
+from django.db import Error, OperationalError
+from psycopg2 import errors as postgres
+
+_LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
+# Parts of libpq's messages, which carry no code before a session exists.
+_CONNECT_HINTS = {
+    "does not exist": f"DATABASE_URL names it; {_LINK}",
+    "password authentication failed": f"the user or password is wrong; {_LINK}",
+    "could not translate host name": f"the host is unknown here; {_LINK}",
+    "Connection refused": f"is the database running, on that host and port? {_LINK}",
+    "No such file or directory": f"is the database running? {_LINK}",
+    "timeout expired": "the host does not answer: is it in this service's region?",
+    "starting up": "try again in a minute",
+    "too many": "close idle connections, or take a plan with more of them",
+}
+
+
+def explain(error: Error) -> str | None:
+    """One line with a HINT for what an operator can fix; None for a bug."""
+    cause = error.__cause__
+    text = " ".join(str(error).split()) or type(cause or error).__name__
+    if isinstance(cause, postgres.UndefinedTable):
+        return (
+            f"{text.split(' LINE ')[0]} HINT: the web service's tables are not in this"
+            " database: it names the wrong one, or the web service has not migrated it"
+        )
+    if isinstance(cause, postgres.InsufficientPrivilege):
+        return f"{text} HINT: connect as the web service's database user"
+    if isinstance(error, OperationalError):
+        hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
+        return f"database: {text}" + (f" HINT: {hint}" if hint else "")
+    return None
+

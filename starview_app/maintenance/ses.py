@@ -1,0 +1,243 @@
+"""Amazon SES: send a mail at most once, read what the account sent.
+
+boto3 and django-ses cost 0.3 s to import, so they wait until a mail is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from smtplib import SMTPException, SMTPServerDisconnected
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail.backends.base import BaseEmailBackend
+
+from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.text import one_line
+
+if TYPE_CHECKING:
+    from mypy_boto3_ses import SESClient
+    from mypy_boto3_ses.type_defs import SendDataPointTypeDef
+
+WEEK = timedelta(days=7)
+CONNECT_SECONDS = 5
+SEND_SECONDS = 20
+STATISTICS_SECONDS = 5  # an extra of the report, not worth a wait
+
+_KEYS_HINT = (
+    "AWS_SES_ACCESS_KEY_ID and AWS_SES_SECRET_ACCESS_KEY are the access key of an IAM"
+    " user that may send with SES, never the R2 pair"
+)
+_HINTS = {
+    "MessageRejected": (
+        "verify DEFAULT_FROM_EMAIL in SES, region {region}; in the SES sandbox verify"
+        " each recipient too"
+    ),
+    "AccessDenied": "allow the IAM user of AWS_SES_ACCESS_KEY_ID ses:SendRawEmail",
+    "InvalidClientTokenId": _KEYS_HINT,
+    "SignatureDoesNotMatch": _KEYS_HINT,
+    "Throttling": "the sending quota of SES, region {region}, is used up; try later",
+}
+_NO_ANSWER_HINT = "check AWS_SES_REGION_NAME={region}, AWS_SES_ENDPOINT_URL and network"
+_LONGEST_REASON = 300  # characters
+
+
+# -- Sending ------------------------------------------------------------------------
+
+
+class Backend(BaseEmailBackend):
+    """django-ses, asking SES once per mail: a retry after a lost answer sends twice.
+
+    It uses the AWS_SES_ variables only. Without them boto3 would look further and find
+    AWS_ACCESS_KEY_ID, which is the R2 key.
+    """
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        from botocore.config import Config
+        from django_ses import SESBackend
+
+        if not (settings.AWS_SES_ACCESS_KEY_ID and settings.AWS_SES_SECRET_ACCESS_KEY):
+            raise JobError(f"the SES access key is not set HINT: {_KEYS_HINT}")
+        backend = SESBackend(
+            fail_silently=self.fail_silently,
+            aws_access_key=settings.AWS_SES_ACCESS_KEY_ID,
+            aws_secret_key=settings.AWS_SES_SECRET_ACCESS_KEY,
+            aws_region_name=settings.AWS_SES_REGION_NAME,
+            aws_region_endpoint=settings.AWS_SES_REGION_ENDPOINT_URL,
+            aws_config=Config(
+                retries={"total_max_attempts": 1},
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=SEND_SECONDS,
+            ),
+        )
+        return backend.send_messages(email_messages) or 0
+
+
+def send_report(
+    *,
+    subject: str,
+    text: str,
+    html: str,
+    from_email: str,
+    recipients: Sequence[str],
+    region: str,
+) -> None:
+    """Send one mail to all `recipients` through EMAIL_BACKEND, in one attempt.
+
+    Raises JobError, which says when it is unknown whether the mail went out.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    message = EmailMultiAlternatives(subject, text, from_email, list(recipients))
+    message.attach_alternative(html, "text/html")
+    try:
+        message.send()
+    except (
+        BotoCoreError,
+        ClientError,
+        ResponseParserError,
+        SMTPException,
+        OSError,
+    ) as error:
+        to = ", ".join(recipients)
+        failure = (
+            f"it is unknown whether the e-mail report was sent to {to}"
+            if _may_have_been_sent(error)
+            else f"the e-mail report could not be sent to {to}"
+        )
+        hint = _HINTS.get(_error_code(error), _NO_ANSWER_HINT).format(region=region)
+        raise JobError(one_line(f"{failure}: {_reason(error)} HINT: {hint}")) from error
+
+
+def _may_have_been_sent(error: Exception) -> bool:
+    from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500
+    return isinstance(
+        error,
+        (
+            HTTPClientError,  # a read timeout or a lost connection
+            ResponseParserError,
+            SMTPServerDisconnected,
+            TimeoutError,
+        ),
+    )
+
+
+# -- What SES counted ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SendingWeek:
+    """SES's own counts; `bounces` are hard bounces."""
+
+    attempts: int = 0
+    bounces: int = 0
+    complaints: int = 0
+    rejects: int = 0
+
+
+@dataclass(frozen=True)
+class SendingStatistics:
+    """Both weeks, or neither and one line on why."""
+
+    this_week: SendingWeek | None = None
+    last_week: SendingWeek | None = None
+    unknown_because: str = ""
+
+
+def sending_statistics(
+    *,
+    access_key_id: str,
+    secret_access_key: str,
+    region: str,
+    endpoint_url: str,
+    now: datetime,
+) -> SendingStatistics:
+    """SES's counts of (now - 7 days, now] and of the seven days before.
+
+    A point covers 15 minutes and belongs to the week of its timestamp. Never raises:
+    the report is worth sending without these numbers.
+    """
+    if not (access_key_id and secret_access_key):
+        return SendingStatistics(unknown_because="AWS_SES_ACCESS_KEY_ID is not set")
+    try:
+        client = _client(
+            access_key_id=access_key_id,
+            secret_access_key=secret_access_key,
+            region=region,
+            endpoint_url=endpoint_url,
+        )
+        points = client.get_send_statistics().get("SendDataPoints", [])
+        return SendingStatistics(
+            this_week=_sum(points, now - WEEK, now),
+            last_week=_sum(points, now - 2 * WEEK, now - WEEK),
+        )
+    except Exception as error:  # nothing here may cost the report
+        reason = _reason(error)
+        for secret in (secret_access_key, access_key_id):
+            reason = reason.replace(secret, "***")
+        return SendingStatistics(unknown_because=reason)
+
+
+def _client(
+    *, access_key_id: str, secret_access_key: str, region: str, endpoint_url: str
+) -> SESClient:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "ses",
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+        region_name=region,
+        endpoint_url=endpoint_url or None,
+        config=Config(
+            retries={"total_max_attempts": 2, "mode": "standard"},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=STATISTICS_SECONDS,
+        ),
+    )
+
+
+def _sum(
+    points: Iterable[SendDataPointTypeDef], after: datetime, until: datetime
+) -> SendingWeek:
+    week = [point for point in points if after < point["Timestamp"] <= until]
+    return SendingWeek(
+        attempts=sum(point["DeliveryAttempts"] for point in week),
+        bounces=sum(point["Bounces"] for point in week),
+        complaints=sum(point["Complaints"] for point in week),
+        rejects=sum(point["Rejects"] for point in week),
+    )
+
+
+# -- Errors in one line -------------------------------------------------------------
+
+
+def _error_code(error: Exception) -> str:
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    return code.removesuffix("Exception")
+
+
+def _reason(error: Exception) -> str:
+    code = _error_code(error)
+    if code == "SignatureDoesNotMatch":
+        text = f"SES answered {code}"  # its message repeats the whole signed request
+    elif code:
+        response: dict[str, Any] = getattr(error, "response", {})
+        text = f"SES answered {code}: {response['Error'].get('Message', '')}"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    text = one_line(" ".join(text.split()))
+    if len(text) > _LONGEST_REASON:
+        text = text[:_LONGEST_REASON] + "..."
+    return text

@@ -1,0 +1,164 @@
+"""`cleanup_email_suppressions`: the clean-up, then the weekly report by mail."""
+
+from argparse import ArgumentTypeError
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandParser
+from django.core.validators import validate_email
+from django.utils import timezone
+
+from starview.env import MAIL
+from starview_app.maintenance.jobs import cleanup_email_suppressions as job
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.jobs.text import one_line
+from starview_app.maintenance.runner.command import JobCommand, whole_number
+
+RULE = "=" * 80
+
+
+def addresses(text: str) -> list[str]:
+    """An argparse type: one or more e-mail addresses, comma-separated."""
+    found = [address.strip() for address in text.split(",") if address.strip()]
+    if not found:
+        raise ArgumentTypeError("it holds no address; is ADMIN_EMAIL set?")
+    for address in found:
+        try:
+            validate_email(address)
+        except ValidationError:
+            raise ArgumentTypeError(f"{address!r} is not an e-mail address") from None
+    return list(dict.fromkeys(found))
+
+
+class Command(JobCommand):
+    job_name = "cleanup_email_suppressions"
+    help = (
+        "Lets addresses whose last soft bounce is older than --soft-bounce-days receive"
+        " mail again, deletes bounce records older than --stale-days that suppress"
+        " nothing, and mails the weekly health report. Never touches hard bounces,"
+        " complaints, manual entries and unsubscribes."
+    )
+
+    def add_options(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--email-report",
+            type=addresses,
+            metavar="ADDRESS[,ADDRESS]",
+            help="who gets the health report (default: no report is sent)",
+        )
+        parser.add_argument(
+            "--soft-bounce-days",
+            type=whole_number(1, "days"),
+            default=30,
+            help="days without a bounce after which a suppression ends (default: 30)",
+        )
+        parser.add_argument(
+            "--stale-days",
+            type=whole_number(1, "days"),
+            default=90,
+            help="days without a bounce after which a record is deleted (default: 90)",
+        )
+
+    def run(
+        self,
+        *,
+        should_stop: ShouldStop,
+        dry_run: bool,
+        email_report: list[str] | None,
+        soft_bounce_days: int,
+        stale_days: int,
+        **options: Any,
+    ) -> JobResult:
+        if email_report:
+            settings.ENVIRONMENT.require(MAIL)
+        self._soft_bounce_days = soft_bounce_days
+        self._stale_days = stale_days
+        self._dry_run = dry_run
+        now = timezone.now()
+        result = job.cleanup_email_suppressions(
+            now=now,
+            soft_bounce_days=soft_bounce_days,
+            stale_days=stale_days,
+            report=self._print,
+            should_stop=should_stop,
+            dry_run=dry_run,
+        )
+        if email_report and not result.interrupted:
+            self._send_report(email_report, now, result)
+        return result
+
+    def _print(self, event: job.Event) -> None:
+        write = self.stdout.write
+        would = "Dry run: would have " if self._dry_run else ""
+        match event:
+            case job.ExpiredFound(count, bounces):
+                write(f"SOFT BOUNCE CLEANUP\n{RULE}")
+                write(
+                    f"Found {count} soft bounce suppressions"
+                    f" older than {self._soft_bounce_days} days"
+                )
+                for bounce in bounces:
+                    if bounce.last_bounce is not None:
+                        write(
+                            f"  - {one_line(bounce.email)}: Last bounce"
+                            f" {bounce.last_bounce:%Y-%m-%d} ({bounce.bounce_count}x)"
+                        )
+            case job.Deactivated(count):
+                verb = f"{would}deactivated" if would else "Deactivated"
+                write(f"\n{verb} {count} soft bounce suppressions\n\n")
+            case job.StaleFound(count):
+                write(f"STALE BOUNCE CLEANUP\n{RULE}")
+                write(
+                    f"Found {count} stale bounce records"
+                    f" (inactive for {self._stale_days}+ days)"
+                )
+            case job.StaleDeleted(count):
+                verb = f"{would}deleted" if would else "Deleted"
+                write(f"{verb} {count} stale bounce records")
+
+    def _send_report(
+        self, recipients: list[str], now: datetime, result: JobResult
+    ) -> None:
+        """Mail what the tables say after the clean-up, once."""
+        to = ", ".join(recipients)
+        if self._dry_run:
+            self.stdout.write(f"\nDry run: the email report would go to {to}")
+            return
+        # Imported here: what mail needs takes longer than a clean-up without a report.
+        from starview_app.maintenance import ses
+        from starview_app.maintenance.jobs import email_health
+
+        health = email_health.collect_email_health(
+            now=now,
+            statistics=_sending_statistics(now),
+            changes=email_health.CleanupChanges(
+                deactivated=result.counts["deactivated"],
+                deleted=result.counts["deleted"],
+            ),
+        )
+        report = email_health.render_email_health(health)
+        ses.send_report(
+            subject=report.subject,
+            text=report.text,
+            html=report.html,
+            from_email=settings.DEFAULT_FROM_EMAIL,
+            recipients=recipients,
+            region=settings.AWS_SES_REGION_NAME,
+        )
+        self.stdout.write(f"\nEmail report sent to {to}")
+
+
+def _sending_statistics(now: datetime) -> Any:
+    from starview_app.maintenance import ses
+
+    if settings.DISABLE_EXTERNAL_APIS:
+        return ses.SendingStatistics(unknown_because="DISABLE_EXTERNAL_APIS is set")
+    return ses.sending_statistics(
+        access_key_id=settings.AWS_SES_ACCESS_KEY_ID,
+        secret_access_key=settings.AWS_SES_SECRET_ACCESS_KEY,
+        region=settings.AWS_SES_REGION_NAME,
+        endpoint_url=settings.AWS_SES_REGION_ENDPOINT_URL,
+        now=now,
+    )

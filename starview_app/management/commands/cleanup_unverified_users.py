@@ -1,0 +1,98 @@
+"""`cleanup_unverified_users`: options in, the guide's report out."""
+
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from starview_app.maintenance.jobs import cleanup_unverified_users as job
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.jobs.text import one_line
+from starview_app.maintenance.runner.command import JobCommand, whole_number
+
+
+class Command(JobCommand):
+    job_name = "cleanup_unverified_users"
+    help = (
+        "Deletes accounts that joined more than --days ago and never verified an"
+        " address. Keeps staff, system and deactivated accounts, and whoever has ever"
+        " logged in, has a social account, a live link, or content of any kind."
+    )
+
+    def add_options(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--days",
+            type=whole_number(1, "days"),
+            default=7,
+            help="age in days from which an account is deleted (default: 7)",
+        )
+
+    def run(
+        self, *, should_stop: ShouldStop, dry_run: bool, days: int, **options: Any
+    ) -> JobResult:
+        now = timezone.now()
+        printer = _Printer(self.stdout.write, now=now, days=days)
+        result = job.cleanup_unverified_users(
+            now=now,
+            days=days,
+            link_days=settings.ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS,
+            report=printer,
+            should_stop=should_stop,
+            dry_run=dry_run,
+        )
+        printer.finish(result, dry_run=dry_run)
+        return result
+
+
+class _Printer:
+    """The job's events in the guide's words."""
+
+    def __init__(self, write: Any, *, now: datetime, days: int) -> None:
+        self._write = write
+        self._now = now
+        self._days = days
+
+    def __call__(self, event: job.Event) -> None:
+        match event:
+            case job.Found(count, cutoff):
+                self._write(
+                    f"Found {count} unverified user(s) older than {self._days} days:"
+                )
+                if count:
+                    self._write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n\n")
+                else:
+                    self._write("No unverified users found to delete.")
+            case job.Listed(account):
+                age_days = (self._now - account.joined).days
+                self._write(f"  - {_who(account)} - registered {age_days} days ago")
+            case job.Deleting():
+                self._write("\nDeleting unverified users...")
+            case job.Deleted(account):
+                self._write(f"  ✓ Deleted: {_who(account)}")
+            case job.Kept(name):
+                self._write(f"  - Kept: {one_line(name)} (changed meanwhile)")
+            case job.Failed(name, reason):
+                self._write(f"  ✗ Not deleted: {one_line(name)}: {reason}")
+
+    def finish(self, result: JobResult, *, dry_run: bool) -> None:
+        found, confirmations = result.counts["found"], result.counts["confirmations"]
+        if dry_run and found:
+            self._write(
+                f"\nDry run: would delete {found} unverified user(s), nothing changed"
+            )
+        elif found:
+            deleted = result.counts["deleted"]
+            self._write(
+                f"\n✗ Deleted only {deleted} of {found} unverified user(s)"
+                if result.problems or result.interrupted
+                else f"\n✓ Successfully deleted {deleted} unverified user(s)"
+            )
+        if confirmations:
+            verb = "Would remove" if dry_run else "Removed"
+            self._write(f"\n{verb} {confirmations} expired email confirmation(s)")
+
+
+def _who(account: job.Account) -> str:
+    return f"{one_line(account.username)} ({one_line(account.email)})"

@@ -1,0 +1,82 @@
+"""Fixtures: the real services, and commands as an operator runs them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+from demo.services import BUCKET, LocalServices
+from tests import plugin
+
+ROOT = Path(__file__).resolve().parent.parent
+Manage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def services() -> LocalServices:
+    """The servers that all tests share."""
+    return plugin.services
+
+
+@pytest.fixture
+def bucket(services: LocalServices) -> Iterator[LocalServices]:
+    """The services with an empty bucket, before and after."""
+    _empty_bucket(services)
+    yield services
+    _empty_bucket(services)
+
+
+@pytest.fixture
+def test_environment() -> dict[str, str]:
+    """Production variables for a process that works on the tests' own database."""
+    from urllib.parse import quote
+
+    parameters = connection.settings_dict
+    url = (
+        f"postgresql://{parameters['USER'] or 'postgres'}@/{parameters['NAME']}"
+        f"?host={quote(socket_folder())}"
+    )
+    return {**plugin.services.environment, "DATABASE_URL": url}
+
+
+@pytest.fixture
+def manage(test_environment: dict[str, str]) -> Manage:
+    """Run `manage.py ARGS` as a process of its own; `env=` changes variables."""
+
+    def run(
+        *arguments: str, env: dict[str, str | None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=merged(test_environment, env),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def merged(
+    environment: dict[str, str], changes: dict[str, str | None] | None = None
+) -> dict[str, str]:
+    """This process's variables, then `environment`, then `changes` (None: unset)."""
+    combined: dict[str, str | None] = {**os.environ, **environment, **(changes or {})}
+    return {name: value for name, value in combined.items() if value is not None}
+
+
+def socket_folder() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW unix_socket_directories")
+        (folder,) = cursor.fetchone()
+    return str(folder)
+
+
+def _empty_bucket(services: LocalServices) -> None:
+    for found in services.archived_objects():
+        services.s3.delete_object(Bucket=BUCKET, Key=found.key)

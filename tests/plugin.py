@@ -1,0 +1,27 @@
+"""Start PostgreSQL, Redis, S3 and SES before Django's settings are read.
+
+pytest-django reads the settings before any conftest.py is imported; a plugin named in
+`addopts` comes first.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from demo.services import LocalServices
+
+_folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
+services = LocalServices(Path(_folder.name))
+services.start()
+for _name in [name for name in os.environ if name.startswith(("AWS_", "AUDIT_R2_"))]:
+    del os.environ[_name]  # the machine's own must not decide a test
+os.environ.update(services.environment)
+services.create_bucket()
+services.verify_sender()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    services.stop()
+    _folder.cleanup()
