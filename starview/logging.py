@@ -36,7 +36,9 @@ def configure_logging(log_format: str) -> None:
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False)]
+        else [
+            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False)
+        ]
     )
     handler = logging.StreamHandler()
     handler.setFormatter(

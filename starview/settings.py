@@ -20,9 +20,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 _WEB_SERVICE = "copy it from the web service's Environment tab in Render"
 _R2_TOKEN = "Cloudflare dashboard, R2, Manage R2 API Tokens"
-_SES_USER = (
-    "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
-)
+_SES_USER = "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
 
 env = ENVIRONMENT = environment.Environment(os.environ)
 
@@ -109,7 +107,7 @@ if not AWS_S3_ENDPOINT_URL:
         required=True,
         where="Cloudflare dashboard, R2 overview, Account ID; or set"
         " AWS_S3_ENDPOINT_URL for another S3",
-            check=environment.account_id_problem,
+        check=environment.account_id_problem,
     )
     AWS_S3_ENDPOINT_URL = f"https://{CLOUDFLARE_ACCOUNT_ID}.r2.cloudflarestorage.com"
 
@@ -129,7 +127,10 @@ if any(_separate_audit_store.values()):
     for _name, _value in _separate_audit_store.items():
         if not _value:
             env.report(
-                _name, ARCHIVE, "is not set", "set all three AUDIT_R2_ variables or none"
+                _name,
+                ARCHIVE,
+                "is not set",
+                "set all three AUDIT_R2_ variables or none",
             )
 
 # -- Mail: Amazon SES; files when DEBUG ---------------------------------------------

@@ -31,9 +31,7 @@ class AuditLog(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True
     )
-    username = models.CharField(
-        max_length=150, blank=True, default="", db_index=True
-    )
+    username = models.CharField(max_length=150, blank=True, default="", db_index=True)
     ip_address = models.GenericIPAddressField(null=True, blank=True, db_index=True)
     user_agent = models.TextField(blank=True, default="")
     metadata = models.JSONField(default=dict, blank=True)

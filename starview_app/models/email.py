@@ -50,7 +50,9 @@ class EmailComplaint(models.Model):
     )
     complaint_type = models.CharField(
         max_length=50,
-        choices=_choices("abuse", "auth-failure", "fraud", "not-spam", "other", "virus"),
+        choices=_choices(
+            "abuse", "auth-failure", "fraud", "not-spam", "other", "virus"
+        ),
         default="other",
     )
     user_agent = models.CharField(max_length=255, blank=True, default="")

@@ -125,9 +125,7 @@ def _unenforced(cursor: CursorWrapper) -> list[Reference]:
             continue
         cursor.execute(_HAS_COLUMN, {"table": table, "column": column})
         if cursor.fetchone() != (0,):
-            found.append(
-                Reference(_quoted(table), (column,), ("id",))
-            )
+            found.append(Reference(_quoted(table), (column,), ("id",)))
     return found
 
 

@@ -7,12 +7,12 @@ says how much was sent. Rates are SES's alone, as SES judges the account by them
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
+from typing import TypeVar
 
 from django.db import connection
 from django.db.models import Count, Model, Q
@@ -87,9 +87,8 @@ class Row:
     last_week: int = 0
 
     @property
-    def difference(self) -> str:
-        change = self.this_week - self.last_week
-        return f"{change:+d}" if change else "0"
+    def difference(self) -> int:
+        return self.this_week - self.last_week
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,9 @@ class SuppressionRow(Row):
     @property
     def inactive(self) -> int:
         return self.total - self.active
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -120,54 +122,46 @@ class CleanupChanges:
 @dataclass(frozen=True)
 class EmailHealth:
     now: datetime
-    bounces: list[Row]
-    complaints: list[Row]
-    suppressions: list[SuppressionRow]
-    domains: list[DomainRow]
+    bounces: tuple[Row, ...]
+    complaints: tuple[Row, ...]
+    suppressions: tuple[SuppressionRow, ...]
+    domains: tuple[DomainRow, ...]
     statistics: SendingStatistics
     changes: CleanupChanges
 
     @property
-    def bounce_rates(self) -> tuple[Rate, Rate]:
-        """Of this week and of the week before."""
-        weeks = _weeks(self.statistics)
-        first, second = (
-            Rate(BOUNCE_LIMITS, week.bounces, week.attempts) for week in weeks
-        )
-        return first, second
-
-    @property
-    def complaint_rates(self) -> tuple[Rate, Rate]:
-        weeks = _weeks(self.statistics)
-        first, second = (
-            Rate(COMPLAINT_LIMITS, week.complaints, week.attempts) for week in weeks
-        )
-        return first, second
-
-    @property
     def state(self) -> State:
         """The worse of this week's two rates, if enough was sent to judge by."""
-        rates = (self.bounce_rates[0], self.complaint_rates[0])
-        if not rates[0].attempts:
+        bounces, complaints = rates(self.statistics.this_week)
+        if not bounces.attempts:
             return State.UNKNOWN
-        if rates[0].attempts < FEWEST_ATTEMPTS_TO_JUDGE:
+        if bounces.attempts < FEWEST_ATTEMPTS_TO_JUDGE:
             return State.TOO_FEW
         worst_first = (State.PAUSE, State.REVIEW, State.HEALTHY)
-        return min((rate.state for rate in rates), key=worst_first.index)
+        return min(bounces.state, complaints.state, key=worst_first.index)
 
     @property
     def headline(self) -> str:
         """The state and the rates that it rests on, for the subject."""
-        rates = (self.bounce_rates[0], self.complaint_rates[0])
+        both = rates(self.statistics.this_week)
         if self.state is State.TOO_FEW:
-            shown = ", ".join(f"{rate.limits.name} {rate}" for rate in rates)
-            return f"{self.state}: {shown} of {rates[0].attempts}"
+            shown = [f"{rate.limits.name} {rate}" for rate in both]
+            return f"{self.state}: {', '.join(shown)} of {both[0].attempts}"
         reached = [
             f"{rate.limits.name} {rate}"
-            for rate in rates
+            for rate in both
             if rate.state in (State.REVIEW, State.PAUSE)
         ]
-        return ": ".join([self.state, ", ".join(reached)] if reached else [self.state])
+        return f"{self.state}: {', '.join(reached)}" if reached else str(self.state)
+
+
+def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
+    """The bounce rate and the complaint rate; unknown without a week."""
+    week = week or SendingWeek()
+    return (
+        Rate(BOUNCE_LIMITS, week.bounces, week.attempts),
+        Rate(COMPLAINT_LIMITS, week.complaints, week.attempts),
+    )
 
 
 @dataclass(frozen=True)
@@ -193,28 +187,16 @@ def collect_email_health(
     """
     return EmailHealth(
         now=now,
-        bounces=[
-            Row(**counts)
-            for counts in _count(
-                EmailBounce, "bounce_type", "last_bounce_date", now=now
-            )
-        ],
-        complaints=[
-            Row(**counts)
-            for counts in _count(
-                EmailComplaint, "complaint_type", "complaint_date", now=now
-            )
-        ],
-        suppressions=[
-            SuppressionRow(**counts)
-            for counts in _count(
-                EmailSuppression,
-                "reason",
-                "added_date",
-                now=now,
-                active=Count("id", filter=Q(is_active=True)),
-            )
-        ],
+        bounces=_count(Row, EmailBounce, "bounce_type", "last_bounce_date", now),
+        complaints=_count(Row, EmailComplaint, "complaint_type", "complaint_date", now),
+        suppressions=_count(
+            SuppressionRow,
+            EmailSuppression,
+            "reason",
+            "added_date",
+            now,
+            active=Count("id", filter=Q(is_active=True)),
+        ),
         domains=_worst_domains(now),
         statistics=statistics,
         changes=changes,
@@ -222,9 +204,14 @@ def collect_email_health(
 
 
 def _count(
-    model: type[Model], kind: str, date: str, *, now: datetime, **also: Count
-) -> list[dict[str, Any]]:
-    """Rows by kind: every kind the model names, in its order, then any other by name."""
+    row: Callable[..., AnyRow],
+    model: type[Model],
+    kind: str,
+    date: str,
+    now: datetime,
+    **also: Count,
+) -> tuple[AnyRow, ...]:
+    """A row for each kind the model names, in its order, then for any other by name."""
 
     def between(after: datetime, until: datetime) -> Count:
         return Count("id", filter=Q(**{f"{date}__gt": after, f"{date}__lte": until}))
@@ -240,7 +227,9 @@ def _count(
     }
     named = [name for name, _ in model._meta.get_field(kind).choices or ()]
     others = sorted(found.keys() - set(named))
-    return [{"kind": one_line(name), **found.get(name, {})} for name in named + others]
+    return tuple(
+        row(kind=one_line(name), **found.get(name, {})) for name in named + others
+    )
 
 
 _WORST_DOMAINS = """
@@ -266,23 +255,14 @@ _WORST_DOMAINS = """
 """
 
 
-def _worst_domains(now: datetime) -> list[DomainRow]:
+def _worst_domains(now: datetime) -> tuple[DomainRow, ...]:
     with connection.cursor() as cursor:
         cursor.execute(
             _WORST_DOMAINS, {"now": now, "days": DOMAIN_DAYS, "limit": WORST_DOMAINS}
         )
-        return [
-            DomainRow(one_line(domain), hard, soft, complaints)
-            for domain, hard, soft, complaints in cursor.fetchall()
-        ]
-
-
-def _weeks(statistics: SendingStatistics) -> tuple[SendingWeek, SendingWeek]:
-    """What SES did not tell counts as nothing sent: the rate is unknown either way."""
-    return (
-        statistics.this_week or SendingWeek(),
-        statistics.last_week or SendingWeek(),
-    )
+        return tuple(
+            DomainRow(one_line(domain), *counts) for domain, *counts in cursor.fetchall()
+        )
 
 
 # -- Rendering ----------------------------------------------------------------------
@@ -311,22 +291,44 @@ _COLOURS = {  # white text on each has a contrast of 4.5 or more
 _GREY = "#57606a"
 
 
+_ONE_ROW_PER_ADDRESS = (
+    "Addresses by the date of their last bounce: one that bounced in both weeks counts"
+    " in this week only."
+)
+_NOT_FROM_GMAIL = "Gmail reports no complaints to SES."
+_LIMITS = (
+    "SES reviews an account from a bounce rate of 5 % or a complaint rate of 0.1 % on,"
+    " and may pause its sending from 10 % or 0.5 % on."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells for both templates: the first column is text, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+
 def render_email_health(health: EmailHealth) -> RenderedReport:
     """The mail as text (80 columns) and as HTML; everything from outside is escaped."""
-    start, end = (at.astimezone(UTC) for at in (health.now - WEEK, health.now))
+    start, end = (health.now - WEEK).astimezone(UTC), health.now.astimezone(UTC)
     context = {
-        "health": health,
         "start": f"{start:%Y-%m-%d %H:%M}",
         "end": f"{end:%Y-%m-%d %H:%M}",
+        "headline": health.headline,
         "advice": _ADVICE.get(health.state) or _why_unknown(health.statistics),
         "colour": _COLOURS.get(health.state, _GREY),
-        "ses_rows": _ses_rows(health),
         "tables": [
-            ("Bounces, by address", health.bounces, _total(health.bounces)),
-            ("Complaints", health.complaints, _total(health.complaints)),
+            _sending_table(health.statistics),
+            _events_table("Bounces", "type", health.bounces, _ONE_ROW_PER_ADDRESS),
+            _events_table("Complaints", "type", health.complaints, _NOT_FROM_GMAIL),
+            _suppressions_table(health.suppressions),
+            _domains_table(health.domains),
         ],
-        "suppressed": sum(row.active for row in health.suppressions),
-        "domain_days": DOMAIN_DAYS,
+        "changes": health.changes,
     }
     return RenderedReport(
         subject=f"[Starview] E-mail health {start:%Y-%m-%d} to {end:%Y-%m-%d}:"
@@ -342,24 +344,59 @@ def _why_unknown(statistics: SendingStatistics) -> str:
     return "SES counted no delivery attempts this week, so there is no rate."
 
 
-def _ses_rows(health: EmailHealth) -> list[tuple[str, str, str]]:
-    this_week, last_week = health.statistics.this_week, health.statistics.last_week
-    counts = ("attempts", "bounces", "complaints", "rejects")
-    names = ("Delivery attempts", "Hard bounces", "Complaints", "Rejected by SES")
-    return [
-        *(
-            (name, *(str(getattr(week, count, "unknown")) for week in weeks))
-            for name, count in zip(names, counts, strict=True)
-            for weeks in [(this_week, last_week)]
-        ),
-    ]
+def _sending_table(statistics: SendingStatistics) -> Table:
+    weeks = (statistics.this_week, statistics.last_week)
+
+    def counts(name: str, field: str) -> tuple[str, ...]:
+        return (name, *(str(getattr(week, field, "unknown")) for week in weeks))
+
+    bounce_rates, complaint_rates = zip(*map(rates, weeks), strict=True)
+    return Table(
+        "Sending, as Amazon SES counts it",
+        ("", "this week", "last week"),
+        [
+            counts("delivery attempts", "attempts"),
+            counts("hard bounces", "bounces"),
+            ("bounce rate", *map(str, bounce_rates)),
+            counts("complaints", "complaints"),
+            ("complaint rate", *map(str, complaint_rates)),
+            counts("rejected by SES", "rejects"),
+        ],
+        _LIMITS,
+    )
 
 
-def _total(rows: Iterable[Row]) -> Row:
-    rows = list(rows)
-    return Row(
-        "total",
-        sum(row.total for row in rows),
-        sum(row.this_week for row in rows),
-        sum(row.last_week for row in rows),
+def _events_table(title: str, kind: str, rows: Iterable[Row], note: str) -> Table:
+    return Table(
+        title,
+        (kind, "this week", "last week", "change", "in all"),
+        [
+            (row.kind, *_weeks(row), str(row.total))
+            for row in _present(rows, Row(kind="total"))
+        ],
+        note,
+    )
+
+
+def _suppressions_table(rows: Iterable[SuppressionRow]) -> Table:
+    return Table(
+        "Suppressions",
+        ("reason", "this week", "last week", "change", "active", "inactive"),
+        [
+            (row.kind, *_weeks(row), str(row.active), str(row.inactive))
+            for row in rows
+        ],
+        "The weeks count what was added. Starview's own list, not that of SES.",
+    )
+
+
+def _domains_table(rows: Iterable[DomainRow]) -> Table:
+    return Table(
+        f"Worst domains of the last {DOMAIN_DAYS} days",
+        ("domain", "hard", "soft", "complaints"),
+        [
+            (row.domain, str(row.hard), str(row.soft), str(row.complaints))
+            for row in rows
+        ],
+        "Soft holds soft and transient bounces.",
     )

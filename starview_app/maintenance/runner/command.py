@@ -42,7 +42,9 @@ class JobCommand(BaseCommand):
     def add_options(self, parser: CommandParser) -> None:
         """Declare the job's own options."""
 
-    def run(self, *, should_stop: ShouldStop, dry_run: bool, **options: Any) -> JobResult:
+    def run(
+        self, *, should_stop: ShouldStop, dry_run: bool, **options: Any
+    ) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix."""
         raise NotImplementedError
 
@@ -117,7 +119,11 @@ def whole_number(minimum: int, unit: str) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         # Beyond this no date can be reckoned with.
-        if not text.isascii() or not text.isdigit() or not minimum <= int(text) <= 36500:
+        if (
+            not text.isascii()
+            or not text.isdigit()
+            or not minimum <= int(text) <= 36500
+        ):
             raise ArgumentTypeError(
                 f"{text!r} is not a whole number of {unit} from {minimum} to 36500"
             )

@@ -32,4 +32,3 @@ def explain(error: Error) -> str | None:
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")
     return None
-

@@ -36,8 +36,13 @@ def job_lock(job: str) -> Iterator[None]:
     key = f"starview-maintenance:{job}"
     name = f"{job} {socket.gethostname()} pid {os.getpid()}"
     with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('application_name', %(name)s, false)", {"name": name[:63]})
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key})
+        cursor.execute(
+            "SELECT set_config('application_name', %(name)s, false)",
+            {"name": name[:63]},
+        )
+        cursor.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key}
+        )
         (locked,) = cursor.fetchone()
         if not locked:
             cursor.execute(_HOLDER, {"key": key})
@@ -56,4 +61,6 @@ def _unlock(key: str) -> None:
     if connection.connection is None or connection.connection.closed:
         return
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key})
+        cursor.execute(
+            "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key}
+        )

@@ -1,0 +1,45 @@
+"""`wait_for_database`: the entrypoint's bounded wait before anything else runs."""
+
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError, connection
+
+from starview_app.maintenance.runner.command import whole_number
+from starview_app.maintenance.runner.database_errors import explain
+
+# What waiting does not mend.
+PERMANENT = ("does not exist", "authentication failed", "no pg_hba.conf entry")
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Command(BaseCommand):
+    help = "Waits until the database answers; exits 1 when it does not within the time."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--timeout-seconds",
+            type=whole_number(0, "seconds"),
+            default=60,
+            help="how long to wait (default: 60)",
+        )
+
+    def handle(self, *, timeout_seconds: int, **options: Any) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        pause_seconds = 0.5
+        while True:
+            try:
+                connection.ensure_connection()
+                return
+            except OperationalError as error:
+                text = explain(error) or str(error)
+                left_seconds = deadline - time.monotonic()
+                if left_seconds <= 0 or any(part in text for part in PERMANENT):
+                    raise CommandError(text) from error
+                self.stderr.write(
+                    f"waiting for the database, {left_seconds:.0f} s left: {text}"
+                )
+            time.sleep(min(pause_seconds, left_seconds))
+            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
