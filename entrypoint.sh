@@ -11,16 +11,21 @@ cd "$APP"
 
 # DATABASE_WAIT_SECONDS: how long to wait for a database that is starting.
 wait_seconds=${DATABASE_WAIT_SECONDS:-60}
-json=
-[ "${LOG_FORMAT:-}" = json ] && json=1
 
-say() {
-  if [ -n "$json" ]; then
-    # The messages below hold neither quotes nor backslashes.
-    printf '{"event": "entrypoint", "line": "%s"}\n' "$1" >&2
-  else
-    printf '%s\n' "$1" >&2
-  fi
+say() { printf '%s\n' "$1" >&2; }
+
+# Each line of stdin as one JSON object: supercronic and the jobs write such lines
+# themselves, a shell that says "Killed" does not.
+as_json() {
+  local line
+  while IFS= read -r line || [ -n "$line" ]; do
+    if [[ "$line" != '{'*'}' ]]; then
+      line=${line//\\/\\\\}
+      line=${line//\"/\\\"}
+      line="{\"event\": \"output\", \"line\": \"${line//[[:cntrl:]]/ }\"}"
+    fi
+    printf '%s\n' "$line"
+  done
 }
 
 usage() {
@@ -43,31 +48,42 @@ wait_for_database() {
   python manage.py wait_for_database --timeout-seconds="$wait_seconds"
 }
 
-# The jobs that supercronic ($1) has started: its children, each a process group.
-jobs_of() {
-  local stat fields
+# The processes of the jobs that supercronic ($1) has started. The shell that it runs
+# each line with is left out while it waits for its command: it would die of the signal
+# first, and supercronic would take the job for ended.
+processes_of_jobs() {
+  local stat line pid parent
+  local -A children=()
   for stat in /proc/[0-9]*/stat; do
-    # The name in the second field may hold blanks: read what follows its bracket.
-    fields=$(cat "$stat" 2>/dev/null) || continue
-    read -r _ parent _ <<<"${fields##*) }"
-    [ "$parent" = "$1" ] && printf '%s\n' "${stat//[!0-9]/}"
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    # The name, in brackets, may hold blanks: the fields are read from behind it.
+    read -r _ parent _ <<<"${line##*) }"
+    children[$parent]+=" ${line%% *}"
   done
-  return 0
+  local shells=${children[$1]:-} below=''
+  for pid in $shells; do
+    [ -n "${children[$pid]:-}" ] && below+=${children[$pid]} || below+=" $pid"
+  done
+  while [ -n "$below" ]; do
+    printf '%s\n' "$below"
+    shells=$below below=''
+    for pid in $shells; do below+=${children[$pid]:-}; done
+  done
 }
 
 # supercronic stops scheduling on SIGTERM but waits for its jobs without telling them.
 stop_schedule() {
-  local job
+  local pid
   say "stopping: $1 goes to the running jobs"
   kill -TERM "$scheduler" 2>/dev/null || true
-  for job in $(jobs_of "$scheduler"); do
-    kill -TERM -- "-$job" 2>/dev/null || true
+  for pid in $(processes_of_jobs "$scheduler"); do
+    kill -TERM "$pid" 2>/dev/null || true
   done
 }
 
 run_schedule() {
   local options=(-passthrough-logs -no-reap)
-  [ -n "$json" ] && options+=(-json)
+  [ "${LOG_FORMAT:-}" = json ] && options+=(-json)
   supercronic "${options[@]}" crontab &
   scheduler=$!
   trap 'stop_schedule SIGTERM' TERM
@@ -81,11 +97,13 @@ run_schedule() {
   return "$status"
 }
 
-# For HEALTHCHECK: the scheduler lives, or this container runs a command of its own.
+# For HEALTHCHECK: the scheduler is there and neither stopped nor dead, or this container
+# runs a command of its own.
 healthy() {
-  local name
-  for name in /proc/[0-9]*/comm; do
-    [ "$(cat "$name" 2>/dev/null)" = supercronic ] && return 0
+  local stat line
+  for stat in /proc/[0-9]*/stat; do
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    [[ "$line" == *' (supercronic) '[!TtXZ]* ]] && return 0
   done
   ! tr '\0' ' ' </proc/1/cmdline | grep -q 'entrypoint\.sh *$'
 }
@@ -101,12 +119,28 @@ uses_database() {
   esac
 }
 
+start() {
+  check_settings
+  wait_for_database
+  run_schedule
+}
+
+# Ends only when the last line has been written.
+start_as_json() {
+  exec > >(as_json) 2>&1
+  filter=$!
+  trap 'status=$?; exec >&- 2>&-; wait "$filter" || true; exit "$status"' EXIT
+  start
+}
+
 main() {
   case "${1:-}" in
     '')
-      check_settings
-      wait_for_database
-      run_schedule
+      if [ "${LOG_FORMAT:-}" = json ]; then
+        start_as_json
+      else
+        start
+      fi
       ;;
     -h | --help) usage ;;
     --healthy) healthy ;;

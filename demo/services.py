@@ -118,6 +118,13 @@ class LocalServices:
             atexit.unregister(self.stop)
             self._owner = None
 
+    def remove(self) -> None:
+        """Remove the folder; ends what a killed run left. Raises if one is running."""
+        if self.folder.exists():
+            self._registry.begin()
+            self._remove_former_data()
+            shutil.rmtree(self.folder)
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -19,7 +19,7 @@ from starview.logging import configure_logging
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 _WEB_SERVICE = "copy it from the web service's Environment tab in Render"
-_R2_TOKEN = "Cloudflare dashboard, R2, Manage R2 API Tokens"
+_R2_KEYS = "Cloudflare dashboard, R2, Manage R2 API Tokens"
 _SES_USER = "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
 
 env = ENVIRONMENT = environment.Environment(os.environ)
@@ -78,14 +78,14 @@ AWS_ACCESS_KEY_ID = env.text(
     "AWS_ACCESS_KEY_ID",
     needed_by=ARCHIVE,
     required=True,
-    where=_R2_TOKEN,
+    where=_R2_KEYS,
     secret=True,
 )
 AWS_SECRET_ACCESS_KEY = env.text(
     "AWS_SECRET_ACCESS_KEY",
     needed_by=ARCHIVE,
     required=True,
-    where=_R2_TOKEN,
+    where=_R2_KEYS,
     secret=True,
 )
 AWS_STORAGE_BUCKET_NAME = env.text(

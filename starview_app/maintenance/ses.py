@@ -41,6 +41,7 @@ _HINTS = {
     "SignatureDoesNotMatch": _KEYS_HINT,
     "Throttling": "the sending quota of SES, region {region}, is used up; try later",
 }
+_OTHER_ANSWER_HINT = "look at the SES console, region {region}"
 _NO_ANSWER_HINT = "check AWS_SES_REGION_NAME={region}, AWS_SES_ENDPOINT_URL and network"
 _LONGEST_REASON = 300  # characters
 
@@ -60,7 +61,7 @@ class Backend(BaseEmailBackend):
         from django_ses import SESBackend
 
         if not (settings.AWS_SES_ACCESS_KEY_ID and settings.AWS_SES_SECRET_ACCESS_KEY):
-            raise JobError(f"the SES access key is not set HINT: {_KEYS_HINT}")
+            raise JobError(f"the SES access key is not set HINT: {_KEYS_HINT}.")
         backend = SESBackend(
             fail_silently=self.fail_silently,
             aws_access_key=settings.AWS_SES_ACCESS_KEY_ID,
@@ -109,8 +110,11 @@ def send_report(
             if _may_have_been_sent(error)
             else f"the e-mail report could not be sent to {to}"
         )
-        hint = _HINTS.get(_error_code(error), _NO_ANSWER_HINT).format(region=region)
-        raise JobError(one_line(f"{failure}: {_reason(error)} HINT: {hint}")) from error
+        code = _error_code(error)
+        hint = _HINTS.get(code, _OTHER_ANSWER_HINT) if code else _NO_ANSWER_HINT
+        raise JobError(
+            one_line(f"{failure}: {_reason(error)} HINT: {hint.format(region=region)}.")
+        ) from error
 
 
 def _may_have_been_sent(error: Exception) -> bool:

@@ -9,4 +9,4 @@ from django.db import migrations
 
 class Migration(migrations.Migration):
     run_before = [("contenttypes", "0001_initial"), ("sites", "0001_initial")]
-    operations: list[migrations.operations.base.Operation] = []
+    operations = []

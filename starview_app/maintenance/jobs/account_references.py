@@ -121,7 +121,7 @@ def _unenforced(cursor: CursorWrapper) -> list[Reference]:
     for relation in User._meta.related_objects:
         table = relation.related_model._meta.db_table
         column = relation.field.column
-        if (table, column) in _HARMLESS:
+        if column is None or (table, column) in _HARMLESS:  # None: a many-to-many
             continue
         cursor.execute(_HAS_COLUMN, {"table": table, "column": column})
         if cursor.fetchone() != (0,):

@@ -127,8 +127,8 @@ class Batch:
             f"Rows:      {self.count}\n"
             f"From:      {_utc(self.first):%Y-%m-%d %H:%M:%S} UTC\n"
             f"To:        {_utc(self.last):%Y-%m-%d %H:%M:%S} UTC\n"
-            "One line is one event. Quoted text is escaped as in JSON: a line break or a\n"
-            "control character inside a field is written \\n or \\u001b.\n"
+            "One line is one event. Quoted text is escaped as in JSON: a line break or\n"
+            "a control character inside a field is written \\n or \\u001b.\n"
             f"{rule}\n"
         ).encode()
 

@@ -96,7 +96,9 @@ _EXPIRED = """
             )
             AND NOT EXISTS (
                 SELECT FROM starview_email_suppression AS other
-                WHERE lower(other.email) = soft.address AND other.reason <> 'soft_bounce'
+                WHERE
+                    lower(other.email) = soft.address
+                    AND other.reason <> 'soft_bounce'
             )
         GROUP BY soft.id, soft.email, soft.added_date
         HAVING

@@ -181,7 +181,7 @@ def cleanup_unverified_users(
     dry_run: bool = False,
     batch_accounts: int = BATCH_ACCOUNTS,
 ) -> JobResult:
-    """Delete accounts that joined more than `days` before `now` and were never verified.
+    """Delete accounts that joined over `days` before `now` and were never verified.
 
     An account that joined exactly `days` ago is kept. `link_days` is how long a
     confirmation link lives; expired confirmations are removed as well.
@@ -260,7 +260,8 @@ class _Cleanup:
         except ProgrammingError:
             raise  # a missing table or right: the same for every account
         except DatabaseError as error:
-            if connection.connection is None or connection.connection.closed:
+            gone = connection.connection is None or connection.connection.closed
+            if gone or self._should_stop():  # then it was cancelled: nobody's fault
                 raise
             self._delete_apart(ids, error)
         else:

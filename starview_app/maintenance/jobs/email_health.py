@@ -36,68 +36,53 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """From `review` on SES reviews the account, from `pause` on it may stop sending."""
+class Rate:
+    """`events` of `attempts`, both SES's; unknown without attempts.
+
+    On reaching the share `review` SES reviews the account, on reaching `pause` it may
+    stop the account's sending.
+    """
 
     name: str
+    events: int
+    attempts: int
     review: Fraction
     pause: Fraction
     decimals: int
-
-
-BOUNCE_LIMITS = Limits("bounce rate", Fraction("0.05"), Fraction("0.10"), 1)
-COMPLAINT_LIMITS = Limits("complaint rate", Fraction("0.001"), Fraction("0.005"), 2)
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`events` of `attempts`, both SES's; unknown without attempts."""
-
-    limits: Limits
-    events: int = 0
-    attempts: int = 0
 
     @property
     def state(self) -> State:
         if not self.attempts:
             return State.UNKNOWN
         share = Fraction(self.events, self.attempts)
-        if share >= self.limits.pause:
+        if share >= self.pause:
             return State.PAUSE
-        return State.REVIEW if share >= self.limits.review else State.HEALTHY
+        return State.REVIEW if share >= self.review else State.HEALTHY
 
     def __str__(self) -> str:
         """Rounded down, so that a limit shows only once it is reached."""
         if not self.attempts:
             return "unknown"
-        steps = 10**self.limits.decimals  # per percent
+        steps = 10**self.decimals  # per percent
         shown = math.floor(Fraction(100 * steps * self.events, self.attempts))
         if self.events and not shown:
             return f"<{1 / steps} %"
-        return f"{shown / steps:.{self.limits.decimals}f} %"
+        return f"{shown / steps:.{self.decimals}f} %"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of event. A week counts rows by the date of their (last) event."""
+    """One kind of event; the weeks count by the date of the (last) event."""
 
     kind: str
     total: int = 0
     this_week: int = 0
     last_week: int = 0
 
-    @property
-    def difference(self) -> int:
-        return self.this_week - self.last_week
-
 
 @dataclass(frozen=True)
 class SuppressionRow(Row):
     active: int = 0
-
-    @property
-    def inactive(self) -> int:
-        return self.total - self.active
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -145,10 +130,10 @@ class EmailHealth:
         """The state and the rates that it rests on, for the subject."""
         both = rates(self.statistics.this_week)
         if self.state is State.TOO_FEW:
-            shown = [f"{rate.limits.name} {rate}" for rate in both]
+            shown = [f"{rate.name} {rate}" for rate in both]
             return f"{self.state}: {', '.join(shown)} of {both[0].attempts}"
         reached = [
-            f"{rate.limits.name} {rate}"
+            f"{rate.name} {rate}"
             for rate in both
             if rate.state in (State.REVIEW, State.PAUSE)
         ]
@@ -159,8 +144,22 @@ def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
     """The bounce rate and the complaint rate; unknown without a week."""
     week = week or SendingWeek()
     return (
-        Rate(BOUNCE_LIMITS, week.bounces, week.attempts),
-        Rate(COMPLAINT_LIMITS, week.complaints, week.attempts),
+        Rate(
+            "bounce rate",
+            week.bounces,
+            week.attempts,
+            review=Fraction("0.05"),
+            pause=Fraction("0.10"),
+            decimals=1,
+        ),
+        Rate(
+            "complaint rate",
+            week.complaints,
+            week.attempts,
+            review=Fraction("0.001"),
+            pause=Fraction("0.005"),
+            decimals=2,
+        ),
     )
 
 
@@ -225,7 +224,8 @@ def _count(
             **also,
         )
     }
-    named = [name for name, _ in model._meta.get_field(kind).choices or ()]
+    choices = getattr(model._meta.get_field(kind), "choices", None) or ()
+    named = [name for name, _ in choices]
     others = sorted(found.keys() - set(named))
     return tuple(
         row(kind=one_line(name), **found.get(name, {})) for name in named + others
@@ -261,7 +261,8 @@ def _worst_domains(now: datetime) -> tuple[DomainRow, ...]:
             _WORST_DOMAINS, {"now": now, "days": DOMAIN_DAYS, "limit": WORST_DOMAINS}
         )
         return tuple(
-            DomainRow(one_line(domain), *counts) for domain, *counts in cursor.fetchall()
+            DomainRow(one_line(domain), *counts)
+            for domain, *counts in cursor.fetchall()
         )
 
 
@@ -290,7 +291,6 @@ _COLOURS = {  # white text on each has a contrast of 4.5 or more
 }
 _GREY = "#57606a"
 
-
 _ONE_ROW_PER_ADDRESS = (
     "Addresses by the date of their last bounce: one that bounced in both weeks counts"
     " in this week only."
@@ -308,8 +308,9 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    note: str = ""
+    rows: list[tuple[object, ...]]
+    note: str
+    text_width: int = 25  # characters of the first column
 
 
 def render_email_health(health: EmailHealth) -> RenderedReport:
@@ -323,8 +324,8 @@ def render_email_health(health: EmailHealth) -> RenderedReport:
         "colour": _COLOURS.get(health.state, _GREY),
         "tables": [
             _sending_table(health.statistics),
-            _events_table("Bounces", "type", health.bounces, _ONE_ROW_PER_ADDRESS),
-            _events_table("Complaints", "type", health.complaints, _NOT_FROM_GMAIL),
+            _events_table("Bounces", health.bounces, _ONE_ROW_PER_ADDRESS),
+            _events_table("Complaints", health.complaints, _NOT_FROM_GMAIL),
             _suppressions_table(health.suppressions),
             _domains_table(health.domains),
         ],
@@ -347,8 +348,8 @@ def _why_unknown(statistics: SendingStatistics) -> str:
 def _sending_table(statistics: SendingStatistics) -> Table:
     weeks = (statistics.this_week, statistics.last_week)
 
-    def counts(name: str, field: str) -> tuple[str, ...]:
-        return (name, *(str(getattr(week, field, "unknown")) for week in weeks))
+    def counts(name: str, field: str) -> tuple[object, ...]:
+        return (name, *(getattr(week, field, "unknown") for week in weeks))
 
     bounce_rates, complaint_rates = zip(*map(rates, weeks), strict=True)
     return Table(
@@ -357,23 +358,28 @@ def _sending_table(statistics: SendingStatistics) -> Table:
         [
             counts("delivery attempts", "attempts"),
             counts("hard bounces", "bounces"),
-            ("bounce rate", *map(str, bounce_rates)),
+            ("bounce rate", *bounce_rates),
             counts("complaints", "complaints"),
-            ("complaint rate", *map(str, complaint_rates)),
+            ("complaint rate", *complaint_rates),
             counts("rejected by SES", "rejects"),
         ],
         _LIMITS,
     )
 
 
-def _events_table(title: str, kind: str, rows: Iterable[Row], note: str) -> Table:
+def _events_table(title: str, rows: Iterable[Row], note: str) -> Table:
+    """The kinds that have a row at all, and their total."""
+    found = [row for row in rows if row.total]
+    total = Row(
+        "total",
+        sum(row.total for row in found),
+        sum(row.this_week for row in found),
+        sum(row.last_week for row in found),
+    )
     return Table(
         title,
-        (kind, "this week", "last week", "change", "in all"),
-        [
-            (row.kind, *_weeks(row), str(row.total))
-            for row in _present(rows, Row(kind="total"))
-        ],
+        ("type", "this week", "last week", "change", "in all"),
+        [(*_weeks(row), row.total) for row in (*found, total)],
         note,
     )
 
@@ -382,11 +388,18 @@ def _suppressions_table(rows: Iterable[SuppressionRow]) -> Table:
     return Table(
         "Suppressions",
         ("reason", "this week", "last week", "change", "active", "inactive"),
-        [
-            (row.kind, *_weeks(row), str(row.active), str(row.inactive))
-            for row in rows
-        ],
-        "The weeks count what was added. Starview's own list, not that of SES.",
+        [(*_weeks(row), row.active, row.total - row.active) for row in rows],
+        "The weeks count what was added. This is Starview's list, not the one of SES.",
+    )
+
+
+def _weeks(row: Row) -> tuple[object, ...]:
+    change = row.this_week - row.last_week
+    return (
+        row.kind.replace("_", " "),
+        row.this_week,
+        row.last_week,
+        f"{change:+d}" if change else "0",
     )
 
 
@@ -394,9 +407,7 @@ def _domains_table(rows: Iterable[DomainRow]) -> Table:
     return Table(
         f"Worst domains of the last {DOMAIN_DAYS} days",
         ("domain", "hard", "soft", "complaints"),
-        [
-            (row.domain, str(row.hard), str(row.soft), str(row.complaints))
-            for row in rows
-        ],
-        "Soft holds soft and transient bounces.",
+        [(row.domain, row.hard, row.soft, row.complaints) for row in rows],
+        "Soft counts soft and transient bounces.",
+        text_width=47,
     )

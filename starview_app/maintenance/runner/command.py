@@ -11,13 +11,15 @@ import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
+from psycopg2.errors import QueryCanceled
 
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
-from starview_app.maintenance.runner.stop import stop_on_signals
+from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +36,7 @@ class JobCommand(BaseCommand):
 
     # The job's one name: the command's, the module's and the lock's.
     job_name: ClassVar[str]
-    # What the job uses besides the database: names of `starview.env`.
+    # What the job uses besides the database, except in a dry run: see `starview.env`.
     needs: ClassVar[tuple[str, ...]] = ()
     # The entrypoint checks once; at each run it would cost more than the job itself.
     requires_system_checks = ()
@@ -42,10 +44,11 @@ class JobCommand(BaseCommand):
     def add_options(self, parser: CommandParser) -> None:
         """Declare the job's own options."""
 
-    def run(
-        self, *, should_stop: ShouldStop, dry_run: bool, **options: Any
-    ) -> JobResult:
-        """Do the job and report on stdout; raise JobError for what people can fix."""
+    def run(self, *args: Any, **options: Any) -> JobResult:
+        """Do the job and report on stdout; raise JobError for what people can fix.
+
+        Gets `should_stop`, `dry_run` and the declared options as keywords.
+        """
         raise NotImplementedError
 
     def create_parser(
@@ -53,7 +56,7 @@ class JobCommand(BaseCommand):
     ) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         # A wrong option is one line in the log; `--help` shows the usage.
-        parser.print_usage = lambda file=None: None  # type: ignore[method-assign,misc]
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -65,8 +68,15 @@ class JobCommand(BaseCommand):
         )
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
-        with self._clear_errors(), stop_on_signals() as stop:
-            settings.ENVIRONMENT.require(*self.needs)
+        # Django's connection is each thread's own: the canceller needs this one.
+        session = connections[DEFAULT_DB_ALIAS]
+
+        def cancel_query() -> None:
+            if session.connection:
+                session.connection.cancel()
+
+        with self._clear_errors(), stop_on_signals(cancel_query) as stop:
+            settings.ENVIRONMENT.require(*([] if dry_run else self.needs))
             with contextlib.nullcontext() if dry_run else job_lock(self.job_name):
                 result = self._run_logged(stop, dry_run=dry_run, options=options)
         if result.interrupted:
@@ -89,7 +99,7 @@ class JobCommand(BaseCommand):
         outcome = "failed"
         counts: dict[str, int] = {}
         try:
-            result = self.run(should_stop=stop, dry_run=dry_run, **options)
+            result = self._run_until_told(stop, dry_run=dry_run, options=options)
             counts = result.counts
             outcome = _outcome(result)
             return result
@@ -97,6 +107,18 @@ class JobCommand(BaseCommand):
             self.stdout.flush()
             seconds = round(time.monotonic() - started, 3)
             log.info("job_finished", outcome=outcome, seconds=seconds, **counts)
+
+    def _run_until_told(
+        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
+    ) -> JobResult:
+        try:
+            return self.run(should_stop=stop, dry_run=dry_run, **options)
+        except StopNow:
+            return JobResult(interrupted=True)
+        except DatabaseError as error:
+            if stop() and isinstance(error.__cause__, QueryCanceled):
+                return JobResult(interrupted=True)
+            raise
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:

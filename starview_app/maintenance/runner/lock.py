@@ -16,7 +16,7 @@ _HOLDER = """
     WHERE
         lock.locktype = 'advisory'
         AND lock.granted
-        AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND activity.datname = current_database()
         AND ((lock.classid::bigint << 32) | lock.objid::bigint)
             = hashtextextended(%(key)s, 0)
 """

@@ -1,9 +1,27 @@
-"""SIGTERM and SIGINT ask a run to stop at its next safe point."""
+"""SIGTERM and SIGINT ask a run to stop at its next safe point, and then insist.
+
+A Python signal handler does not run while the process waits inside libpq, so a thread
+reads the signal's number from the wake-up pipe, which C writes at once.
+"""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+# Long enough to finish a batch, short enough for `docker stop`, which kills after 10 s.
+GRACE_SECONDS = 5.0
+INSIST_SECONDS = 1.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopNow(BaseException):
+    """The grace is over; unwinds whatever the run was waiting for.
+
+    Not an Exception, so that no `except Exception` on the way takes it for a failure.
+    """
 
 
 class StopRequest:
@@ -17,23 +35,50 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a StopRequest while the block runs.
+def stop_on_signals(cancel_query: Callable[[], None]) -> Iterator[StopRequest]:
+    """Turn the signals into a StopRequest while the block runs, on the main thread.
 
-    A second signal changes nothing: supercronic's `timeout` and the entrypoint may
-    both pass one on. What must not wait is ended by SIGKILL, which every job survives.
+    A run that has not stopped GRACE_SECONDS after the signal is interrupted: its query
+    is cancelled (`cancel_query`, called from another thread) and StopNow is raised in
+    it. A second signal changes nothing: `timeout` and the entrypoint may both pass it.
     """
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_name = signal.Signals(number).name
 
+    def insist(number: int, frame: FrameType | None) -> None:
+        raise StopNow
+
+    main = threading.get_ident()
+    ended = threading.Event()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while (data := reader.recv(16)) and not set(data) & set(_STOPPING):
+            pass
+        pause_seconds = GRACE_SECONDS if data else 0.0
+        while data and not ended.wait(pause_seconds):
+            pause_seconds = INSIST_SECONDS
+            with suppress(Exception):  # the connection may be gone by now
+                cancel_query()
+            signal.pthread_kill(main, signal.SIGALRM)
+
+    watcher = threading.Thread(target=watch, name="stop-watcher", daemon=True)
+    handlers = dict.fromkeys(_STOPPING, note) | {signal.SIGALRM: insist}
     previous = {
-        number: signal.signal(number, note)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, handler) for number, handler in handlers.items()
     }
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher.start()
     try:
         yield request
     finally:
+        ended.set()
+        signal.set_wakeup_fd(previous_fd)
+        writer.close()
+        watcher.join()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        reader.close()

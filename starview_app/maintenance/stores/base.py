@@ -10,7 +10,7 @@ class StoreError(Exception):
 
 
 class ObjectWriter(Protocol):
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes, /) -> object: ...
 
 
 class Store(Protocol):

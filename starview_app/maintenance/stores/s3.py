@@ -21,8 +21,8 @@ _R2_HOST = ".r2.cloudflarestorage.com"
 
 # What a refusal most often means; R2 answers Unauthorized where S3 says 403.
 _HINTS = {
-    "AccessDenied": "the key pair may not write here: give its token Object Read & Write",
-    "Unauthorized": "the key pair is not valid any more: make a new R2 API token",
+    "AccessDenied": "the key pair may not write here; it needs Object Read & Write",
+    "Unauthorized": "the key pair is not valid: make a new R2 API token",
     "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID is not a key of this account",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not belong to the key id",
     "NoSuchBucket": "AWS_STORAGE_BUCKET_NAME names no bucket of this account",

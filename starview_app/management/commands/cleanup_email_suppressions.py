@@ -71,7 +71,7 @@ class Command(JobCommand):
         stale_days: int,
         **options: Any,
     ) -> JobResult:
-        if email_report:
+        if email_report and not dry_run:
             settings.ENVIRONMENT.require(MAIL)
         self._soft_bounce_days = soft_bounce_days
         self._stale_days = stale_days

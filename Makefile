@@ -1,0 +1,74 @@
+# Everything that is done by hand with this checkout. Needs make and Python 3.11 or newer.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+VENV := .venv
+TOOLS := .tools
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+# Our scripts: by their ending, or in .ci by their first line.
+SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '.demo' \
+		-o -name '.git' \) -prune -o -type f \( -name '*.sh' -o -name '*.bash' \) -print; \
+	grep -rlE '^\#!.*sh$$' ./.ci; } 2>/dev/null | sort -u)
+
+# The jobs say `python`, as they do in the image.
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
+
+.PHONY: help demo test check check-python check-types check-scripts check-image \
+	check-migrations bench requirements supercronic clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## run every job against real local services, and show what it did
+	@$(BIN)/python -m demo.run
+
+test: $(INSTALLED) supercronic ## run the tests, against real local services
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: check-python check-types check-scripts check-image check-migrations ## lint, types
+
+bench: $(INSTALLED) ## measure the jobs with many rows
+	@$(BIN)/python -m bench.run $(BENCH)
+
+requirements: $(INSTALLED) ## pin the newest allowed versions in requirements*.txt
+	$(COMPILE) --upgrade requirements.in -o requirements.txt
+	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+
+clean: ## remove what make made: .venv, .tools, .demo, caches (never audit_archives)
+	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
+	rm -rf $(VENV) $(TOOLS) .demo .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- what `make check` is made of -------------------------------------------------------
+
+check-python: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check-types: $(INSTALLED)
+	DEBUG=True $(BIN)/mypy
+
+check-scripts: $(INSTALLED)
+	$(BIN)/shellcheck $(SCRIPTS)
+
+check-image: $(INSTALLED)
+	$(BIN)/hadolint Dockerfile.cron
+
+# Compares models with migrations; that no database answers does not matter.
+check-migrations: $(INSTALLED)
+	DEBUG=True $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+# -- tools ------------------------------------------------------------------------------
+
+# Without it the tests of the schedule are skipped; the others run.
+supercronic:
+	@demo/get_supercronic.sh $(TOOLS) || true
+
+$(INSTALLED): requirements-dev.txt
+	@demo/make_venv.sh $(VENV) requirements-dev.txt
+	@touch $@

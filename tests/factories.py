@@ -1,0 +1,227 @@
+"""Rows as the web service writes them, with every time given, and second sessions."""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+from allauth.account.models import EmailAddress, EmailConfirmation
+from django.contrib.auth.models import User
+from django.db import connection
+
+from starview_app.models import (
+    EmailBounce,
+    EmailComplaint,
+    EmailSuppression,
+    UserProfile,
+)
+
+NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
+DEADLINE_SECONDS = 15
+_numbers = itertools.count(1)
+
+
+def days_ago(days: float, *, now: datetime = NOW) -> datetime:
+    return now - timedelta(days=days)
+
+
+# -- accounts -----------------------------------------------------------------------
+
+
+def make_account(
+    username: str = "newcomer",
+    *,
+    joined: datetime | None = None,
+    verified: bool = False,
+    **columns: Any,
+) -> User:
+    """An account with one address and a profile; due ten days after it joined."""
+    joined = joined or days_ago(10)
+    email = columns.pop("email", f"{username}@example.com")
+    user = User.objects.create(
+        username=username, email=email, password="!", date_joined=joined, **columns
+    )
+    EmailAddress.objects.create(
+        user=user, email=email, primary=True, verified=verified
+    )
+    UserProfile.objects.create(user=user)
+    UserProfile.objects.filter(user=user).update(created_at=joined, updated_at=joined)
+    return user
+
+
+def make_member(username: str = "member") -> User:
+    """An account that nothing here may delete."""
+    return make_account(
+        username, joined=days_ago(400), verified=True, last_login=days_ago(1)
+    )
+
+
+def make_accounts(count: int, *, joined: datetime, prefix: str = "bulk") -> None:
+    """Many due accounts, without profiles, in two statements."""
+    users = User.objects.bulk_create(
+        User(
+            username=f"{prefix}{number}",
+            email=f"{prefix}{number}@example.com",
+            password="!",
+            date_joined=joined,
+        )
+        for number in range(count)
+    )
+    EmailAddress.objects.bulk_create(
+        EmailAddress(user=user, email=user.email, primary=True) for user in users
+    )
+
+
+def make_confirmation(
+    user: User, *, created: datetime, sent: datetime | None = None
+) -> EmailConfirmation:
+    return EmailConfirmation.objects.create(
+        email_address=EmailAddress.objects.get(user=user),
+        created=created,
+        sent=sent,
+        key=f"key-{next(_numbers)}",
+    )
+
+
+def usernames() -> set[str]:
+    return set(User.objects.values_list("username", flat=True))
+
+
+# -- e-mail events ------------------------------------------------------------------
+
+
+def make_bounce(email: str, *, last: datetime, **columns: Any) -> EmailBounce:
+    return EmailBounce.objects.create(
+        **{
+            "email": email,
+            "bounce_type": "soft",
+            "bounce_subtype": "mailbox_full",
+            "bounce_count": 3,
+            "first_bounce_date": last - timedelta(days=2),
+            "last_bounce_date": last,
+            "sns_message_id": f"bounce-{next(_numbers)}",
+            "diagnostic_code": "552 mailbox full",
+            "raw_notification": {"mail": {"destination": [email]}},
+            **columns,
+        }
+    )
+
+
+def make_complaint(email: str, *, at: datetime, **columns: Any) -> EmailComplaint:
+    return EmailComplaint.objects.create(
+        **{
+            "email": email,
+            "complaint_type": "abuse",
+            "complaint_date": at,
+            "sns_message_id": f"complaint-{next(_numbers)}",
+            **columns,
+        }
+    )
+
+
+def make_suppression(
+    email: str, *, added: datetime, reason: str = "soft_bounce", **columns: Any
+) -> EmailSuppression:
+    return EmailSuppression.objects.create(
+        email=email, added_date=added, reason=reason, **columns
+    )
+
+
+def make_soft_suppression(email: str, *, last: datetime) -> EmailSuppression:
+    """What the webhook leaves after the third soft bounce."""
+    bounce = make_bounce(email, last=last, suppressed=True)
+    return make_suppression(email, added=last, bounce=bounce)
+
+
+# -- what is in the database --------------------------------------------------------
+
+
+def contents() -> dict[str, list[str]]:
+    """Every row of every table of the web service, as JSON, by table."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+        )
+        found = {}
+        for (table,) in cursor.fetchall():
+            name = connection.ops.quote_name(table)
+            cursor.execute(f"SELECT to_jsonb(row) FROM {name} AS row")
+            found[table] = sorted(
+                json.dumps(json.loads(row), sort_keys=True)
+                for (row,) in cursor.fetchall()
+            )
+    return found
+
+
+def execute(statement: str, *parameters: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters or None)
+
+
+# -- second sessions ----------------------------------------------------------------
+
+
+def connect() -> Any:
+    """A session of its own on the tests' database, in a transaction."""
+    return psycopg2.connect(**connection.get_connection_params())
+
+
+@contextmanager
+def session() -> Iterator[Any]:
+    with closing(connect()) as opened:
+        yield opened
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Ask again and again, up to a deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    pause = threading.Event()
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {DEADLINE_SECONDS} s until {what}")
+        pause.wait(0.01)
+
+
+def wait_until_blocked_by(holder: Any) -> None:
+    """Until some session waits for a lock of `holder`."""
+    pid = holder.info.backend_pid
+    with session() as observer:
+        observer.autocommit = True
+        cursor = observer.cursor()
+
+        def is_waited_for() -> bool:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE %s = ANY(pg_blocking_pids(pid))",
+                [pid],
+            )
+            (waiting,) = cursor.fetchone()
+            return bool(waiting)
+
+        wait_until(is_waited_for, f"a session waits for session {pid}")
+
+
+@contextmanager
+def in_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` beside the block; its error is raised at the end of the block."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(DEADLINE_SECONDS * 2)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,1072 @@
+"""archive_audit_logs: what is archived, how it looks, and what stays."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import execute_from_command_line
+from django.db import connection, connections
+
+from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.jobs import archive_audit_logs as job
+from starview_app.maintenance.jobs.archive_audit_logs import (
+    Archived,
+    Event,
+    Found,
+    Stored,
+    archive_audit_logs,
+)
+from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.stores import s3 as s3_store
+from starview_app.maintenance.stores.base import ObjectWriter, StoreError
+from starview_app.maintenance.stores.s3 import S3Store
+from starview_app.models import AuditLog
+from tests.conftest import ROOT, Manage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOW = datetime(2025, 1, 27, 4, 0, 1, tzinfo=UTC)
+CUTOFF = NOW - timedelta(days=30)
+OLD = datetime(2024, 10, 1, 12, 0, tzinfo=UTC)
+NAME = "audit_logs_20241001_to_20241001_20250127_040001"
+TXT_HEADER_LINES = 9
+
+# What a terminal, an editor or a reader's eye would act on instead of show.
+HOSTILE = {
+    "a line end": "\n",
+    "a carriage return": "\r",
+    "a null's neighbour": "\x01",
+    "an ANSI escape": "\x1b[2K\x1b[1A",
+    "a backspace": "\b",
+    "delete": "\x7f",
+    "next line, a C1 control": "\u0085",
+    "a C1 control sequence introducer": "\u009b31m",
+    "line separator": "\u2028",
+    "paragraph separator": "\u2029",
+    "right-to-left override": "\u202e",
+    "right-to-left isolate": "\u2067",
+    "zero-width space": "\u200b",
+    "byte order mark": "\ufeff",
+    "soft hyphen": "\u00ad",
+    "Mongolian vowel separator": "\u180e",
+    "interlinear annotation": "\ufff9",
+    "Arabic number sign": "\u0600",
+    "invisible tag letters": "\U000e0041\U000e007f",
+}
+
+
+class MemoryStore:
+    """The store protocol on a dict; `after_write` runs once an object is complete."""
+
+    def __init__(self, after_write: Callable[[str], None] | None = None) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._after_write = after_write
+
+    def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
+        return self._writer(name)
+
+    @contextmanager
+    def _writer(self, name: str) -> Iterator[ObjectWriter]:
+        if name in self.objects:
+            raise StoreError(f"{name}: exists")
+        pieces = Pieces()
+        yield pieces
+        self.objects[name] = b"".join(pieces.received)
+        if self._after_write:
+            self._after_write(name)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        yield self.objects[name]
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(name, None)
+
+
+@dataclass
+class Pieces:
+    received: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        self.received.append(data)
+
+
+class NoStore:
+    """A store that must not be asked for anything."""
+
+    def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
+        raise AssertionError(f"asked to write {name}")
+
+    def read(self, name: str) -> Iterator[bytes]:
+        raise AssertionError(f"asked to read {name}")
+
+    def delete(self, name: str) -> None:
+        raise AssertionError(f"asked to delete {name}")
+
+
+def add_row(**fields: Any) -> AuditLog:
+    defaults: dict[str, Any] = {
+        "event_type": "login_success",
+        "timestamp": OLD,
+        "success": True,
+        "message": "ok",
+        "username": "alice",
+        "ip_address": "203.0.113.9",
+        "user_agent": "Mozilla/5.0",
+        "metadata": {},
+    }
+    return AuditLog.objects.create(**{**defaults, **fields})
+
+
+def run(store: Any, **changes: Any) -> JobResult:
+    arguments: dict[str, Any] = {
+        "now": NOW,
+        "days": 30,
+        "formats": ("json", "txt"),
+        "store": store,
+        "report": lambda event: None,
+        "should_stop": lambda: False,
+    }
+    return archive_audit_logs(**{**arguments, **changes})
+
+
+def in_another_session(statement: str, parameters: list[Any] | None = None) -> None:
+    """Execute and commit, as the web service does meanwhile."""
+    other = connections.create_connection("default")
+    try:
+        with other.cursor() as cursor:
+            cursor.execute(statement, parameters)
+    finally:
+        other.close()
+
+
+def s3(services: LocalServices) -> S3Store:
+    return S3Store(services.aws_url, "key", "secret", BUCKET, "audit-archives/")
+
+
+def archived_ids(content: bytes) -> list[int]:
+    return [row["id"] for row in json.loads(content)["logs"]]
+
+
+def remaining_ids() -> set[int]:
+    return set(AuditLog.objects.values_list("id", flat=True))
+
+
+# -- which rows -----------------------------------------------------------------------
+
+
+def test_it_archives_rows_older_than_the_days_and_keeps_one_exactly_that_old() -> None:
+    tick = timedelta(microseconds=1)
+    older = add_row(timestamp=CUTOFF - tick)
+    kept = [add_row(timestamp=CUTOFF), add_row(timestamp=CUTOFF + tick)]
+    store = MemoryStore()
+
+    result = run(store)
+
+    assert result == JobResult({"found": 1, "archived": 1, "objects": 2})
+    assert remaining_ids() == {row.id for row in kept}
+    name = "audit_logs_20241228_to_20241228_20250127_040001.json"
+    assert archived_ids(store.objects[name]) == [older.id]
+
+
+def test_the_age_in_days_is_the_one_it_is_given() -> None:
+    add_row(timestamp=NOW - timedelta(days=1, microseconds=1))
+    kept = add_row(timestamp=NOW - timedelta(days=1))
+
+    result = run(MemoryStore(), days=1)
+
+    assert result.counts["archived"] == 1
+    assert remaining_ids() == {kept.id}
+
+
+def test_with_nothing_to_do_it_asks_the_store_for_nothing() -> None:
+    add_row(timestamp=NOW)
+    events: list[Event] = []
+
+    result = run(NoStore(), report=events.append)
+
+    assert result == JobResult({"found": 0, "archived": 0, "objects": 0})
+    assert events == [Found(0, CUTOFF)]
+    assert AuditLog.objects.count() == 1
+
+
+def test_a_dry_run_changes_nothing_and_asks_the_store_for_nothing() -> None:
+    row = add_row()
+    events: list[Event] = []
+
+    result = run(NoStore(), dry_run=True, report=events.append)
+
+    assert result == JobResult({"found": 1, "archived": 0, "objects": 0})
+    assert events == [Found(1, CUTOFF)]
+    assert remaining_ids() == {row.id}
+
+
+def test_a_second_run_changes_nothing() -> None:
+    add_row()
+    store = MemoryStore()
+    run(store)
+    before = dict(store.objects)
+
+    result = run(store, now=NOW + timedelta(seconds=1))
+
+    assert result == JobResult({"found": 0, "archived": 0, "objects": 0})
+    assert store.objects == before
+
+
+def test_a_row_that_comes_between_two_runs_goes_into_an_archive_of_its_own() -> None:
+    first = add_row()
+    store = MemoryStore()
+    run(store, formats=("json",))
+    second = add_row()
+
+    run(store, formats=("json",), now=NOW + timedelta(seconds=1))
+
+    assert [archived_ids(content) for content in store.objects.values()] == [
+        [first.id],
+        [second.id],
+    ]
+    assert remaining_ids() == set()
+
+
+@pytest.mark.parametrize("formats", [("json",), ("txt",), ("json", "txt")])
+def test_it_writes_the_formats_it_is_asked_for(formats: tuple[str, ...]) -> None:
+    add_row()
+    store = MemoryStore()
+
+    run(store, formats=formats)
+
+    assert list(store.objects) == [f"{NAME}.{kind}" for kind in formats]
+    assert remaining_ids() == set()
+
+
+def test_it_reports_what_it_found_stored_and_archived_in_this_order() -> None:
+    add_row()
+    events: list[Event] = []
+
+    run(MemoryStore(), report=events.append)
+
+    assert events == [
+        Found(1, CUTOFF),
+        Stored("json", f"{NAME}.json"),
+        Stored("txt", f"{NAME}.txt"),
+        Archived(1),
+    ]
+
+
+def test_an_objects_name_has_the_first_and_the_last_day_and_the_time_of_the_run() -> (
+    None
+):
+    add_row(timestamp=datetime(2024, 12, 27, 23, 59, 59, 999_999, tzinfo=UTC))
+    add_row(timestamp=datetime(2024, 10, 1, tzinfo=UTC))
+    store = MemoryStore()
+
+    run(store, formats=("json",))
+
+    assert list(store.objects) == [
+        "audit_logs_20241001_to_20241227_20250127_040001.json"
+    ]
+
+
+def test_the_names_are_in_utc_whatever_zone_the_database_prefers() -> None:
+    database = connection.settings_dict["NAME"]
+    in_another_session(f"ALTER DATABASE \"{database}\" SET timezone = 'Asia/Tokyo'")
+    connection.close()
+    try:
+        add_row(timestamp=datetime(2024, 10, 1, 23, 0, tzinfo=UTC))
+        store = MemoryStore()
+
+        run(store)
+
+        content = json.loads(store.objects[f"{NAME}.json"])
+        assert content["logs"][0]["timestamp"] == "2024-10-01T23:00:00+00:00"
+        assert b"2024-10-01 23:00:00.000000 OK" in store.objects[f"{NAME}.txt"]
+    finally:
+        in_another_session(f'ALTER DATABASE "{database}" RESET timezone')
+        connection.close()
+
+
+# -- JSON -----------------------------------------------------------------------------
+
+
+def test_the_json_archive_is_this_byte_for_byte() -> None:
+    AuditLog.objects.create(
+        id=7,
+        event_type="login_failed",
+        timestamp=datetime(2024, 10, 1, 12, 0, 0, 123_456, tzinfo=UTC),
+        success=False,
+        message='a "quoted"\nback\\slash',
+        username="zoë",
+        ip_address="2001:db8::1",
+        user_agent="",
+        metadata={"reason": "bad password"},
+    )
+    AuditLog.objects.create(
+        id=9_223_372_036_854_775_806,
+        event_type="logout",
+        timestamp=datetime(2024, 10, 2, tzinfo=UTC),
+        ip_address=None,
+    )
+    store = MemoryStore()
+
+    run(store, formats=("json",), now=NOW.replace(microsecond=5))
+
+    (content,) = store.objects.values()
+    assert content.decode() == (
+        '{"archive_date": "2025-01-27T04:00:01.000005+00:00", "retention_days": 30,'
+        ' "log_count": 2, "date_range": {"from": "2024-10-01T12:00:00.123456+00:00",'
+        ' "to": "2024-10-02T00:00:00+00:00"}, "logs": [\n'
+        '{"id":7,"event_type":"login_failed",'
+        '"timestamp":"2024-10-01T12:00:00.123456+00:00","success":false,'
+        '"message":"a \\"quoted\\"\\nback\\\\slash","user_id":null,"username":"zoë",'
+        '"ip_address":"2001:db8::1","user_agent":"",'
+        '"metadata":{"reason": "bad password"}},\n'
+        '{"id":9223372036854775806,"event_type":"logout",'
+        '"timestamp":"2024-10-02T00:00:00+00:00","success":true,"message":"",'
+        '"user_id":null,"username":"","ip_address":null,"user_agent":"",'
+        '"metadata":{}}\n'
+        "]}\n"
+    )
+
+
+def test_the_envelope_says_when_how_old_how_many_and_from_when_to_when() -> None:
+    first = add_row(timestamp=datetime(2024, 10, 1, 1, 2, 3, 4, tzinfo=UTC))
+    last = add_row(timestamp=datetime(2024, 12, 27, 1, 2, 3, 5, tzinfo=UTC))
+    store = MemoryStore()
+
+    run(store, formats=("json",), days=29)
+
+    envelope = json.loads(next(iter(store.objects.values())))
+    logs = envelope.pop("logs")
+    assert envelope == {
+        "archive_date": NOW.isoformat(),
+        "retention_days": 29,
+        "log_count": 2,
+        "date_range": {
+            "from": first.timestamp.isoformat(),
+            "to": last.timestamp.isoformat(),
+        },
+    }
+    assert [list(row) for row in logs] == [
+        [
+            *("id", "event_type", "timestamp", "success", "message", "user_id"),
+            *("username", "ip_address", "user_agent", "metadata"),
+        ]
+    ] * 2
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"deeper": [value]}
+    return value
+
+
+STRANGE_FIELDS: dict[str, dict[str, Any]] = {
+    "every printable ASCII character": {"message": bytes(range(32, 127)).decode()},
+    "every control character": {"message": "".join(map(chr, range(1, 32)))},
+    "unicode beyond the basic plane": {"message": "🔭 ñ ß 漢字 \U0010ffff e\u0301"},
+    "an escaped escape": {"message": r"\n \u001b \\ \" \x01"},
+    "the end of COPY": {"message": "\\."},
+    "the text of a record's end": {"message": '"}]}\n]}'},
+    "commas and separators": {"message": ",\n,", "username": ",", "user_agent": ","},
+    "a message of 1 MB": {"message": "0123456789abcdé" * 70_000},
+    "deep metadata": {"metadata": nested(40)},
+    "metadata of every kind": {
+        "metadata": {"a": [1, -2.5, 1e100, True, None, "é\n"], "": {"b": 2**80}}
+    },
+    "metadata that is a list": {"metadata": [1, 2]},
+    "metadata that is a text": {"metadata": "text\u2028"},
+    "metadata that is null": {"metadata": None},
+    "no address": {"ip_address": None},
+    "a long IPv6 address": {"ip_address": "2001:db8:ffff:1:2:3:4:5"},
+    "an IPv4 address in IPv6": {"ip_address": "::ffff:203.0.113.9"},
+    "the last microsecond": {"timestamp": OLD.replace(microsecond=999_999)},
+    "no microseconds": {"timestamp": OLD.replace(microsecond=0)},
+    "a long user name": {"username": "u" * 150},
+    "hostile characters": {"message": "".join(HOSTILE.values())},
+}
+
+
+@pytest.mark.parametrize("fields", STRANGE_FIELDS.values(), ids=STRANGE_FIELDS)
+def test_the_json_row_has_every_field_as_the_database_has_it(
+    fields: dict[str, Any],
+) -> None:
+    if fields.get("metadata", 0) is None:
+        row = add_row()
+        in_another_session("UPDATE starview_app_auditlog SET metadata = 'null'::jsonb")
+    else:
+        row = add_row(**fields)
+    row.refresh_from_db()
+    store = MemoryStore()
+
+    run(store)
+
+    content = store.objects[f"{NAME}.json"]
+    assert json.loads(content)["logs"] == [
+        {
+            "id": row.id,
+            "event_type": row.event_type,
+            "timestamp": row.timestamp.isoformat(),
+            "success": row.success,
+            "message": row.message,
+            "user_id": row.user_id,
+            "username": row.username,
+            "ip_address": row.ip_address,
+            "user_agent": row.user_agent,
+            "metadata": row.metadata,
+        }
+    ]
+    assert content.count(b"\n") == 3
+    assert store.objects[f"{NAME}.txt"].count(b"\n") == TXT_HEADER_LINES + 1
+
+
+def test_a_rows_user_is_archived_by_id() -> None:
+    user = User.objects.create(username="alice")
+    row = add_row(user=user)
+    store = MemoryStore()
+
+    run(store)
+
+    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    assert (logs[0]["id"], logs[0]["user_id"]) == (row.id, user.id)
+    assert f" user_id={user.id} ".encode() in store.objects[f"{NAME}.txt"]
+    assert User.objects.get() == user
+
+
+def test_rows_are_ordered_by_time_and_then_by_id() -> None:
+    later = add_row(timestamp=OLD + timedelta(hours=1))
+    first, second = add_row(), add_row()
+    store = MemoryStore()
+
+    run(store)
+
+    expected = [first.id, second.id, later.id]
+    assert archived_ids(store.objects[f"{NAME}.json"]) == expected
+    lines = store.objects[f"{NAME}.txt"].decode().splitlines()[TXT_HEADER_LINES:]
+    assert [int(line.rpartition(" id=")[2]) for line in lines] == expected
+
+
+# -- TXT ------------------------------------------------------------------------------
+
+
+def test_the_txt_archive_is_this_byte_for_byte() -> None:
+    AuditLog.objects.create(
+        id=7,
+        event_type="login_failed",
+        timestamp=datetime(2024, 10, 1, 12, 0, 0, 123_456, tzinfo=UTC),
+        success=False,
+        message="bad password",
+        username="zoë",
+        ip_address="2001:db8::1",
+        user_agent="Mozilla/5.0 (X11)",
+        metadata={"attempt": 3},
+    )
+    store = MemoryStore()
+
+    run(store, formats=("txt",))
+
+    (content,) = store.objects.values()
+    rule = "=" * 80
+    assert content.decode() == (
+        f"STARVIEW AUDIT LOG ARCHIVE\n{rule}\n"
+        "Archived:  2025-01-27 04:00:01 UTC, rows older than 30 days\n"
+        "Rows:      1\n"
+        "From:      2024-10-01 12:00:00 UTC\n"
+        "To:        2024-10-01 12:00:00 UTC\n"
+        "One line is one event. Quoted text is escaped as in JSON: a line break or\n"
+        "a control character inside a field is written \\n or \\u001b.\n"
+        f"{rule}\n"
+        '2024-10-01 12:00:00.123456 FAIL "login_failed" user="zoë" ip=2001:db8::1'
+        ' message="bad password" agent="Mozilla/5.0 (X11)" metadata={"attempt": 3}'
+        " id=7\n"
+    )
+
+
+@pytest.mark.parametrize("sign", HOSTILE.values(), ids=HOSTILE)
+def test_no_field_can_forge_or_hide_a_part_of_the_txt_archive(sign: str) -> None:
+    forged = f'x" ok{sign}2024-10-01 12:00:00.000000 OK   "logout"{sign}'
+    row: dict[str, Any] = {
+        "event_type": f'x"{sign}OK   "logout"',
+        "username": forged,
+        "message": forged,
+        "user_agent": forged,
+        "metadata": {forged: [forged]},
+    }
+    add_row(**row)
+    store = MemoryStore()
+
+    run(store)
+
+    text = store.objects[f"{NAME}.txt"].decode()
+    assert len(text.splitlines()) == text.count("\n") == TXT_HEADER_LINES + 1
+    assert {char for char in text if not char.isprintable()} == {"\n"}
+    assert fields_of(text.splitlines()[-1]) == row
+
+
+def fields_of(line: str) -> dict[str, Any]:
+    """Read the fields back, as a person does who knows JSON's escapes."""
+    decoder = json.JSONDecoder()
+    event, end = decoder.raw_decode(line, line.index('"'))
+    found: dict[str, Any] = {"event_type": event}
+    labels = {
+        "username": "user",
+        "message": "message",
+        "user_agent": "agent",
+        "metadata": "metadata",
+    }
+    rest = line[end:]
+    for name, label in labels.items():
+        # Each label is looked for only after the field in front of it.
+        found[name], end = decoder.raw_decode(
+            rest, rest.index(f" {label}=") + len(label) + 2
+        )
+        rest = rest[end:]
+    return found
+
+
+def test_an_escape_in_the_txt_archive_differs_from_the_same_letters_typed() -> None:
+    add_row(message="\u2028")
+    add_row(message="\\u2028")
+    store = MemoryStore()
+
+    run(store)
+
+    typed = re.findall(rb"message=(\S+)", store.objects[f"{NAME}.txt"])
+    assert typed == [rb'"\u2028"', rb'"\\u2028"']
+
+
+def test_a_txt_line_leaves_out_what_a_row_does_not_have() -> None:
+    row = add_row(ip_address=None, user=None)
+    store = MemoryStore()
+
+    run(store)
+
+    line = store.objects[f"{NAME}.txt"].decode().splitlines()[-1]
+    assert line == (
+        '2024-10-01 12:00:00.000000 OK   "login_success" user="alice" message="ok"'
+        f' agent="Mozilla/5.0" metadata={{}} id={row.id}'
+    )
+
+
+# -- while others write ---------------------------------------------------------------
+
+INSERT = """
+    INSERT INTO starview_app_auditlog (
+        event_type, timestamp, success, message, username, user_agent, metadata
+    ) VALUES ('logout', %s, true, 'late', '', '', '{}')
+"""
+
+
+@pytest.mark.parametrize("moment", [OLD, OLD - timedelta(days=9)], ids=["in", "before"])
+@pytest.mark.parametrize("written", [".json", ".txt"])
+def test_a_row_inserted_into_the_range_meanwhile_stays_for_the_next_run(
+    moment: datetime, written: str
+) -> None:
+    archived = add_row()
+
+    def insert(name: str) -> None:
+        if name.endswith(written):
+            in_another_session(INSERT, [moment])
+
+    store = MemoryStore(insert)
+
+    result = run(store)
+
+    (late,) = AuditLog.objects.values("id", "message")
+    assert result.counts == {"found": 1, "archived": 1, "objects": 2}
+    assert late["message"] == "late"
+    assert archived_ids(store.objects[f"{NAME}.json"]) == [archived.id]
+
+
+def test_a_row_inserted_between_counting_and_archiving_is_archived_or_kept() -> None:
+    add_row()
+
+    def insert(event: Event) -> None:
+        if isinstance(event, Found):
+            in_another_session(INSERT, [OLD])
+
+    store = MemoryStore()
+
+    result = run(store, report=insert)
+
+    assert len(archived_ids(store.objects[f"{NAME}.json"])) == 2
+    assert result.counts["archived"] == 2
+    assert remaining_ids() == set()
+
+
+def test_a_row_back_dated_into_the_range_meanwhile_stays_for_the_next_run() -> None:
+    add_row()
+    recent = add_row(timestamp=NOW)
+    update = "UPDATE starview_app_auditlog SET timestamp = %s WHERE id = %s"
+    store = MemoryStore(lambda name: in_another_session(update, [OLD, recent.id]))
+
+    run(store)
+
+    assert remaining_ids() == {recent.id}
+    assert recent.id not in archived_ids(store.objects[f"{NAME}.json"])
+
+
+def once(action: Callable[[], None]) -> Callable[[str], None]:
+    done: list[str] = []
+
+    def act(name: str) -> None:
+        if not done:
+            done.append(name)
+            action()
+
+    return act
+
+
+def test_a_row_changed_meanwhile_is_archived_as_it_is_when_it_is_deleted() -> None:
+    row = add_row()
+    change = "UPDATE starview_app_auditlog SET message = 'changed'"
+    store = MemoryStore(once(lambda: in_another_session(change)))
+
+    result = run(store)
+
+    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    assert [(log["id"], log["message"]) for log in logs] == [(row.id, "changed")]
+    assert b'message="changed"' in store.objects[f"{NAME}.txt"]
+    assert result == JobResult({"found": 1, "archived": 1, "objects": 2})
+    assert remaining_ids() == set()
+
+
+def test_a_user_deleted_meanwhile_does_not_cost_a_row() -> None:
+    user = User.objects.create(username="alice")
+    row = add_row(user=user)
+
+    def forget() -> None:
+        in_another_session("UPDATE starview_app_auditlog SET user_id = NULL")
+        in_another_session("DELETE FROM auth_user")
+
+    store = MemoryStore(once(forget))
+
+    run(store)
+
+    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    assert [(log["id"], log["user_id"]) for log in logs] == [(row.id, None)]
+    assert remaining_ids() == set()
+
+
+def test_a_row_moved_out_of_the_range_meanwhile_is_kept() -> None:
+    moved, old = add_row(), add_row()
+    update = "UPDATE starview_app_auditlog SET timestamp = %s WHERE id = %s"
+    store = MemoryStore(once(lambda: in_another_session(update, [NOW, moved.id])))
+
+    run(store)
+
+    assert archived_ids(store.objects[f"{NAME}.json"]) == [old.id]
+    assert remaining_ids() == {moved.id}
+
+
+def test_rows_changed_at_every_attempt_are_kept_and_no_object_is_left() -> None:
+    row = add_row()
+    change = "UPDATE starview_app_auditlog SET message = message || '.'"
+    store = MemoryStore(lambda name: in_another_session(change))
+
+    with pytest.raises(JobError, match="nothing was deleted.*HINT: run the job again"):
+        run(store)
+
+    assert store.objects == {}
+    assert remaining_ids() == {row.id}
+
+
+def test_when_all_rows_vanish_before_they_are_archived_the_run_has_nothing_to_do() -> (
+    None
+):
+    add_row()
+
+    def delete(event: Event) -> None:
+        if isinstance(event, Found):
+            in_another_session("DELETE FROM starview_app_auditlog")
+
+    store = MemoryStore()
+
+    with pytest.raises(JobError, match="the due rows were gone"):
+        run(store, report=delete)
+
+    assert store.objects == {}
+
+
+def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> None:
+    gone, old = add_row(), add_row()
+    delete = "DELETE FROM starview_app_auditlog WHERE id = %s"
+    store = MemoryStore(once(lambda: in_another_session(delete, [gone.id])))
+
+    result = run(store)
+
+    assert archived_ids(store.objects[f"{NAME}.json"]) == [old.id]
+    assert result.counts["archived"] == 1
+    assert remaining_ids() == set()
+
+
+# -- stopping -------------------------------------------------------------------------
+
+
+def test_told_to_stop_at_any_question_it_keeps_every_row_and_leaves_no_object() -> None:
+    row = add_row()
+    questions = 0
+
+    def count() -> bool:
+        nonlocal questions
+        questions += 1
+        return False
+
+    run(MemoryStore(), should_stop=count)
+    row.save(force_insert=True)
+    assert questions >= 5
+
+    for stop_at in range(1, questions + 1):
+        asked = iter(range(1, questions + 2))
+        store = MemoryStore()
+
+        result = run(
+            store, should_stop=lambda asked=asked, at=stop_at: next(asked) >= at
+        )
+
+        assert result == JobResult(
+            {"found": 1, "archived": 0, "objects": 0}, interrupted=True
+        )
+        assert store.objects == {}
+        assert remaining_ids() == {row.id}
+
+
+def test_a_stop_in_the_middle_of_many_rows_leaves_a_connection_that_works() -> None:
+    AuditLog.objects.bulk_create(
+        AuditLog(event_type="logout", timestamp=OLD, message="x" * 1000)
+        for _ in range(2000)
+    )
+    asked = iter(range(100))
+
+    result = run(MemoryStore(), should_stop=lambda: next(asked) >= 2)
+
+    assert result.interrupted
+    assert AuditLog.objects.count() == 2000
+    assert run(MemoryStore()).counts["archived"] == 2000
+
+
+# -- large and in parts, in the real S3 -----------------------------------------------
+
+
+def test_a_large_archive_is_uploaded_in_parts_of_one_size_and_read_back(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_store, "PART_BYTES", 5 << 20)
+    AuditLog.objects.bulk_create(
+        AuditLog(event_type="logout", timestamp=OLD, message=f"{n:05}" + "é" * 3000)
+        for n in range(2000)
+    )
+
+    result = run(s3(bucket))
+
+    assert result.counts == {"found": 2000, "archived": 2000, "objects": 2}
+    content = bucket.read_object(f"audit-archives/{NAME}.json")
+    assert len(content) > 2 * (5 << 20)
+    assert [log["message"][:5] for log in json.loads(content)["logs"]] == [
+        f"{number:05}" for number in range(2000)
+    ]
+    etag = bucket.s3.head_object(Bucket=BUCKET, Key=f"audit-archives/{NAME}.json")
+    assert etag["ETag"].endswith('-3"')
+    assert remaining_ids() == set()
+
+
+def test_a_json_row_longer_than_every_buffer_keeps_its_end(
+    bucket: LocalServices,
+) -> None:
+    add_row(message="é" * 5_000_000)
+    add_row(message="last")
+
+    run(s3(bucket))
+
+    content = bucket.read_object(f"audit-archives/{NAME}.json")
+    assert [len(log["message"]) for log in json.loads(content)["logs"]] == [5000000, 4]
+    assert remaining_ids() == set()
+
+
+@pytest.mark.parametrize("surplus", range(-12, 3))
+def test_the_last_comma_goes_wherever_the_pieces_end(
+    surplus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PIECE_BYTES", 512 + surplus)
+    for _ in range(2):
+        add_row(message="x" * 100)
+    store = MemoryStore()
+
+    run(store, formats=("json",))
+
+    assert len(archived_ids(store.objects[f"{NAME}.json"])) == 2
+
+
+# -- the command, as an operator runs it ----------------------------------------------
+
+GUIDE = """\
+Found 1523 audit logs older than 30 days
+Cutoff date: {cutoff}
+
+Production mode: Archives will be stored in R2
+JSON archive uploaded to R2: {name}.json
+TXT archive uploaded to R2: {name}.txt
+
+Archived 1523 audit logs
+Archive location: R2 bucket "starview-media" in audit-archives/ folder
+"""
+DEVELOPMENT = (
+    GUIDE.replace("Production mode", "Development mode")
+    .replace("will be stored in R2", "will be stored in audit_archives/")
+    .replace("uploaded to R2", "saved to folder")
+    .replace(
+        'R2 bucket "starview-media" in audit-archives/ folder',
+        "audit_archives/ folder",
+    )
+)
+
+
+def add_the_guides_rows() -> None:
+    step = (datetime(2024, 12, 27, tzinfo=UTC) - OLD) / 1522
+    AuditLog.objects.bulk_create(
+        AuditLog(event_type="logout", timestamp=OLD + number * step)
+        for number in range(1523)
+    )
+
+
+def with_its_dates(template: str, printed: str) -> str:
+    """The guide's text with the two dates that differ at every run."""
+    cutoff = re.search(r"Cutoff date: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", printed)
+    name = re.search(r"(audit_logs_20241001_to_20241227_\d{8}_\d{6})\.json\n", printed)
+    assert cutoff
+    assert name
+    return template.format(cutoff=cutoff.group(1), name=name.group(1))
+
+
+def test_the_command_prints_the_guides_example_character_for_character(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    add_the_guides_rows()
+
+    done = manage("archive_audit_logs", "--days=30")
+
+    assert done.returncode == 0
+    assert done.stdout == with_its_dates(GUIDE, done.stdout)
+    keys = re.findall(r"uploaded to R2: (\S+)", done.stdout)
+    assert [found.key for found in bucket.archived_objects()] == [
+        f"audit-archives/{key}" for key in keys
+    ]
+    assert len(archived_ids(bucket.read_object(f"audit-archives/{keys[0]}"))) == 1523
+    assert AuditLog.objects.count() == 0
+
+
+def test_in_development_the_archives_go_to_a_folder_of_the_project(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    add_the_guides_rows()
+    unset = dict.fromkeys(
+        [name for name in bucket.environment if name.startswith(("AWS_", "DJANGO_"))]
+    )
+    written: list[Path] = []
+    try:
+        done = manage("archive_audit_logs", env={**unset, "DEBUG": "True"})
+
+        assert done.returncode == 0, done.stderr
+        names = re.findall(r"saved to folder: (\S+)", done.stdout)
+        written = [ROOT / "audit_archives" / name for name in names]
+        assert done.stdout == with_its_dates(DEVELOPMENT, done.stdout)
+        assert len(archived_ids(written[0].read_bytes())) == 1523
+        assert len(written[1].read_text().splitlines()) == TXT_HEADER_LINES + 1523
+        assert bucket.archived_objects() == []
+        assert AuditLog.objects.count() == 0
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
+
+
+def test_the_command_says_when_there_is_nothing_to_archive(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    done = manage("archive_audit_logs")
+
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert lines[0] == "Found 0 audit logs older than 30 days"
+    assert lines[2:] == ["", "No audit logs found to archive."]
+    assert bucket.archived_objects() == []
+
+
+def test_a_dry_run_of_the_command_reports_and_needs_no_store(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    row = add_row()
+
+    done = manage(
+        "archive_audit_logs",
+        "--dry-run",
+        env={"AWS_S3_ENDPOINT_URL": "http://127.0.0.1:9"},
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "Found 1 audit logs older than 30 days"
+    assert done.stdout.endswith(
+        "\n\nDry run: would archive 1 audit logs, nothing changed\n"
+    )
+    assert remaining_ids() == {row.id}
+
+
+@pytest.mark.parametrize("kind", ["json", "txt"])
+def test_the_command_writes_one_format_when_asked(
+    kind: str, bucket: LocalServices, manage: Manage
+) -> None:
+    add_row()
+
+    done = manage("archive_audit_logs", "--format", kind)
+
+    (found,) = bucket.archived_objects()
+    assert done.returncode == 0
+    assert found.key.endswith(f".{kind}")
+    assert AuditLog.objects.count() == 0
+
+
+AUDIT_STORE: dict[str, str | None] = {
+    "AUDIT_R2_ACCESS_KEY_ID": "audit-key",
+    "AUDIT_R2_SECRET_ACCESS_KEY": "audit-secret",
+    "AUDIT_R2_BUCKET_NAME": "starview-audit",
+}
+
+
+@pytest.fixture
+def audit_bucket(bucket: LocalServices) -> Iterator[Callable[[], list[str]]]:
+    """The separate bucket; the fixture's value lists its keys."""
+
+    def keys() -> list[str]:
+        found = bucket.s3.list_objects_v2(Bucket="starview-audit")
+        return [item["Key"] for item in found.get("Contents", [])]
+
+    bucket.s3.create_bucket(
+        Bucket="starview-audit",
+        CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
+    )
+    yield keys
+    for key in keys():
+        bucket.s3.delete_object(Bucket="starview-audit", Key=key)
+    bucket.s3.delete_bucket(Bucket="starview-audit")
+
+
+def test_a_separate_audit_bucket_is_used_and_named(
+    bucket: LocalServices, audit_bucket: Callable[[], list[str]], manage: Manage
+) -> None:
+    add_row()
+
+    done = manage("archive_audit_logs", env=AUDIT_STORE)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(
+        'Archive location: R2 bucket "starview-audit" in audit-archives/ folder\n'
+    )
+    assert len(audit_bucket()) == 2
+    assert bucket.archived_objects() == []
+
+
+def test_with_a_separate_audit_bucket_the_media_key_pair_is_not_needed(
+    audit_bucket: Callable[[], list[str]], manage: Manage
+) -> None:
+    add_row()
+    media: dict[str, str | None] = {
+        "AWS_ACCESS_KEY_ID": None,
+        "AWS_SECRET_ACCESS_KEY": None,
+        "AWS_STORAGE_BUCKET_NAME": None,
+    }
+
+    done = manage("archive_audit_logs", env={**AUDIT_STORE, **media})
+
+    assert done.returncode == 0, done.stderr
+    assert len(audit_bucket()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--days=0"],
+        ["--days=-1"],
+        ["--days", "-1"],
+        ["--days=x"],
+        ["--days="],
+        ["--days=1.5"],
+        ["--days=1e3"],
+        ["--days=٣"],
+        ["--days=36501"],
+        ["--days=" + "9" * 5000],
+        ["--days"],
+        ["--format", "xml"],
+        ["--format", "JSON"],
+        ["--format="],
+        ["--no-such-option"],
+        ["surplus"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:20],
+)
+def test_wrong_options_exit_2_with_one_line_and_touch_nothing(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = add_row()
+
+    with pytest.raises(SystemExit) as ended:
+        execute_from_command_line(["manage.py", "archive_audit_logs", *arguments])
+
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("manage.py archive_audit_logs: error: ")
+    assert remaining_ids() == {row.id}
+
+
+@pytest.mark.parametrize("days", ["1", "36500"])
+def test_the_first_and_the_last_number_of_days_are_taken(
+    days: str, manage: Manage
+) -> None:
+    done = manage("archive_audit_logs", f"--days={days}")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Found 0 audit logs older than {days} days\n")
+
+
+def test_the_command_works_from_any_directory(
+    bucket: LocalServices, test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    from tests.conftest import merged
+
+    add_row()
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), "archive_audit_logs"],
+        cwd=tmp_path,
+        env=merged(test_environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Found 1 audit logs older than 30 days\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) -> None:
+    from starview_app.maintenance.runner.lock import job_lock
+
+    row = add_row()
+
+    with job_lock("archive_audit_logs"):
+        done = manage("archive_audit_logs")
+
+    assert (done.returncode, done.stdout) == (75, "")
+    (line,) = done.stderr.splitlines()
+    assert "another run of archive_audit_logs is under way" in line
+    assert remaining_ids() == {row.id}

@@ -1,0 +1,312 @@
+"""The real image, in the real docker-compose.yml: what an operator sees of it.
+
+Needs a Docker engine and the images of .ci/docker: `pytest -m container`.
+"""
+
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = f"starview-test-{uuid.uuid4().hex[:8]}"
+DEADLINE_SECONDS = 60
+
+pytestmark = pytest.mark.container
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the client; its output is one text, in the order of the lines."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done
+
+
+def compose(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return docker(
+        "compose", "--progress=quiet", "-p", PROJECT, *arguments, check=check
+    )
+
+
+def psql(sql: str) -> str:
+    return compose(
+        *("exec", "-T", "postgres", "psql", "-XAtq", "-U", "starview", "-c", sql)
+    ).stdout.strip()
+
+
+def run_once(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A one-off container of the `cron` service, beside the others."""
+    variables = [f"--env={name}={value}" for name, value in environment.items()]
+    return compose(
+        *("run", "--rm", "-T", "--no-deps", *variables, "cron", *command), check=False
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployment() -> Iterator[None]:
+    """The services of docker-compose.yml, set up; the worker itself is not started."""
+    compose("up", "-d", "--wait", "postgres", "redis", "minio", "ses")
+    try:
+        compose("run", "--rm", "-T", "setup")
+        yield
+    finally:
+        compose("down", "--volumes", "--timeout", "1", check=False)
+
+
+@contextmanager
+def scheduled(crontab: Path, line: str, **environment: str) -> Iterator[str]:
+    """A worker that runs `line` every second; gives the container's name."""
+    crontab.write_text(f"*/1 * * * * * * {line}\n", encoding="utf-8")
+    crontab.chmod(0o644)
+    name = f"{PROJECT}-{uuid.uuid4().hex[:8]}"
+    variables = [f"--env={key}={value}" for key, value in environment.items()]
+    mount = f"--volume={crontab}:/app/crontab:ro"
+    try:
+        compose(*("run", "-d", "--no-deps", "--name", name, mount, *variables, "cron"))
+        yield name
+    finally:
+        docker("rm", "-f", name, check=False)
+
+
+def logs(container: str) -> str:
+    return docker("logs", container).stdout
+
+
+def wait_for_log(container: str, text: str) -> None:
+    """Follow the container's log until `text` appears."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    with subprocess.Popen(
+        ["docker", "logs", "-f", container],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as follow:
+        assert follow.stdout is not None
+        try:
+            for line in follow.stdout:
+                if text in line:
+                    return
+                assert time.monotonic() < deadline, logs(container)
+        finally:
+            follow.kill()
+    pytest.fail(f"{text!r} never came:\n{logs(container)}")
+
+
+def stop(container: str, *, grace_seconds: int = 30) -> tuple[int, float]:
+    """`docker stop`; returns the container's exit code and how long it took."""
+    started = time.monotonic()
+    docker("stop", "-t", str(grace_seconds), container)
+    seconds = time.monotonic() - started
+    code = docker("inspect", "-f", "{{.State.ExitCode}}", container).stdout.strip()
+    return int(code), seconds
+
+
+def test_the_first_thing_typed_explains_itself() -> None:
+    done = docker("run", "--rm", "starview-cron", "--help")
+
+    assert "no arguments     run the schedule" in done.stdout
+
+
+def test_a_command_explains_itself_without_any_variable() -> None:
+    done = docker(
+        *("run", "--rm", "starview-cron"),
+        *("python", "manage.py", "cleanup_unverified_users", "--help"),
+    )
+
+    assert "never verified an address" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", [[], ["python", "manage.py", "clearsessions"]])
+def test_missing_variables_are_all_named_at_once(command: list[str]) -> None:
+    done = docker("run", "--rm", "starview-cron", *command, check=False)
+
+    assert done.returncode == 1
+    for name in (
+        *("DJANGO_SECRET_KEY", "DATABASE_URL", "ALLOWED_HOSTS", "DEFAULT_FROM_EMAIL"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_STORAGE_BUCKET_NAME"),
+        *("CLOUDFLARE_ACCOUNT_ID", "AWS_SES_ACCESS_KEY_ID"),
+        *("AWS_SES_SECRET_ACCESS_KEY", "AWS_SES_REGION_NAME"),
+    ):
+        assert f"{name} is required but not set" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_the_schedule_does_not_start_with_the_mail_variables_missing() -> None:
+    done = run_once(AWS_SES_REGION_NAME="", AWS_SES_ACCESS_KEY_ID="")
+
+    assert done.returncode == 1
+    assert "AWS_SES_REGION_NAME is required but not set" in done.stdout
+    assert "AWS_SES_ACCESS_KEY_ID is required but not set" in done.stdout
+
+
+def test_a_one_off_command_asks_only_for_what_it_uses() -> None:
+    done = run_once(
+        *("python", "manage.py", "cleanup_unverified_users", "--dry-run"),
+        AWS_SES_REGION_NAME="",
+        AWS_ACCESS_KEY_ID="",
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "unverified user(s) older than 7 days:" in done.stdout
+
+
+def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
+    done = run_once("sh", "-c", "id -u; touch /app/file; touch /tmp/file && echo yes")
+
+    user, refusal, temporary = done.stdout.splitlines()[-3:]
+    assert user == "10001"
+    assert "Read-only file system" in refusal
+    assert temporary == "yes"
+
+
+def test_a_one_off_command_runs_and_hands_on_its_exit_code() -> None:
+    done = run_once("python", "manage.py", "cleanup_unverified_users", "--days=0")
+
+    assert done.returncode == 2
+    assert "'0' is not a whole number of days" in done.stdout
+
+
+def test_archives_reach_the_bucket_and_leave_the_table() -> None:
+    due = "SELECT count(*) FROM starview_app_auditlog WHERE timestamp < now() - '30 d'"
+    before = int(psql(f"{due}::interval"))
+
+    done = run_once("python", "manage.py", "archive_audit_logs", "--days=30")
+
+    assert before > 0
+    assert done.returncode == 0, done.stdout
+    assert f"Archived {before} audit logs" in done.stdout
+    assert psql(f"{due}::interval") == "0"
+
+
+def test_the_schedule_runs_a_job_and_stops_cleanly(tmp_path: Path) -> None:
+    line = "JOB=probe timeout -k 60 1h python manage.py cleanup_unverified_users"
+    with scheduled(tmp_path / "crontab", line) as container:
+        wait_for_log(container, "job_finished")
+
+        code, seconds = stop(container)
+
+        assert code == 0, logs(container)
+        assert seconds < 10
+        health = docker("exec", container, "true", check=False)
+        assert health.returncode != 0  # it is down
+
+
+def test_a_stop_reaches_the_running_job_at_once(tmp_path: Path) -> None:
+    line = "JOB=probe timeout -k 60 1h python manage.py archive_audit_logs"
+    lock = "BEGIN; LOCK TABLE starview_app_auditlog; SELECT pg_sleep(120)"
+    client = ["exec", "-T", "-d", "postgres", "psql", "-U", "starview", "-c", lock]
+    compose(*client)
+    try:
+        with scheduled(tmp_path / "crontab", line) as container:
+            wait_for_log(container, "job_started")
+
+            code, seconds = stop(container)
+
+            # The job waits for a lock: it is told, has 5 s, then its query is ended.
+            assert "archive_audit_logs was stopped by SIGTERM" in logs(container), logs(container)
+            assert code == 0
+            assert seconds < 15
+    finally:
+        psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid()"
+        )
+
+
+def test_a_stop_reaches_a_one_off_command(tmp_path: Path) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    name = f"{PROJECT}-one-off"
+    docker(*("run", "-d", "--name", name, "starview-cron", "python", "-c", program))
+    try:
+        wait_for_log(name, "ready")
+
+        code, seconds = stop(name)
+
+        assert (code, seconds < 5) == (7, True)
+    finally:
+        docker("rm", "-f", name, check=False)
+
+
+def test_the_health_check_sees_the_scheduler(tmp_path: Path) -> None:
+    with scheduled(tmp_path / "crontab", "true") as container:
+        wait_for_log(container, "job succeeded")
+        program = docker("exec", container, "/app/entrypoint.sh", "--healthy")
+        # What is left when the scheduler hangs or is gone: no process of its name.
+        docker("exec", container, "python", "-c", _FREEZE_AND_RENAME)
+        without = docker(
+            "exec", container, "/app/entrypoint.sh", "--healthy", check=False
+        )
+
+    assert (program.returncode, without.returncode) == (0, 1)
+
+
+# Stops the scheduler, so that it is there but does nothing.
+_FREEZE_AND_RENAME = """
+import os, pathlib, signal
+for comm in pathlib.Path("/proc").glob("[0-9]*/comm"):
+    if comm.read_text().strip() == "supercronic":
+        os.kill(int(comm.parent.name), signal.SIGSTOP)
+"""
+
+
+def test_every_line_is_json_when_asked(tmp_path: Path) -> None:
+    line = "JOB=probe timeout -k 60 1h python manage.py cleanup_unverified_users"
+    crontab = tmp_path / "crontab"
+    with scheduled(crontab, line, LOG_FORMAT="json", ADMIN_EMAIL="") as container:
+        wait_for_log(container, "job_finished")
+        stop(container)
+
+        records = [json.loads(text) for text in logs(container).splitlines()]
+
+    events = {record.get("event") or record["msg"] for record in records}
+    assert {"job_started", "job_finished", "output"} <= events
+    assert code == 0
+
+
+def test_it_waits_a_bounded_time_for_the_database() -> None:
+    started = time.monotonic()
+
+    done = run_once(
+        *("python", "manage.py", "cleanup_unverified_users"),
+        DATABASE_URL="postgresql://u:hidden-word@127.0.0.1:1/none",
+        DATABASE_WAIT_SECONDS="2",
+    )
+
+    assert done.returncode == 1
+    assert time.monotonic() - started < 30
+    assert "waiting for the database" in done.stdout
+    assert "Connection refused" in done.stdout
+    assert "hidden-word" not in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_it_never_makes_tables_by_itself() -> None:
+    psql("CREATE DATABASE empty")
+    url = "postgresql://starview:only-for-compose@postgres:5432/empty"
+
+    done = run_once("python", "manage.py", "cleanup_unverified_users", DATABASE_URL=url)
+
+    tables = compose(
+        *("exec", "-T", "postgres", "psql", "-XAtq", "-U", "starview", "-d", "empty"),
+        *("-c", "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"),
+    )
+    assert done.returncode == 1
+    assert "the web service's tables are not in this database" in done.stdout
+    assert tables.stdout.strip() == "0"
