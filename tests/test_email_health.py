@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.stub import Stubber
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import Settings
 
 from demo.services import ADMIN, REGION, SENDER, LocalServices
 from starview_app.maintenance import ses
@@ -267,6 +267,7 @@ class TestReport:
             "hard bounce                        1          0         +1"
             "          1          0"
         ) in lines
+        assert f"manual{0:30}{0:11}{0:11}{0:11}{0:11}" in lines
         assert [len(line) for line in lines if line.startswith("long.")] == [80]
 
     def test_unknown_numbers_are_unknown_and_never_zero(self) -> None:
@@ -438,7 +439,7 @@ class TestSendingStatistics:
 
 
 @pytest.fixture
-def production_mail(settings: SettingsWrapper) -> SettingsWrapper:
+def production_mail(settings: Settings) -> Settings:
     """Django's test runner puts mail into a list; this sends it."""
     settings.EMAIL_BACKEND = "starview_app.maintenance.ses.Backend"
     return settings
@@ -517,7 +518,7 @@ class TestSendReport:
         assert f" HINT: verify DEFAULT_FROM_EMAIL in SES, region {REGION};" in line
 
     def test_an_ses_that_is_down_is_one_line_within_seconds(
-        self, production_mail: SettingsWrapper
+        self, production_mail: Settings
     ) -> None:
         production_mail.AWS_SES_REGION_ENDPOINT_URL = "http://127.0.0.1:9"
         started = time.monotonic()
@@ -544,7 +545,7 @@ class TestSendReport:
     )
     def test_without_a_clear_answer_it_is_unknown_and_not_sent_again(
         self,
-        production_mail: SettingsWrapper,
+        production_mail: Settings,
         monkeypatch: pytest.MonkeyPatch,
         answer: int | None,
         reason: str,
@@ -562,7 +563,7 @@ class TestSendReport:
         assert len(requests) == 1
 
     def test_the_r2_key_is_never_used_for_mail(
-        self, production_mail: SettingsWrapper, monkeypatch: pytest.MonkeyPatch
+        self, production_mail: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "r2-key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "r2-secret")

@@ -35,9 +35,7 @@ def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 
 def compose(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return docker(
-        "compose", "--progress=quiet", "-p", PROJECT, *arguments, check=check
-    )
+    return docker("compose", "--progress=quiet", "-p", PROJECT, *arguments, check=check)
 
 
 def psql(sql: str) -> str:
@@ -215,7 +213,9 @@ def test_a_stop_reaches_the_running_job_at_once(tmp_path: Path) -> None:
             code, seconds = stop(container)
 
             # The job waits for a lock: it is told, has 5 s, then its query is ended.
-            assert "archive_audit_logs was stopped by SIGTERM" in logs(container), logs(container)
+            assert "archive_audit_logs was stopped by SIGTERM" in logs(container), logs(
+                container
+            )
             assert code == 0
             assert seconds < 15
     finally:

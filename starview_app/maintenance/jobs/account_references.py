@@ -117,7 +117,7 @@ def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
 
 def _unenforced(cursor: CursorWrapper) -> list[Reference]:
     """The models' keys to the user whose table and column exist."""
-    found = []
+    found: list[Reference] = []
     for relation in User._meta.related_objects:
         table = relation.related_model._meta.db_table
         column = relation.field.column

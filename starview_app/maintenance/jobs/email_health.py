@@ -408,6 +408,6 @@ def _domains_table(rows: Iterable[DomainRow]) -> Table:
         f"Worst domains of the last {DOMAIN_DAYS} days",
         ("domain", "hard", "soft", "complaints"),
         [(row.domain, row.hard, row.soft, row.complaints) for row in rows],
-        "Soft counts soft and transient bounces.",
+        "Worst first: by hard bounces plus complaints. Soft includes transient.",
         text_width=47,
     )

@@ -1,6 +1,6 @@
 """What a database error means to an operator, in one line and without secrets."""
 
-from django.db import Error, OperationalError
+from django.db import OperationalError
 from psycopg2 import errors as postgres
 
 _LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
@@ -17,7 +17,7 @@ _CONNECT_HINTS = {
 }
 
 
-def explain(error: Error) -> str | None:
+def explain(error: Exception) -> str | None:
     """One line with a HINT for what an operator can fix; None for a bug."""
     cause = error.__cause__
     text = " ".join(str(error).split()) or type(cause or error).__name__

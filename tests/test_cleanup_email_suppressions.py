@@ -1,0 +1,721 @@
+"""`cleanup_email_suppressions`: what expires, what is forgotten, what stays for ever."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from demo.services import LocalServices
+from starview_app.maintenance.jobs import cleanup_email_suppressions as job
+from starview_app.maintenance.jobs.result import JobResult
+from starview_app.models import EmailBounce, EmailSuppression
+from tests.conftest import ROOT, Manage, merged
+from tests.factories import (
+    DEADLINE_SECONDS,
+    NOW,
+    contents,
+    days_ago,
+    make_bounce,
+    make_complaint,
+    make_soft_suppression,
+    make_suppression,
+    session,
+    wait_until,
+    wait_until_blocked_by,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MOMENT = timedelta(microseconds=1)  # the shortest time PostgreSQL knows
+COMMAND = "cleanup_email_suppressions"
+ADDRESS = "user@example.com"
+
+
+def clean_up(**changes: Any) -> tuple[JobResult, list[job.Event]]:
+    events: list[job.Event] = []
+    options = {
+        "now": NOW,
+        "soft_bounce_days": 30,
+        "stale_days": 90,
+        "report": events.append,
+        "should_stop": lambda: False,
+        **changes,
+    }
+    return job.cleanup_email_suppressions(**options), events
+
+
+def result(
+    *, deactivated: int = 0, deleted: int = 0, interrupted: bool = False
+) -> JobResult:
+    return JobResult(
+        {"deactivated": deactivated, "deleted": deleted}, interrupted=interrupted
+    )
+
+
+def rows(model: type[EmailBounce] | type[EmailSuppression]) -> list[dict[str, Any]]:
+    return list(model.objects.order_by("id").values())
+
+
+def active() -> set[str]:
+    return set(
+        EmailSuppression.objects.filter(is_active=True).values_list("email", flat=True)
+    )
+
+
+# -- soft bounces -------------------------------------------------------------------
+
+
+def test_a_soft_bounce_suppression_is_deactivated_and_its_record_starts_anew() -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(31))
+    [bounce], [suppression] = rows(EmailBounce), rows(EmailSuppression)
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deactivated=1)
+    assert rows(EmailSuppression) == [{**suppression, "is_active": False}]
+    assert rows(EmailBounce) == [{**bounce, "bounce_count": 0, "suppressed": False}]
+
+
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [
+        pytest.param(days_ago(30) - MOMENT, set(), id="just outside"),
+        pytest.param(days_ago(30), {ADDRESS}, id="exactly on the limit"),
+        pytest.param(days_ago(30) + MOMENT, {ADDRESS}, id="just inside"),
+    ],
+)
+def test_a_suppression_ends_when_its_last_bounce_is_older_than_the_limit(
+    last: datetime, left: set[str]
+) -> None:
+    bounce = make_bounce(ADDRESS, last=last, suppressed=True)
+    make_suppression(ADDRESS, added=days_ago(300), bounce=bounce)
+
+    clean_up()
+
+    assert active() == left
+
+
+@pytest.mark.parametrize(
+    ("added", "left"),
+    [
+        pytest.param(days_ago(30) - MOMENT, set(), id="just outside"),
+        pytest.param(days_ago(30), {ADDRESS}, id="exactly on the limit"),
+        pytest.param(days_ago(30) + MOMENT, {ADDRESS}, id="just inside"),
+    ],
+)
+def test_without_a_bounce_record_the_day_it_was_added_counts(
+    added: datetime, left: set[str]
+) -> None:
+    make_suppression(ADDRESS, added=added)
+
+    _, events = clean_up()
+
+    listed = [] if left else [job.SoftBounce(ADDRESS, None, None)]
+    assert active() == left
+    assert events[0] == job.ExpiredFound(len(listed), listed)
+
+
+def test_a_record_that_only_the_address_links_counts_and_is_reset_too() -> None:
+    make_bounce(ADDRESS.upper(), last=days_ago(31), suppressed=True)
+    make_suppression(ADDRESS, added=days_ago(40))
+    [bounce] = rows(EmailBounce)
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deactivated=1)
+    assert rows(EmailBounce) == [{**bounce, "bounce_count": 0, "suppressed": False}]
+
+
+def test_a_newer_bounce_of_the_address_keeps_the_suppression() -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(31))
+    make_bounce(ADDRESS.upper(), last=days_ago(1))
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+def test_the_newest_bounce_is_listed_first_and_those_without_a_record_last() -> None:
+    make_suppression("none@example.com", added=days_ago(31))
+    make_soft_suppression("old@example.com", last=days_ago(50))
+    make_soft_suppression("new@example.com", last=days_ago(40))
+
+    _, events = clean_up()
+
+    assert events == [
+        job.ExpiredFound(
+            3,
+            [
+                job.SoftBounce("new@example.com", days_ago(40), 3),
+                job.SoftBounce("old@example.com", days_ago(50), 3),
+                job.SoftBounce("none@example.com", None, None),
+            ],
+        ),
+        job.Deactivated(3),
+        job.StaleFound(0),
+        job.StaleDeleted(0),
+    ]
+
+
+def test_a_suppression_that_has_ended_already_is_left_as_it_is() -> None:
+    bounce = make_bounce(ADDRESS, last=days_ago(40), suppressed=True)
+    make_suppression(ADDRESS, added=days_ago(40), bounce=bounce, is_active=False)
+    before = contents()
+
+    outcome, _ = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+
+
+# -- what is never touched ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reason", ["hard_bounce", "complaint", "manual", "unsubscribe"]
+)
+@pytest.mark.parametrize("bounce_type", ["soft", "transient", "hard"])
+def test_a_suppression_for_another_reason_never_ends_nor_does_its_record(
+    reason: str, bounce_type: str
+) -> None:
+    bounce = make_bounce(ADDRESS, last=days_ago(400), bounce_type=bounce_type)
+    make_suppression(ADDRESS, added=days_ago(400), reason=reason, bounce=bounce)
+    before = contents()
+
+    outcome, _ = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+
+
+def test_a_soft_suppression_stays_while_its_address_has_a_complaint() -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(31))
+    make_complaint(ADDRESS.upper(), at=days_ago(300))
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+def test_a_soft_suppression_stays_while_it_is_linked_to_a_complaint() -> None:
+    complaint = make_complaint("other@example.com", at=days_ago(300))
+    make_suppression(ADDRESS, added=days_ago(40), complaint=complaint)
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+def test_a_soft_suppression_stays_while_its_record_has_become_a_hard_bounce() -> None:
+    bounce = make_bounce(
+        ADDRESS, last=days_ago(31), bounce_type="hard", suppressed=True
+    )
+    make_suppression(ADDRESS, added=days_ago(40), bounce=bounce)
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+def test_a_soft_suppression_stays_while_its_address_has_a_hard_bounce() -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(31))
+    make_bounce(ADDRESS.upper(), last=days_ago(400), bounce_type="hard")
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+@pytest.mark.parametrize(
+    "reason", ["hard_bounce", "complaint", "manual", "unsubscribe"]
+)
+def test_a_soft_suppression_stays_while_its_address_is_suppressed_otherwise(
+    reason: str,
+) -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(31))
+    make_suppression(ADDRESS.upper(), added=days_ago(400), reason=reason)
+    before = contents()
+
+    clean_up()
+
+    assert contents() == before
+
+
+def test_the_record_of_another_suppression_is_not_reset_with_a_soft_one() -> None:
+    bounce = make_bounce("other@example.com", last=days_ago(31), suppressed=True)
+    make_suppression(ADDRESS, added=days_ago(40), bounce=bounce)
+    make_suppression(
+        "other@example.com", added=days_ago(40), reason="manual", bounce=bounce
+    )
+    before = rows(EmailBounce)
+
+    clean_up()
+
+    assert rows(EmailBounce) == before
+
+
+# -- stale records ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounce_type", ["soft", "transient"])
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [
+        pytest.param(days_ago(90) - MOMENT, 0, id="just outside"),
+        pytest.param(days_ago(90), 1, id="exactly on the limit"),
+        pytest.param(days_ago(90) + MOMENT, 1, id="just inside"),
+    ],
+)
+def test_a_record_is_deleted_when_its_last_bounce_is_older_than_the_limit(
+    bounce_type: str, last: datetime, left: int
+) -> None:
+    make_bounce(ADDRESS, last=last, bounce_type=bounce_type)
+
+    outcome, events = clean_up()
+
+    assert outcome == result(deleted=1 - left)
+    assert events[2:] == [job.StaleFound(1 - left), job.StaleDeleted(1 - left)]
+    assert EmailBounce.objects.count() == left
+
+
+def test_a_hard_bounce_record_is_never_deleted() -> None:
+    make_bounce(ADDRESS, last=days_ago(4000), bounce_type="hard")
+    before = contents()
+
+    outcome, _ = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+
+
+@pytest.mark.parametrize("bounce_type", ["soft", "transient"])
+def test_a_record_that_is_marked_as_suppressed_is_not_stale(bounce_type: str) -> None:
+    make_bounce(ADDRESS, last=days_ago(4000), bounce_type=bounce_type, suppressed=True)
+    before = contents()
+
+    outcome, _ = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+
+
+def test_an_ended_suppression_stays_when_its_stale_record_goes() -> None:
+    bounce = make_bounce(ADDRESS, last=days_ago(91))
+    make_suppression(ADDRESS, added=days_ago(200), bounce=bounce, is_active=False)
+    [suppression] = rows(EmailSuppression)
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deleted=1)
+    assert rows(EmailSuppression) == [{**suppression, "bounce_id": None}]
+
+
+def test_a_suppression_that_ends_today_takes_its_stale_record_along() -> None:
+    make_soft_suppression(ADDRESS, last=days_ago(91))
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deactivated=1, deleted=1)
+    assert rows(EmailBounce) == []
+
+
+# -- batches, stops and second runs -------------------------------------------------
+
+
+@pytest.fixture
+def batches_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "BATCH_ROWS", 2)
+
+
+def _five_of_each() -> None:
+    for number in range(5):
+        make_soft_suppression(f"soft{number}@example.com", last=days_ago(31 + number))
+        make_bounce(f"stale{number}@example.com", last=days_ago(91 + number))
+
+
+@pytest.mark.usefixtures("batches_of_two")
+def test_it_works_through_more_than_one_batch() -> None:
+    _five_of_each()
+
+    outcome, events = clean_up()
+
+    assert outcome == result(deactivated=5, deleted=5)
+    assert (active(), EmailBounce.objects.count()) == (set(), 5)
+    assert events[1:] == [job.Deactivated(5), job.StaleFound(5), job.StaleDeleted(5)]
+
+
+def test_more_stale_records_than_a_batch_holds_are_deleted() -> None:
+    _many_stale(job.BATCH_ROWS + 1)
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deleted=job.BATCH_ROWS + 1)
+    assert rows(EmailBounce) == []
+
+
+@pytest.mark.usefixtures("batches_of_two")
+def test_a_stop_request_ends_the_run_between_two_batches() -> None:
+    _five_of_each()
+
+    outcome, events = clean_up(should_stop=iter([False, True]).__next__)
+
+    assert outcome == result(deactivated=2, interrupted=True)
+    assert len(active()) == 3
+    assert events[1:] == [job.Deactivated(2)]
+
+
+def test_a_stop_request_between_the_parts_keeps_the_first() -> None:
+    _five_of_each()
+
+    outcome, _ = clean_up(should_stop=iter([False, True]).__next__)
+
+    assert outcome == result(deactivated=5, interrupted=True)
+    assert (active(), EmailBounce.objects.count()) == (set(), 10)
+
+
+@pytest.mark.usefixtures("batches_of_two")
+def test_after_a_stop_the_next_run_does_the_rest() -> None:
+    _five_of_each()
+    clean_up(should_stop=iter([False, True]).__next__)
+
+    outcome, _ = clean_up()
+
+    assert outcome == result(deactivated=3, deleted=5)
+
+
+def test_a_second_run_changes_nothing() -> None:
+    _five_of_each()
+    clean_up()
+    before = contents()
+
+    outcome, _ = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+
+
+def test_with_nothing_to_do_it_says_so_and_changes_nothing() -> None:
+    before = contents()
+
+    outcome, events = clean_up()
+
+    assert (outcome, contents()) == (result(), before)
+    assert events == [
+        job.ExpiredFound(0, []),
+        job.Deactivated(0),
+        job.StaleFound(0),
+        job.StaleDeleted(0),
+    ]
+
+
+def test_a_dry_run_reports_the_real_figures_and_changes_nothing() -> None:
+    _five_of_each()
+    make_soft_suppression("both@example.com", last=days_ago(91))
+    before = contents()
+
+    dry = clean_up(dry_run=True)
+
+    assert contents() == before
+    assert dry == clean_up()
+
+
+# -- the command --------------------------------------------------------------------
+
+
+def _days_ago(days: float) -> datetime:
+    return days_ago(days, now=timezone.now())
+
+
+def _as_in_the_guide() -> None:
+    for email, days, count in (
+        ("user1@example.com", 35, 2),
+        ("user2@example.com", 40, 1),
+    ):
+        bounce = make_bounce(
+            email, last=_days_ago(days), bounce_count=count, suppressed=True
+        )
+        make_suppression(email, added=_days_ago(days), bounce=bounce)
+    make_suppression("user3@example.com", added=_days_ago(50))
+    for number in range(5):
+        make_bounce(f"stale{number}@example.com", last=_days_ago(100))
+
+
+def _without_dates(text: str) -> str:
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", text)
+    return re.sub(r"\d{4}-\d\d-\d\d", "<date>", text)
+
+
+def test_the_command_prints_what_the_guide_shows(
+    manage: Manage, services: LocalServices
+) -> None:
+    _as_in_the_guide()
+    mails = len(services.sent_mail())
+
+    run = manage(COMMAND, "--email-report", "your-admin@example.com")
+
+    assert (run.returncode, _without_dates(run.stdout)) == (
+        0,
+        """\
+SOFT BOUNCE CLEANUP
+================================================================================
+Found 3 soft bounce suppressions older than 30 days
+  - user1@example.com: Last bounce <date> (2x)
+  - user2@example.com: Last bounce <date> (1x)
+
+Deactivated 3 soft bounce suppressions
+
+STALE BOUNCE CLEANUP
+================================================================================
+Found 5 stale bounce records (inactive for 90+ days)
+Deleted 5 stale bounce records
+
+Email report sent to your-admin@example.com
+""",
+    )
+    assert len(services.sent_mail()) == mails + 1
+
+
+def test_a_dry_run_of_the_command_sends_and_changes_nothing(
+    manage: Manage, services: LocalServices
+) -> None:
+    _as_in_the_guide()
+    before, mails = contents(), services.sent_mail()
+
+    run = manage(COMMAND, "--email-report", "your-admin@example.com", "--dry-run")
+
+    assert (run.returncode, _without_dates(run.stdout)) == (
+        0,
+        """\
+SOFT BOUNCE CLEANUP
+================================================================================
+Found 3 soft bounce suppressions older than 30 days
+  - user1@example.com: Last bounce <date> (2x)
+  - user2@example.com: Last bounce <date> (1x)
+
+Dry run: would have deactivated 3 soft bounce suppressions
+
+STALE BOUNCE CLEANUP
+================================================================================
+Found 5 stale bounce records (inactive for 90+ days)
+Dry run: would have deleted 5 stale bounce records
+
+Dry run: the email report would go to your-admin@example.com
+""",
+    )
+    assert (contents(), services.sent_mail()) == (before, mails)
+
+
+def test_the_limits_can_be_chosen(manage: Manage) -> None:
+    make_soft_suppression("expired@example.com", last=_days_ago(11))
+    make_soft_suppression("recent@example.com", last=_days_ago(9))
+    make_bounce("stale@example.com", last=_days_ago(21))
+    make_bounce("fresh@example.com", last=_days_ago(19))
+
+    manage(COMMAND, "--soft-bounce-days=10", "--stale-days=20")
+
+    left = set(EmailBounce.objects.values_list("email", flat=True))
+    assert active() == {"recent@example.com"}
+    assert left == {"expired@example.com", "recent@example.com", "fresh@example.com"}
+
+
+def test_a_hostile_address_cannot_forge_a_line_of_the_report(manage: Manage) -> None:
+    hostile = "a\nDeactivated 9 soft bounce suppressions\r\x1b[2K\u2028\u202e@x.org"
+    make_soft_suppression(hostile, last=_days_ago(31))
+
+    run = manage(COMMAND)
+
+    assert _without_dates(run.stdout).splitlines()[2:6] == [
+        "Found 1 soft bounce suppressions older than 30 days",
+        r"  - a\u000aDeactivated 9 soft bounce suppressions\u000d\u001b[2K\u2028\u202e"
+        "@x.org: Last bounce <date> (3x)",
+        "",
+        "Deactivated 1 soft bounce suppressions",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--soft-bounce-days=0"],
+        ["--stale-days=-1"],
+        ["--stale-days=x"],
+        ["--email-report", "not an address"],
+        ["--email-report", "a@example.com\nBcc: b@example.com"],
+        ["--email-report", ""],
+    ],
+    ids=lambda options: " ".join(options)[:24],
+)
+def test_wrong_options_end_with_2_and_one_line(
+    options: list[str], manage: Manage
+) -> None:
+    make_soft_suppression(ADDRESS, last=_days_ago(31))
+    before = contents()
+
+    run = manage(COMMAND, *options)
+
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+    assert contents() == before
+
+
+def test_a_second_run_at_the_same_time_ends_with_75_and_says_who_holds_it(
+    manage: Manage,
+) -> None:
+    make_soft_suppression(ADDRESS, last=_days_ago(31))
+    before = contents()
+    with session() as other, other.cursor() as cursor:
+        cursor.execute(f"SET application_name = '{COMMAND} web-1 pid 7'")
+        cursor.execute(
+            "SELECT pg_advisory_lock(hashtextextended(%s, 0))",
+            [f"starview-maintenance:{COMMAND}"],
+        )
+
+        run = manage(COMMAND)
+
+    assert run.returncode == 75
+    assert _without_dates(run.stderr) == (
+        f"CommandError: another run of {COMMAND} is under way:"
+        f" {COMMAND} web-1 pid 7, connected since <time> UTC\n"
+    )
+    assert contents() == before
+
+
+# -- signals ------------------------------------------------------------------------
+
+
+@contextmanager
+def started(
+    environment: dict[str, str], folder: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The command as a process of its own; it writes `stdout` and `stderr` there."""
+    with (
+        (folder / "stdout").open("wb") as stdout,
+        (folder / "stderr").open("wb") as stderr,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", COMMAND],
+            cwd=ROOT,
+            env=merged(environment),
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(DEADLINE_SECONDS)
+
+
+def _many_suppressions(count: int, *, last: datetime, prefix: str) -> None:
+    EmailSuppression.objects.bulk_create(
+        EmailSuppression(
+            email=f"{prefix}{number}@example.com",
+            reason="soft_bounce",
+            added_date=last,
+            bounce=bounce,
+        )
+        for number, bounce in enumerate(
+            EmailBounce.objects.bulk_create(
+                EmailBounce(
+                    email=f"{prefix}{number}@example.com",
+                    bounce_type="soft",
+                    bounce_count=3,
+                    first_bounce_date=last,
+                    last_bounce_date=last,
+                    sns_message_id=f"{prefix}{number}",
+                    suppressed=True,
+                )
+                for number in range(count)
+            )
+        )
+    )
+
+
+def _many_stale(count: int) -> None:
+    _many_suppressions(count, last=days_ago(91), prefix="stale")
+    EmailSuppression.objects.all().delete()
+    EmailBounce.objects.update(suppressed=False)
+
+
+def _counts() -> dict[str, int]:
+    return {
+        group: EmailSuppression.objects.filter(
+            email__startswith=group, is_active=True, bounce__suppressed=True
+        ).count()
+        for group in ("first", "second", "third")
+    }
+
+
+def _three_batches() -> None:
+    _many_suppressions(job.BATCH_ROWS, last=_days_ago(31), prefix="first")
+    _many_suppressions(job.BATCH_ROWS, last=_days_ago(41), prefix="second")
+    _many_suppressions(5, last=_days_ago(51), prefix="third")
+
+
+def _held_in_its_second_batch(holder: Any) -> None:
+    with holder.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM starview_email_suppression"
+            " WHERE email = 'second7@example.com' FOR UPDATE"
+        )
+
+
+def _no_run_is_connected() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
+            [f"{COMMAND} %"],
+        )
+        return bool(cursor.fetchone() == (0,))
+
+
+def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
+    test_environment: dict[str, str], manage: Manage, tmp_path: Path
+) -> None:
+    _three_batches()
+    with session() as holder, started(test_environment, tmp_path) as process:
+        _held_in_its_second_batch(holder)
+        wait_until_blocked_by(holder)
+        process.send_signal(signal.SIGKILL)
+        process.wait(DEADLINE_SECONDS)
+    wait_until(_no_run_is_connected, "the server noticed that the run is gone")
+    after_the_kill = _counts()
+
+    run = manage(COMMAND)
+
+    assert after_the_kill == {"first": 0, "second": 1000, "third": 5}
+    assert (run.returncode, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
+    assert active() == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
+    number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    _three_batches()
+    with session() as holder, started(test_environment, tmp_path) as process:
+        _held_in_its_second_batch(holder)
+        wait_until_blocked_by(holder)
+        process.send_signal(number)
+        holder.rollback()
+        process.wait(DEADLINE_SECONDS)
+
+    assert process.returncode == 1
+    assert _counts() == {"first": 0, "second": 0, "third": 5}
+    assert (tmp_path / "stdout").read_text().splitlines()[-3:] == [
+        "",
+        "Deactivated 2000 soft bounce suppressions",
+        "",
+    ]
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
+        f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
+        " what it did is kept and the next run continues"
+    )

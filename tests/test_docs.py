@@ -1,0 +1,114 @@
+"""What is written for operators agrees with what the program reads and runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from starview_app.maintenance.runner.schedule import ScheduledJob, read_crontab
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "starview" / "settings.py").read_text(encoding="utf-8")
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+BLUEPRINT = yaml.safe_load((ROOT / "render.yaml").read_text(encoding="utf-8"))
+JOBS = read_crontab(ROOT / "crontab")
+
+# Read by the entrypoint, by the web service, or before the settings.
+READ_ELSEWHERE = {"DATABASE_WAIT_SECONDS", "CELERY_ENABLED", "MAPBOX_TOKEN", "DEBUG"}
+VARIABLES = READ_ELSEWHERE | set(re.findall(r"env\.\w+\(\s*\"([A-Z0-9_]+)\"", SETTINGS))
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+def test_every_variable_is_explained(variable: str) -> None:
+    assert re.search(rf"^{variable}=", EXAMPLE, re.MULTILINE)
+    assert f"`{variable}`" in README
+
+
+def test_the_example_has_no_variable_that_nobody_reads() -> None:
+    named = set(re.findall(r"^([A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
+
+    assert named == VARIABLES
+
+
+def test_the_example_holds_no_secret() -> None:
+    secrets = re.findall(r"^\w*(?:SECRET|KEY|KEY_ID)=.*", EXAMPLE, re.MULTILINE)
+
+    assert secrets
+    assert all(line.endswith("=") for line in secrets)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_job_of_the_crontab_is_in_the_readme(job: ScheduledJob) -> None:
+    command = job.command.partition("manage.py ")[2]
+
+    assert f"| `{job.name}` | `{command}` |" in README
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_job_has_a_name_and_a_deadline(job: ScheduledJob) -> None:
+    assert re.fullmatch(
+        r"JOB=starview-[a-z-]+ timeout -k 60 \d+[hm] python manage\.py .+", job.command
+    )
+
+
+def test_the_schedule_is_the_guides() -> None:
+    assert {
+        job.name: (job.times, job.command.partition("python ")[2]) for job in JOBS
+    } == {
+        "starview-cleanup-unverified-users": (
+            "0 2 * * *",
+            "manage.py cleanup_unverified_users --days=7",
+        ),
+        "starview-cleanup-email-suppressions": (
+            "0 3 * * 0",
+            'manage.py cleanup_email_suppressions --email-report "$ADMIN_EMAIL"',
+        ),
+        "starview-archive-audit-logs": (
+            "0 4 1 * *",
+            "manage.py archive_audit_logs --days=30",
+        ),
+        "starview-clear-sessions": ("0 5 * * 0", "manage.py clearsessions"),
+    }
+
+
+def test_the_blueprint_gives_the_worker_every_variable_it_needs() -> None:
+    (worker,) = [s for s in BLUEPRINT["services"] if s["type"] == "worker"]
+    (group,) = BLUEPRINT["envVarGroups"]
+    own = {variable.get("key") for variable in worker["envVars"]} - {None}
+    shared = {variable["key"] for variable in group["envVars"]}
+    required = set(
+        re.findall(r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=True', SETTINGS)
+    )
+
+    assert {"fromGroup": group["name"]} in worker["envVars"]
+    assert len(required) >= 10
+    assert required | {"DATABASE_URL", "REDIS_URL", "ADMIN_EMAIL"} <= own | shared
+    assert own | shared <= VARIABLES
+
+
+def test_the_blueprint_holds_no_secret() -> None:
+    (worker,) = [s for s in BLUEPRINT["services"] if s["type"] == "worker"]
+    (group,) = BLUEPRINT["envVarGroups"]
+    asked = {v["key"] for v in worker["envVars"] if v.get("sync") is False}
+
+    assert not [v for v in group["envVars"] if re.search(r"SECRET|KEY", v["key"])]
+    assert {
+        "DJANGO_SECRET_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SES_SECRET_ACCESS_KEY",
+    } <= asked
+
+
+def test_the_blueprint_is_a_worker_with_time_to_stop() -> None:
+    (worker,) = [s for s in BLUEPRINT["services"] if s["type"] == "worker"]
+
+    assert worker["dockerfilePath"] == "./Dockerfile.cron"
+    assert 30 <= worker["maxShutdownDelaySeconds"] <= 300
+    assert "autoDeploy" not in worker  # deprecated
+
+
+def test_every_path_named_in_the_readme_exists() -> None:
+    for path in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", README):
+        assert (ROOT / path).exists() or path in {"audit_archives/", "sent_mail/"}

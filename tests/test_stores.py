@@ -1,0 +1,329 @@
+"""The two places that archives go to give the same guarantees."""
+
+import errno
+import os
+import re
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.stores import s3 as s3_module
+from starview_app.maintenance.stores.base import Store, StoreError
+from starview_app.maintenance.stores.folder import FolderStore
+from starview_app.maintenance.stores.s3 import S3Store
+
+PREFIX = "audit-archives/"
+PART = 5 << 20  # the smallest that S3 takes
+
+
+def s3_store(services: LocalServices) -> S3Store:
+    return S3Store(services.aws_url, "key", "secret", BUCKET, PREFIX)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return FolderStore(tmp_path / "archives")
+    return s3_store(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def names(store: Store, tmp_path: Path, services: LocalServices) -> Callable[[], list]:
+    """Everything that is in the store, hidden and unfinished files too."""
+
+    def names_of_folder() -> list[str]:
+        return sorted(os.listdir(tmp_path / "archives"))  # noqa: PTH208 - hidden too
+
+    def names_of_bucket() -> list[str]:
+        found = [item.key for item in services.archived_objects()]
+        uploads = services.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return [key.removeprefix(PREFIX) for key in found] + [
+            f"unfinished {upload['Key']}" for upload in uploads
+        ]
+
+    return names_of_folder if isinstance(store, FolderStore) else names_of_bucket
+
+
+def put(store: Store, name: str, *pieces: bytes) -> None:
+    with store.writer(name) as target:
+        for piece in pieces:
+            target.write(piece)
+
+
+def content(store: Store, name: str) -> bytes:
+    return b"".join(store.read(name))
+
+
+@pytest.mark.parametrize(
+    "pieces", [(), (b"",), (b"one",), (b"one", b"", b"\x00\xfftwo")], ids=repr
+)
+def test_what_is_written_can_be_read(store: Store, pieces: tuple[bytes, ...]) -> None:
+    put(store, "a.json", *pieces)
+
+    assert content(store, "a.json") == b"".join(pieces)
+
+
+def test_an_object_is_not_there_before_it_is_complete(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    with store.writer("a.json") as target:
+        target.write(b"half")
+        before = [name for name in names() if not name.endswith(".part")]
+
+    assert before == []
+    assert names() == ["a.json"]
+
+
+def test_a_name_that_exists_is_refused_and_its_content_kept(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    put(store, "a.json", b"first")
+
+    with pytest.raises(StoreError, match=r"a\.json"):
+        put(store, "a.json", b"second")
+
+    assert content(store, "a.json") == b"first"
+    assert names() == ["a.json"]
+
+
+def test_when_the_writing_fails_no_object_and_no_part_of_it_is_left(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    def fail() -> None:
+        with store.writer("a.json") as target:
+            target.write(b"half")
+            raise RuntimeError("told to")
+
+    with pytest.raises(RuntimeError, match="told to"):
+        fail()
+
+    assert names() == []
+
+
+def test_reading_what_is_not_there_is_a_store_error(store: Store) -> None:
+    put(store, "b.json")
+
+    with pytest.raises(StoreError, match=r"a\.json"):
+        content(store, "a.json")
+
+
+def test_deleting_removes_one_object_and_one_that_is_not_there_is_no_error(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    put(store, "a.json")
+    put(store, "b.json")
+
+    store.delete("a.json")
+    store.delete("a.json")
+
+    assert names() == ["b.json"]
+
+
+def test_reading_comes_in_pieces_of_bounded_size(store: Store) -> None:
+    put(store, "a.json", bytes(3 << 20))
+
+    sizes = [len(piece) for piece in store.read("a.json")]
+
+    assert sum(sizes) == 3 << 20
+    assert max(sizes) <= 1 << 20
+
+
+# -- S3 -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def requests_of(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[bytes], list[str]]]:
+    """Write bytes through a proxy; the operations that took, in order."""
+    from tests.failing_s3 import FailingS3
+
+    monkeypatch.setattr(s3_module, "PART_BYTES", PART)
+    with FailingS3(bucket.aws_url) as proxy:
+        store = S3Store(proxy.url, "key", "secret", BUCKET, PREFIX)
+
+        def requests(body: bytes) -> list[str]:
+            with store.writer("a.json") as target:
+                for start in range(0, len(body), 1 << 20):
+                    target.write(body[start : start + (1 << 20)])
+            return [operation for operation, _ in proxy.calls]
+
+        yield requests
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "parts"),
+    [(0, 0), (PART - 1, 0), (PART, 0), (PART + 1, 2), (2 * PART, 2), (2 * PART + 1, 3)],
+)
+def test_an_object_of_one_part_is_one_request_and_a_larger_one_comes_in_parts(
+    size_bytes: int,
+    parts: int,
+    requests_of: Callable[[bytes], list[str]],
+    bucket: LocalServices,
+) -> None:
+    body = os.urandom(size_bytes)
+
+    requests = requests_of(body)
+
+    in_parts = ["UploadPart"] * parts
+    assert requests == (
+        ["CreateMultipartUpload", *in_parts, "CompleteMultipartUpload"]
+        if parts
+        else ["PutObject"]
+    )
+    assert bucket.read_object(f"{PREFIX}a.json") == body
+
+
+def test_one_write_larger_than_many_parts_is_cut_into_parts(
+    requests_of: Callable[[bytes], list[str]],
+    bucket: LocalServices,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = os.urandom(3 * PART)
+    store = s3_store(bucket)
+
+    put(store, "b.json", body)
+
+    head = bucket.s3.head_object(Bucket=BUCKET, Key=f"{PREFIX}b.json", PartNumber=1)
+    assert head["ContentLength"] == PART
+    assert bucket.read_object(f"{PREFIX}b.json") == body
+
+
+def test_the_size_of_a_part_is_one_that_s3_and_r2_take() -> None:
+    assert 5 << 20 <= s3_module.PART_BYTES <= 100 << 20
+
+
+def test_an_object_above_the_real_part_size_is_whole(bucket: LocalServices) -> None:
+    body = os.urandom(s3_module.PART_BYTES + 1)
+
+    put(s3_store(bucket), "a.json", body)
+
+    assert bucket.read_object(f"{PREFIX}a.json") == body
+
+
+def test_the_secret_key_is_not_in_the_stores_text() -> None:
+    store = S3Store("http://127.0.0.1:9", "key", "a-secret-key", BUCKET, PREFIX)
+
+    assert "a-secret-key" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    ("url", "region"),
+    [
+        ("https://0123abc.r2.cloudflarestorage.com", "auto"),
+        ("https://0123abc.eu.r2.cloudflarestorage.com", "auto"),
+        ("http://minio:9000", "us-east-1"),
+    ],
+)
+def test_the_client_speaks_as_r2_needs_it(url: str, region: str) -> None:
+    client = S3Store(url, "key", "secret", BUCKET, PREFIX)._client
+
+    config = client.meta.config
+    assert (client.meta.region_name, client.meta.endpoint_url) == (region, url)
+    assert config.signature_version == "s3v4"
+    assert config.request_checksum_calculation == "when_required"
+    assert config.response_checksum_validation == "when_required"
+
+
+def test_the_machines_own_aws_profile_is_not_used(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[default]\nendpoint_url = http://127.0.0.1:9\nregion = nowhere\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another-account")
+
+    put(s3_store(bucket), "a.json", b"body")
+
+    assert bucket.read_object(f"{PREFIX}a.json") == b"body"
+
+
+# -- the folder -----------------------------------------------------------------------
+
+
+def test_the_folder_is_made_when_the_first_object_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "archives"
+    store = FolderStore(folder)
+    assert not folder.exists()
+
+    put(store, "a.json", b"body")
+
+    assert (folder / "a.json").read_bytes() == b"body"
+
+
+def test_a_developers_archive_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
+    put(FolderStore(tmp_path), "a.json", b"addresses and names")
+
+    assert (tmp_path / "a.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_name_taken_during_the_writing_is_refused(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+
+    def write() -> None:
+        with store.writer("a.json") as target:
+            target.write(b"second")
+            (tmp_path / "a.json").write_bytes(b"first")
+
+    with pytest.raises(StoreError, match="File exists"):
+        write()
+
+    assert (tmp_path / "a.json").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["..", "", "sub/a.json"])
+def test_a_folder_error_is_one_line_that_names_the_path(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError) as failure:
+        put(FolderStore(tmp_path), name, b"body")
+
+    assert str(failure.value).startswith(str(tmp_path))
+    assert str(failure.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; without the right to mount, a limit on file sizes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, former[1]))
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 1 << 10, 70_000])
+def test_on_a_full_disk_no_part_is_left_and_what_was_there_stays(
+    piece_bytes: int, tiny_disk: Path
+) -> None:
+    store = FolderStore(tiny_disk)
+    put(store, "small.json", b"kept")
+
+    with pytest.raises(StoreError) as failure:
+        put(store, "a.json", *[bytes(piece_bytes)] * ((1 << 20) // piece_bytes))
+
+    full = [os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG)]
+    assert re.search("|".join(full), str(failure.value))
+    assert [path.name for path in tiny_disk.iterdir()] == ["small.json"]
+    assert content(store, "small.json") == b"kept"
