@@ -1,54 +1,75 @@
 #!/usr/bin/env python
 """Run a management command; what an operator can fix is said without a traceback."""
 
+import io
 import os
 import sys
 import traceback
+from pathlib import Path
+from typing import TextIO
+
+from starview.json_lines import finish_streams, json_is_asked, wrap_streams_as_json
 
 
-def main() -> int | str | None:
-    """Run the command in sys.argv; returns what `sys.exit` takes."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show must not end a run half-way.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+def main() -> int:
+    """Run the command in sys.argv and return its exit code."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "starview.settings")
-    try:
-        from django.core.exceptions import ImproperlyConfigured
-        from django.core.management import execute_from_command_line
-        from django.db import Error as DatabaseError
-
-        from starview.logging import finish_streams, wrap_streams_as_json
-    except ModuleNotFoundError as error:
-        return (
-            f"error: {error}\nHINT: install what requirements.txt lists: run"
-            " ./build-cron.sh, or use the interpreter of the virtual environment."
-        )
-    if os.environ.get("LOG_FORMAT") == "json":
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show must not end a run half-way.
+            stream.reconfigure(errors="backslashreplace")
+    if json_is_asked():
         wrap_streams_as_json()
     try:
+        from django.core.management import execute_from_command_line
+
         execute_from_command_line(sys.argv)
-    except ImproperlyConfigured as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Nobody reads the report any more (`| head`); whatever was committed is kept.
+        sys.stdout = _nowhere()  # for the last flush
+        print("error: the output was closed before the end", file=sys.stderr)
         return 1
-    except DatabaseError as error:  # from a command that is not one of the jobs
-        return _explain_or_trace(error)
-    except Exception:  # a bug keeps its traceback, in the format of the log
-        traceback.print_exc()
+    except Exception as error:
+        text = _explain(error)
+        if text is None:  # a bug keeps its traceback
+            traceback.print_exc()
+        else:
+            print(f"error: {text}", file=sys.stderr)
         return 1
     finally:
         finish_streams()
     return 0
 
 
-def _explain_or_trace(error: Exception) -> int:
+def _nowhere() -> TextIO:
+    """A stream for a process whose own was closed (`>&-`): it works all the same."""
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _explain(error: Exception) -> str | None:
+    """What an operator can fix about `error`; None for a bug."""
+    missing = _missing_package(error)
+    if missing:
+        return (
+            f"No module named {missing!r} HINT: install what requirements.txt lists:"
+            " run ./build-cron.sh, or use the interpreter of the virtual environment"
+        )
+    from django.core.exceptions import ImproperlyConfigured
+
     from starview_app.maintenance.runner.database_errors import explain
 
-    text = explain(error)
-    if text is None:
-        traceback.print_exc()
-    else:
-        print(f"error: {text}", file=sys.stderr)
-    return 1
+    return str(error) if isinstance(error, ImproperlyConfigured) else explain(error)
+
+
+def _missing_package(error: BaseException | None) -> str:
+    """The package that an import, perhaps deep inside, did not find."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            own = error.name.partition(".")[0] in {"starview", "starview_app"}
+            return "" if own else error.name
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 if __name__ == "__main__":

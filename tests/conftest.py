@@ -11,6 +11,9 @@ from django.db import connection
 
 from demo.services import BUCKET, LocalServices
 from tests import plugin
+from tests.supercronic import pytest_terminal_summary, supercronic
+
+__all__ = ["pytest_terminal_summary", "supercronic"]
 
 ROOT = Path(__file__).resolve().parent.parent
 Manage = Callable[..., subprocess.CompletedProcess[str]]

@@ -29,6 +29,7 @@ from tests.factories import (
     make_soft_suppression,
     session,
     usernames,
+    wait_until,
     wait_until_blocked_by,
 )
 
@@ -298,8 +299,8 @@ def dangling() -> list[str]:
         found = []
         for table, column, target in keys:
             cursor.execute(
-                f"SELECT count(*) FROM {table} AS owned WHERE owned.{column} IS NOT NULL"
-                f" AND owned.{column} NOT IN (SELECT id FROM {target})"
+                f"SELECT count(*) FROM {table} AS owned"
+                f" WHERE owned.{column} NOT IN (SELECT id FROM {target})"
             )
             if cursor.fetchone() != (0,):
                 found.append(f"{table}.{column}")
@@ -309,30 +310,47 @@ def dangling() -> list[str]:
 # -- deadlocks and long waits -------------------------------------------------------
 
 
+WRITE_AUDIT_ROW = """
+    INSERT INTO starview_app_auditlog (
+        event_type, timestamp, success, message, user_id, username, user_agent, metadata
+    )
+    SELECT 'registration_success', now(), true, '', id, username, '', '{}'
+    FROM auth_user WHERE username = 'newcomer'
+"""
+
+
 def test_a_web_request_that_verifies_and_logs_is_never_the_one_that_fails() -> None:
-    """Its audit row asks for the account's row at the commit: a circle of waits."""
+    """The audit row asks for the account's row at the commit: a circle of waits.
+
+    PostgreSQL ends whoever looks for a circle last. A session looks once, a second
+    (deadlock_timeout) after it began to wait.
+    """
     make_account("other")
     with session() as web:
         run(web, VERIFY)
+        run(web, WRITE_AUDIT_ROW)
 
-        def log_and_commit_when_waited_for() -> None:
+        def commit_after_the_job_has_looked() -> None:
             wait_until_blocked_by(web)
-            with session() as pause, pause.cursor() as cursor:
-                # Longer than deadlock_timeout: the job has looked for circles already.
-                cursor.execute("SELECT pg_sleep(1.2)")
-            run(
-                web,
-                "INSERT INTO starview_app_auditlog (event_type, timestamp, success,"
-                " message, user_id, username, user_agent, metadata)"
-                " SELECT 'registration_success', now(), true, '', id, username, '',"
-                " '{}' FROM auth_user WHERE username = 'newcomer'",
-            )
+            wait_until(lambda: not _wait_is_young(web), "the job looked for a circle")
             web.commit()
 
-        with in_thread(log_and_commit_when_waited_for):
+        with in_thread(commit_after_the_job_has_looked):
             delete_users()
 
     assert usernames() == {"member", "newcomer"}
+
+
+def _wait_is_young(holder: Any) -> bool:
+    """Whether somebody waits for `holder`, and has not looked for a circle yet."""
+    with session() as observer, observer.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks"
+            " WHERE NOT granted AND %s = ANY(pg_blocking_pids(pid))"
+            " AND clock_timestamp() - waitstart < interval '1.1 s'",
+            [holder.info.backend_pid],
+        )
+        return bool(cursor.fetchone() != (0,))
 
 
 def test_an_account_that_stays_locked_is_reported_and_the_rest_goes(
@@ -443,16 +461,20 @@ def test_a_complaint_that_comes_while_it_deactivates_waits_and_is_not_lost() -> 
     with session() as holder, session() as web:
         run(holder, "SELECT id FROM starview_email_suppression FOR UPDATE")
 
+        def complain() -> None:
+            run(web, COMPLAIN)
+            run(web, suppress)
+            web.commit()
+
         def complain_while_it_deactivates() -> None:
             wait_until_blocked_by(holder)
             worker = connection_of_the_job(holder)
-            with in_thread(lambda: (run(web, COMPLAIN), run(web, suppress)) and None):
+            with in_thread(complain):
                 wait_until_blocked_by(worker)
                 holder.rollback()
 
         with in_thread(complain_while_it_deactivates):
             clean_suppressions()
-        web.commit()
 
     assert active() == {ADDRESS}
     assert EmailSuppression.objects.get().reason == "complaint"

@@ -151,12 +151,24 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "answers with nothing": ("GetObject", failing_s3.speak(200, b"")),
     "stores a changed byte": ("PutObject", failing_s3.store_flipped_byte),
 }
-SECOND_OBJECT = (".json", ".txt")
+OBJECTS = (".json", ".txt")
 
 
 @pytest.mark.usefixtures("no_retries")
-@pytest.mark.parametrize("suffix", SECOND_OBJECT)
-@pytest.mark.parametrize(("operation", "fault"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    ("operation", "fault", "suffix"),
+    [
+        *[pytest.param(*fault, ".txt", id=name) for name, fault in FAULTS.items()],
+        *[
+            pytest.param(*FAULTS[name], ".json", id=f"{name} (first object)")
+            for name in (
+                "refuses the key",
+                "hangs up when read",
+                "stores a changed byte",
+            )
+        ],
+    ],
+)
 def test_when_the_store(
     operation: str, fault: Fault, suffix: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
@@ -190,16 +202,14 @@ def test_when_the_store_hangs_the_run_ends_with_the_time_out(
     assert keys(bucket) == []
 
 
-def test_a_store_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
-    # One request: attempts times the time-outs. The pauses between are seconds.
-    config = S3Store(
-        "http://127.0.0.1:9", "key", "secret", BUCKET, ""
-    )._client.meta.config
+def test_a_request_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
+    # Attempts times the time-outs. The pauses between them are seconds.
+    store = S3Store("http://127.0.0.1:9", "key", "secret", BUCKET, "")
+
+    config: Any = store._client.meta.config
 
     seconds = config.connect_timeout + config.read_timeout
-    retries: Any = config.retries
-
-    assert seconds * retries["total_max_attempts"] <= 300
+    assert seconds * config.retries["total_max_attempts"] <= 300
 
 
 @pytest.mark.usefixtures("no_retries")
@@ -267,7 +277,7 @@ def test_when_the_answer_to_an_upload_is_lost_no_row_is_lost(
 # -- names that exist -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", SECOND_OBJECT)
+@pytest.mark.parametrize("suffix", OBJECTS)
 def test_another_runs_object_is_neither_overwritten_nor_removed(
     suffix: str, bucket: LocalServices
 ) -> None:
@@ -523,7 +533,7 @@ def test_the_next_run_archives_what_a_failed_one_kept(
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
-@pytest.mark.parametrize("suffix", SECOND_OBJECT)
+@pytest.mark.parametrize("suffix", OBJECTS)
 def test_when_the_database_ends_the_session_nothing_is_deleted(
     operation: str, suffix: str, s3: FailingS3, bucket: LocalServices, manage: Manage
 ) -> None:
@@ -533,6 +543,53 @@ def test_when_the_database_ends_the_session_nothing_is_deleted(
     done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": s3.url})
 
     assert "database: " in assert_one_clear_line(done)
+    assert rows() == 3
+    assert keys(bucket) == []
+
+
+def test_when_the_database_cancels_the_copy_it_is_one_line() -> None:
+    # What a statement_timeout does, and what a stop does after its grace.
+    add_rows(1, "\u202e" * 3_000_000)  # slow: every character is escaped
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '200ms'")
+    try:
+        with pytest.raises(CommandError, match="database: canceling statement"):
+            call_command("archive_audit_logs", "--format=txt")
+    finally:
+        connection.close()
+
+    assert rows() == 1
+
+
+def test_when_another_table_needs_a_row_the_refusal_is_one_line(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    add_rows()
+    in_another_session(
+        "CREATE TABLE web_note (log bigint REFERENCES starview_app_auditlog);"
+        " INSERT INTO web_note SELECT max(id) FROM starview_app_auditlog"
+    )
+    try:
+        done = manage("archive_audit_logs")
+    finally:
+        in_another_session("DROP TABLE web_note")
+
+    assert_one_clear_line(done)
+    assert rows() == 3
+    assert keys(bucket) == []
+
+
+def test_when_the_database_is_a_read_only_replica_it_is_one_line(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    add_rows()
+
+    done = manage(
+        "archive_audit_logs",
+        env={"PGOPTIONS": "-c default_transaction_read_only=on"},
+    )
+
+    assert_one_clear_line(done)
     assert rows() == 3
     assert keys(bucket) == []
 

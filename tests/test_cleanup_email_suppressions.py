@@ -1,4 +1,4 @@
-"""`cleanup_email_suppressions`: what expires, what is forgotten, what stays for ever."""
+"""`cleanup_email_suppressions`: what expires, what goes, what stays for ever."""
 
 import re
 import signal
@@ -62,7 +62,8 @@ def result(
 
 
 def rows(model: type[EmailBounce] | type[EmailSuppression]) -> list[dict[str, Any]]:
-    return list(model.objects.order_by("id").values())
+    found: Any = model.objects.order_by("id").values()
+    return list(found)
 
 
 def active() -> set[str]:

@@ -19,8 +19,8 @@ from django.db import DatabaseError, connection
 from django.db.models import Model
 from django.utils import timezone
 
-from starview_app.maintenance.jobs import account_references
 from starview_app.maintenance.jobs import cleanup_unverified_users as job
+from starview_app.maintenance.jobs import references as catalog
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.models import (
     AuditLog,
@@ -420,7 +420,7 @@ def test_the_content_above_is_all_that_refers_to_an_account() -> None:
         )
         references = set(cursor.fetchall())
 
-    aside = {*account_references.BOOKKEEPING, *account_references.HISTORY}
+    aside = {*catalog.BOOKKEEPING, *catalog.HISTORY}
     assert references == {*CONTENT, *aside}
 
 
@@ -508,7 +508,8 @@ UNKNOWN = {
         SELECT username, id FROM auth_user WHERE username = 'author'
     """,
     "a partitioned table": """
-        CREATE TABLE note (owner integer REFERENCES auth_user) PARTITION BY HASH (owner);
+        CREATE TABLE note (owner integer REFERENCES auth_user)
+        PARTITION BY HASH (owner);
         CREATE TABLE note_0 PARTITION OF note FOR VALUES WITH (MODULUS 1, REMAINDER 0);
         INSERT INTO note SELECT id FROM auth_user WHERE username = 'author'
     """,
@@ -519,7 +520,9 @@ UNKNOWN = {
         INSERT INTO note SELECT id FROM auth_user WHERE username = 'author'
     """,
     "odd names": """
-        CREATE TABLE "100% ""odd"" tAble" ("the %s own""er" integer REFERENCES auth_user);
+        CREATE TABLE "100% ""odd"" tAble" (
+            "the %s own""er" integer REFERENCES auth_user
+        );
         INSERT INTO "100% ""odd"" tAble"
         SELECT id FROM auth_user WHERE username = 'author'
     """,
@@ -533,7 +536,8 @@ UNKNOWN = {
     """,
     "the profile's account": """
         CREATE TABLE note (
-            owner integer REFERENCES starview_app_userprofile (user_id) ON DELETE CASCADE
+            owner integer
+            REFERENCES starview_app_userprofile (user_id) ON DELETE CASCADE
         );
         INSERT INTO note SELECT id FROM auth_user WHERE username = 'author'
     """,
@@ -1148,7 +1152,7 @@ def _counts() -> dict[str, int]:
 
 def _held_in_its_second_batch(holder: Any) -> None:
     with holder.cursor() as cursor:
-        cursor.execute("SELECT id FROM auth_user WHERE username = 'second7' FOR UPDATE")
+        cursor.execute("SELECT id FROM auth_user WHERE username = 'second3' FOR UPDATE")
 
 
 def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
@@ -1201,4 +1205,28 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
         f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
         " what it did is kept and the next run continues"
+    )
+
+
+def test_a_run_that_loses_its_session_ends_as_its_lock_is_lost_too(
+    test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    make_accounts(4, joined=_listed(20), prefix="second")
+    with session() as holder, started(test_environment, tmp_path) as process:
+        _held_in_its_second_batch(holder)
+        wait_until_blocked_by(holder)
+        execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE %s",
+            f"{COMMAND} %",
+        )
+        holder.rollback()
+        process.wait(DEADLINE_SECONDS)
+
+    assert (process.returncode, _counts()["second"]) == (1, 4)
+    assert (
+        (tmp_path / "stderr")
+        .read_text()
+        .splitlines()[-1]
+        .startswith("CommandError: database: terminating")
     )

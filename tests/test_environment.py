@@ -415,8 +415,8 @@ def test_a_file_that_cannot_be_read_is_named_once_with_the_reason(
         load, without("DJANGO_SECRET_KEY") | {"DJANGO_SECRET_KEY_FILE": str(path)}
     )
 
-    assert variables_in(text) == ["DJANGO_SECRET_KEY"]
-    assert f"_FILE='{path}' cannot be read: " in text
+    assert variables_in(text) == ["DJANGO_SECRET_KEY_FILE"]
+    assert f"DJANGO_SECRET_KEY_FILE='{path}' cannot be read: " in text
     assert "secret-" not in text
 
 

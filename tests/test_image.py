@@ -271,7 +271,7 @@ def test_every_line_is_json_when_asked(tmp_path: Path) -> None:
     crontab = tmp_path / "crontab"
     with scheduled(crontab, line, LOG_FORMAT="json", ADMIN_EMAIL="") as container:
         wait_for_log(container, "job_finished")
-        stop(container)
+        code, _ = stop(container)
 
         records = [json.loads(text) for text in logs(container).splitlines()]
 

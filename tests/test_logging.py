@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import structlog
 
-from starview.logging import JsonLines, configure_logging
+from demo.services import LocalServices
+from starview.json_lines import JsonLines
+from starview.logging import configure_logging
 from tests.conftest import ROOT, Manage, merged
 
 JSON: dict[str, str | None] = {"LOG_FORMAT": "json"}
@@ -40,7 +42,7 @@ def written(*texts: str) -> list[str]:
     for text in texts:
         stream.write(text)
     stream.finish()
-    return target.getvalue().splitlines()
+    return target.getvalue().split("\n")[:-1]
 
 
 def test_each_line_is_one_object_that_names_its_stream_and_time() -> None:
@@ -104,31 +106,29 @@ def test_no_character_can_split_a_line_in_two(sign: str) -> None:
 
 
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What is logged while the test runs; logging is set back afterwards."""
+def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What was logged; logging is set back after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     former = structlog.get_config()
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    yield stream
+    yield lambda: capsys.readouterr().err
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**former)
 
 
-def test_an_event_is_one_object_with_its_values(stderr: io.StringIO) -> None:
+def test_an_event_is_one_object_with_its_values(stderr: Callable[[], str]) -> None:
     configure_logging("json")
 
     structlog.get_logger("starview_app.test").info("job_finished", found=3, job="x")
 
-    (record,) = objects(stderr.getvalue())
+    (record,) = objects(stderr())
     assert record.pop("timestamp")
     assert record == {"event": "job_finished", "found": 3, "job": "x", "level": "info"}
 
 
 def test_a_librarys_record_and_its_traceback_are_one_object(
-    stderr: io.StringIO,
+    stderr: Callable[[], str],
 ) -> None:
     configure_logging("json")
 
@@ -137,38 +137,59 @@ def test_a_librarys_record_and_its_traceback_are_one_object(
     except ValueError:
         logging.getLogger("botocore").exception("it %s", "broke")
 
-    (record,) = objects(stderr.getvalue())
+    (record,) = objects(stderr())
     assert (record["event"], record["level"]) == ("it broke", "error")
     assert record["exception"][0]["exc_value"] == "line one\nline two"
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_logged_traceback_shows_no_values_of_variables(
+    log_format: str, stderr: Callable[[], str]
+) -> None:
+    configure_logging(log_format)
+
+    try:
+        secret_access_key = "hunter" + "2"
+        raise ValueError(len(secret_access_key))
+    except ValueError:
+        logging.getLogger("botocore").exception("it broke")
+
+    text = stderr()
+    assert "ValueError" in text
+    assert "hunter2" not in text
+
+
 def test_a_warning_of_a_library_is_logged_and_its_chatter_is_not(
-    stderr: io.StringIO,
+    stderr: Callable[[], str],
 ) -> None:
     configure_logging("json")
 
     logging.getLogger("urllib3").info("chatter")
     logging.getLogger("urllib3").warning("warning")
 
-    assert [record["event"] for record in objects(stderr.getvalue())] == ["warning"]
+    assert [record["event"] for record in objects(stderr())] == ["warning"]
 
 
-def test_for_people_an_event_is_one_line_without_colours(stderr: io.StringIO) -> None:
+def test_for_people_an_event_is_one_line_without_colours(
+    stderr: Callable[[], str],
+) -> None:
     configure_logging("console")
 
     structlog.get_logger("starview_app.test").info("job_finished", found=3)
 
-    (line,) = stderr.getvalue().splitlines()
+    (line,) = stderr().splitlines()
     assert line.endswith("[info] job_finished found=3")
     assert "\x1b" not in line
 
 
-def test_for_people_an_events_value_stays_on_its_line(stderr: io.StringIO) -> None:
+def test_for_people_an_events_value_stays_on_its_line(
+    stderr: Callable[[], str],
+) -> None:
     configure_logging("console")
 
     structlog.get_logger("starview_app.test").info("event", text="a\nb\x1b[2K")
 
-    (line,) = stderr.getvalue().splitlines()
+    (line,) = stderr().splitlines()
     assert "\x1b" not in line
 
 
@@ -307,6 +328,23 @@ def test_the_report_precedes_the_end_of_the_run_also_in_a_pipe(
     assert events[0] == "job_started"
     assert events[-1] == "job_finished"
     assert set(events[1:-1]) == {"output"}
+
+
+@pytest.mark.django_db
+def test_a_process_without_a_stdout_does_its_work(
+    bucket: LocalServices, test_environment: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        f"exec {sys.executable} manage.py archive_audit_logs >&-",
+        shell=True,
+        cwd=ROOT,
+        env=merged(test_environment),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 2), done.stderr
 
 
 def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from tests import plugin
 from tests.conftest import ROOT, merged
 
 WAIT_SECONDS = 20
-MARKER = ("starview_app", "0001_standalone_marker")
+MARKER = ("starview_app", "standalone_database")
 
 
 class Database:
@@ -105,7 +105,6 @@ def test_it_creates_the_tables_of_an_empty_database(empty: Database) -> None:
         "auth_user",
         "account_emailaddress",
         "starview_app_auditlog",
-        "starview_app_emailsuppression",
     } <= empty.tables()
     assert MARKER in empty.applied()
 
@@ -132,14 +131,10 @@ def test_a_second_time_it_changes_nothing(empty: Database) -> None:
     "arguments",
     [
         [],
-        ["starview_app"],
         ["auth"],
         ["starview_app", "zero"],
-        ["auth", "zero"],
         ["--run-syncdb"],
         ["--fake"],
-        ["starview_app", "0001", "--fake"],
-        ["--database=default"],
         ["--noinput", "-v0"],
         ["--plan"],
         ["--prune", "starview_app"],
@@ -172,25 +167,49 @@ def test_a_web_service_without_any_record_of_migrations_is_refused_too(
     assert web_service.tables() == {"auth_user", "starview_app_auditlog"}
 
 
-def test_in_the_web_services_database_the_images_own_tables_are_allowed(
-    web_service: Database,
-) -> None:
-    before = {
-        table: count
-        for table, count in web_service.contents().items()
-        if table != "django_migrations"
-    }
-    had = web_service.applied()
+@pytest.fixture
+def whole_web_service(empty: Database) -> Database:
+    """The web service's database with all its tables, made by migrations of its own."""
+    empty.migrate()
+    empty.execute(
+        """
+        DELETE FROM django_migrations WHERE name = 'standalone_database';
+        DELETE FROM auth_permission WHERE codename LIKE '%auditlog';
+        DELETE FROM django_content_type WHERE model = 'auditlog';
+        DELETE FROM django_site;
+        """
+    )
+    return empty
 
-    done = web_service.migrate("maintenance")
+
+def test_in_the_web_services_database_only_the_images_own_tables_are_made(
+    whole_web_service: Database,
+) -> None:
+    before, had = whole_web_service.contents(), whole_web_service.applied()
+
+    done = whole_web_service.migrate("maintenance")
 
     assert "refused" not in done.stderr
     assert "Traceback" not in done.stderr
-    after = web_service.contents()
-    assert {table: after.get(table) for table in before} == before
-    assert {app for app, _ in web_service.applied() - had} <= {"maintenance"}
-    new = set(after) - set(before) - {"django_migrations"}
-    assert {name for name in new if not name.startswith("maintenance_")} == set()
+    after = whole_web_service.contents()
+    assert {app for app, _ in whole_web_service.applied() - had} <= {"maintenance"}
+    assert set(after) - set(before) == {
+        name for name in after if name.startswith("maintenance_")
+    }
+    changed = [name for name, count in before.items() if after[name] != count]
+    assert set(changed) <= {"django_migrations"}
+
+
+def test_the_web_services_database_is_refused_also_when_it_has_every_table(
+    whole_web_service: Database,
+) -> None:
+    before, had = whole_web_service.contents(), whole_web_service.applied()
+
+    done = whole_web_service.migrate()
+
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+    assert (whole_web_service.contents(), whole_web_service.applied()) == (before, had)
 
 
 def wait_until_it_waits_for_a_lock(database: Database) -> None:
@@ -208,7 +227,6 @@ def wait_until_it_waits_for_a_lock(database: Database) -> None:
     [
         "django_content_type",
         "auth_group",
-        "account_emailaddress",
         "starview_app_auditlog",
     ],
 )

@@ -7,6 +7,7 @@ import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def names(store: Store, tmp_path: Path, services: LocalServices) -> Callable[[], list]:
+def names(
+    store: Store, tmp_path: Path, services: LocalServices
+) -> Callable[[], list[str]]:
     """Everything that is in the store, hidden and unfinished files too."""
 
     def names_of_folder() -> list[str]:
@@ -222,7 +225,7 @@ def test_the_secret_key_is_not_in_the_stores_text() -> None:
 def test_the_client_speaks_as_r2_needs_it(url: str, region: str) -> None:
     client = S3Store(url, "key", "secret", BUCKET, PREFIX)._client
 
-    config = client.meta.config
+    config: Any = client.meta.config
     assert (client.meta.region_name, client.meta.endpoint_url) == (region, url)
     assert config.signature_version == "s3v4"
     assert config.request_checksum_calculation == "when_required"

@@ -169,7 +169,8 @@ class _Run:
             sink.write(batch.head(kind))
             before = sink.lines
             sql = cursor.mogrify(archive_format.COPY[kind], {"cutoff": self.cutoff})
-            cursor.copy_expert(sql.decode(), sink)
+            with connection.wrap_database_errors:  # Django does not know copy_expert
+                cursor.copy_expert(sql.decode(), sink)
             rows = sink.lines - before
             sink.end_rows(batch.tail(kind), drop=archive_format.SEPARATOR[kind])
         written.append(name)
@@ -196,8 +197,9 @@ class _Run:
         cursor.execute(archive_format.DELETE, {"cutoff": self.cutoff})
         if cursor.rowcount != batch.count:
             raise JobError(
-                f"nothing was deleted: {cursor.rowcount} rows are due now, but"
-                f" {batch.count} were archived"
+                f"nothing was deleted: the database removed {cursor.rowcount} rows"
+                f" instead of the {batch.count} archived ones, which was undone"
+                " HINT: is there a trigger or rule on starview_app_auditlog?"
             )
 
     @contextmanager

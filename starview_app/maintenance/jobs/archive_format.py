@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from starview_app.maintenance.jobs.text import UNPRINTABLE
+from starview_app.maintenance.jobs.text import UNPRINTABLE_RANGES
 
 # Between two rows, at the end of the line.
 SEPARATOR = {"json": b",", "txt": b""}
@@ -21,8 +21,13 @@ SUMMARY = """
 """
 DELETE = "DELETE FROM starview_app_auditlog WHERE timestamp < %(cutoff)s"
 
-# What to_json leaves as it is although a terminal or an editor would act on it.
-_CONTROLS = "".join(f"\\u{code:04x}" for code in UNPRINTABLE if code >= 0x20)
+# What to_json leaves as it is although a terminal or an editor would act on it: for a
+# bracket expression of PostgreSQL's regular expressions.
+_CONTROLS = "".join(
+    rf"\U{max(first, 0x20):08x}-\U{last:08x}"
+    for first, last in UNPRINTABLE_RANGES
+    if last >= 0x20
+)
 
 
 def _escaped(text: str) -> str:
@@ -31,9 +36,13 @@ def _escaped(text: str) -> str:
         CASE WHEN {text} ~ '[{_CONTROLS}]'
         THEN (
             SELECT string_agg(
-                CASE WHEN sign ~ '[{_CONTROLS}]'
-                THEN '\u' || lpad(to_hex(ascii(sign)), 4, '0')
-                ELSE sign END,
+                CASE
+                    WHEN sign !~ '[{_CONTROLS}]' THEN sign
+                    WHEN ascii(sign) <= 65535
+                    THEN '\u' || lpad(to_hex(ascii(sign)), 4, '0')
+                    ELSE '\u' || to_hex(55296 + ((ascii(sign) - 65536) >> 10))
+                        || '\u' || to_hex(56320 + ((ascii(sign) - 65536) & 1023))
+                END,
                 '' ORDER BY position
             )
             FROM regexp_split_to_table({text}, '') WITH ORDINALITY AS t(sign, position)
@@ -127,8 +136,8 @@ class Batch:
             f"Rows:      {self.count}\n"
             f"From:      {_utc(self.first):%Y-%m-%d %H:%M:%S} UTC\n"
             f"To:        {_utc(self.last):%Y-%m-%d %H:%M:%S} UTC\n"
-            "One line is one event. Quoted text is escaped as in JSON: a line break or\n"
-            "a control character inside a field is written \\n or \\u001b.\n"
+            "One line is one event. Quoted text is escaped as JSON does: a line break\n"
+            "or control character inside a field is written \\n or \\u001b.\n"
             f"{rule}\n"
         ).encode()
 

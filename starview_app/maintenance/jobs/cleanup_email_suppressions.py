@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 
 BATCH_ROWS = 1000  # one transaction each: the webhook waits for at most one
@@ -118,13 +119,18 @@ _LIST_EXPIRED = f"""
 _EXPIRE = f"""
     {_EXPIRED},
     reset AS (
-        UPDATE starview_email_bounce
+        UPDATE starview_email_bounce AS bounce
         SET bounce_count = 0, suppressed = false
-        WHERE id IN (
-            SELECT known.bounce_id
-            FROM known
-            JOIN expired ON expired.id = known.suppression_id
-        )
+        WHERE
+            bounce.id IN (
+                SELECT known.bounce_id
+                FROM known
+                JOIN expired ON expired.id = known.suppression_id
+            )
+            AND NOT EXISTS (  -- it is on record for something else as well
+                SELECT FROM starview_email_suppression AS other
+                WHERE other.bounce_id = bounce.id AND other.reason <> 'soft_bounce'
+            )
     )
     UPDATE starview_email_suppression AS suppression
     SET is_active = false
@@ -132,7 +138,8 @@ _EXPIRE = f"""
     WHERE suppression.id = expired.id
 """
 
-# A record that an active suppression, or one for another reason, rests on is kept.
+# A record that an active suppression, one for another reason, or a row of a table that
+# this project has never heard of rests on is kept.
 _STALE = """
     FROM starview_email_bounce AS bounce
     WHERE
@@ -147,9 +154,9 @@ _STALE = """
         )
 """
 
-_DELETE_STALE = f"""
+_DELETE_STALE = """
     WITH stale AS (
-        SELECT bounce.id {_STALE} LIMIT {BATCH_ROWS}
+        SELECT bounce.id {stale} LIMIT {batch_rows}
     ),
     unlinked AS (
         UPDATE starview_email_suppression
@@ -187,8 +194,9 @@ def cleanup_email_suppressions(
     if not dry_run:
         return _run(limits, report, should_stop)
     with transaction.atomic():
+        result = _run(limits, report, should_stop)
         transaction.set_rollback(True)
-        return _run(limits, report, should_stop)
+    return result
 
 
 def _run(
@@ -231,7 +239,9 @@ def _delete_stale(
     should_stop: ShouldStop,
     result: JobResult,
 ) -> None:
-    cursor.execute(f"SELECT count(*) {_STALE}", limits)
+    stale = f"{_STALE} AND {unreferenced_sql('starview_email_bounce', 'bounce')}"
+    statement = _DELETE_STALE.format(stale=stale, batch_rows=BATCH_ROWS)
+    cursor.execute(f"SELECT count(*) {stale}", limits)
     (count,) = cursor.fetchone()
     report(StaleFound(count))
     deleted = -1
@@ -241,7 +251,7 @@ def _delete_stale(
             break
         with transaction.atomic():
             cursor.execute(_LOCK)
-            cursor.execute(_DELETE_STALE, limits)
+            cursor.execute(statement, limits)
             deleted = cursor.rowcount
         result.counts["deleted"] += deleted
     report(StaleDeleted(result.counts["deleted"]))

@@ -2,7 +2,7 @@
 
 The rule is `_due_sql`: it runs once to list, and again at each delete, on locked rows,
 so what changed in between is decided by what is true then. Everything unknown keeps an
-account: see `account_references`.
+account: see `references`.
 """
 
 from array import array
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, ProgrammingError, connection, transaction
+from django.db import DatabaseError, connection, transaction
 
-from starview_app.maintenance.jobs import account_references as references
+from starview_app.maintenance.jobs import references
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.jobs.text import one_line
 
 BATCH_ACCOUNTS = 1000  # one transaction each: short locks, so the site stays quick
 BATCH_CONFIRMATIONS = 5000
-LOCK_TIMEOUT_MS = 5000  # longer than any request of the web service
+# Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
+# service ever wait for each other, it is the job that gives way and tries again.
+LOCK_TIMEOUT_MS = 900
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Failed:
 Event = Found | Listed | Deleting | Deleted | Kept | Failed
 Report = Callable[[Event], None]
 
-# Who is due, before what `account_references` adds. A confirmation newer than the
+# Who is due, before what `references` adds. A confirmation newer than the
 # cut-off stands for an address added, or a link asked for, after it.
 _DUE = """
     account.date_joined < %(cutoff)s
@@ -125,13 +127,14 @@ _ACCOUNT_COLUMNS = """
 # A policy that hid a row of content would make its owner look clear: fail instead.
 _SEE_EVERY_ROW = "SET LOCAL row_security = off"
 
-# In this order: whoever changes an account holds the account's row first.
+# The children first, in the order of Django's own delete: a request that has changed an
+# address asks for its account only when it commits, for the deferred foreign keys.
 _LOCKS = (
-    "SELECT id FROM auth_user WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE",
     "SELECT id FROM account_emailaddress WHERE user_id = ANY(%(ids)s)"
     " ORDER BY id FOR UPDATE",
     "SELECT id FROM starview_app_userprofile WHERE user_id = ANY(%(ids)s)"
     " ORDER BY id FOR UPDATE",
+    "SELECT id FROM auth_user WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE",
 )
 
 _DELETE_CONFIRMATIONS_OF_ACCOUNTS = """
@@ -152,22 +155,14 @@ _EXPIRED_CONFIRMATIONS = """
         greatest(confirmation.created, confirmation.sent) < %(link_cutoff)s
         AND NOT (
             greatest(confirmation.created, confirmation.sent) >= %(cutoff)s
-            AND account.date_joined < %(cutoff)s
+            -- that of the sign-up itself says no more than date_joined
+            AND greatest(confirmation.created, confirmation.sent)
+                > account.date_joined + interval '1 hour'
             AND NOT EXISTS (
                 SELECT FROM account_emailaddress AS other
                 WHERE other.user_id = account.id AND other.verified
             )
         )
-"""
-
-_DELETE_EXPIRED_CONFIRMATIONS = f"""
-    DELETE FROM account_emailconfirmation
-    WHERE id IN (
-        SELECT confirmation.id
-        {_EXPIRED_CONFIRMATIONS}
-        LIMIT {BATCH_CONFIRMATIONS}
-        FOR UPDATE OF confirmation SKIP LOCKED  -- in use: the next run takes it
-    )
 """
 
 
@@ -201,8 +196,6 @@ def cleanup_unverified_users(
         if due:
             report(Deleting())
         for start in range(0, len(due), batch_accounts):
-            if job.stopped():
-                return job.result
             job.delete(due[start : start + batch_accounts].tolist())
     job.remove_expired_confirmations(due.tolist(), dry_run=dry_run)
     return job.result
@@ -218,12 +211,19 @@ class _Cleanup:
         self._report = report
         self._should_stop = should_stop
         self._due_sql = " AND ".join([_DUE, *references.protection_sql()])
+        self._expired_sql = (
+            f"{_EXPIRED_CONFIRMATIONS} AND "
+            + references.unreferenced_sql(
+                references.EMAIL_CONFIRMATION_TABLE, "confirmation"
+            )
+        )
         self.result = JobResult(
             {"found": 0, "deleted": 0, "kept": 0, "confirmations": 0}
         )
 
     def stopped(self) -> bool:
-        self.result.interrupted = self._should_stop()
+        """Whether to stop here, with work left to do."""
+        self.result.interrupted = self.result.interrupted or self._should_stop()
         return self.result.interrupted
 
     def list_due(self) -> "array[int]":
@@ -254,15 +254,18 @@ class _Cleanup:
         When the database refuses, the batch is halved until the account that it
         refuses stands alone; that one is reported.
         """
+        if self.stopped():
+            return
         try:
             with transaction.atomic():
                 deleted = self._delete_due(ids)
-        except ProgrammingError:
-            raise  # a missing table or right: the same for every account
         except DatabaseError as error:
             gone = connection.connection is None or connection.connection.closed
             if gone or self._should_stop():  # then it was cancelled: nobody's fault
                 raise
+            with transaction.atomic():
+                self._delete_due([])  # raises what concerns every account: a missing
+                # right or table, a read-only server
             self._delete_apart(ids, error)
         else:
             self._note_deleted(ids, deleted)
@@ -275,14 +278,20 @@ class _Cleanup:
         with connection.cursor() as cursor:
             if dry_run:
                 cursor.execute(
-                    f"SELECT count(*) {_EXPIRED_CONFIRMATIONS}"
+                    f"SELECT count(*) {self._expired_sql}"
                     " AND account.id <> ALL(%(due)s)",
                     {**self._limits, "due": list(due)},
                 )
                 (self.result.counts["confirmations"],) = cursor.fetchone()
                 return
+            statement = (
+                "DELETE FROM account_emailconfirmation WHERE id IN"
+                f" (SELECT confirmation.id {self._expired_sql}"
+                # One that is in use is left to the next run.
+                f" LIMIT {BATCH_CONFIRMATIONS} FOR UPDATE OF confirmation SKIP LOCKED)"
+            )
             while not self.stopped():
-                cursor.execute(_DELETE_EXPIRED_CONFIRMATIONS, self._limits)
+                cursor.execute(statement, self._limits)
                 self.result.counts["confirmations"] += cursor.rowcount
                 if cursor.rowcount == 0:
                     return
@@ -361,5 +370,7 @@ def _delete_accounts(cursor: Any, ids: list[int]) -> None:
             parameters,
         )
     cursor.execute("DELETE FROM auth_user WHERE id = ANY(%(ids)s)", parameters)
+    if cursor.rowcount != len(ids):
+        raise DatabaseError("the database kept it without an error (a trigger or rule)")
     # Django's keys wait for the commit; asked now, a refusal still names its batch.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

@@ -1,22 +1,45 @@
 """Text from outside, made safe to show on one line."""
 
-# C0 and C1 controls, and what moves or splits text: line and paragraph separators,
-# direction marks and overrides, zero-width characters.
-UNPRINTABLE = (
-    *range(0x00, 0x20),
-    *range(0x7F, 0xA0),
-    0x00AD,
-    0x061C,
-    *range(0x200B, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2060, 0x2070),
-    0xFEFF,
+# Unicode's categories Cc, Cf, Zl and Zp: controls, line and paragraph separators,
+# direction overrides, invisible characters and tags. (first, last), both inclusive.
+UNPRINTABLE_RANGES = (
+    (0x0000, 0x001F),
+    (0x007F, 0x009F),
+    (0x00AD, 0x00AD),
+    (0x0600, 0x0605),
+    (0x061C, 0x061C),
+    (0x06DD, 0x06DD),
+    (0x070F, 0x070F),
+    (0x0890, 0x0891),
+    (0x08E2, 0x08E2),
+    (0x180E, 0x180E),
+    (0x200B, 0x200F),
+    (0x2028, 0x202E),
+    (0x2060, 0x206F),
+    (0xFEFF, 0xFEFF),
+    (0xFFF9, 0xFFFB),
+    (0x110BD, 0x110BD),
+    (0x110CD, 0x110CD),
+    (0x13430, 0x1345F),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0001, 0xE007F),
 )
-_ESCAPES = {code: f"\\u{code:04x}" for code in UNPRINTABLE}
+
+
+def _escape(code: int) -> str:
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+_ESCAPES = {
+    code: _escape(code)
+    for first, last in UNPRINTABLE_RANGES
+    for code in range(first, last + 1)
+}
 
 
 def one_line(text: object) -> str:
-    r"""`text` with control, separator and direction characters shown as \uXXXX.
+    r"""`text` with such characters shown as \uXXXX or \UXXXXXXXX.
 
     So a user name cannot forge a second line of a report or hide a part of one.
     """

@@ -1,6 +1,6 @@
 """What a database error means to an operator, in one line and without secrets."""
 
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 from psycopg2 import errors as postgres
 
 _LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
@@ -13,6 +13,11 @@ _CONNECT_HINTS = {
     "No such file or directory": f"is the database running? {_LINK}",
     "timeout expired": "the host does not answer: is it in this service's region?",
     "starting up": "try again in a minute",
+    "shutting down": "try again when it is back",
+    "terminating connection": "the run was cut off; what it did is kept, run it again",
+    "closed the connection": "the run was cut off; what it did is kept, run it again",
+    "statement timeout": "raise statement_timeout for this database user",
+    "lock timeout": "something else holds the rows or the table; run it again later",
     "too many": "close idle connections, or take a plan with more of them",
 }
 
@@ -26,8 +31,14 @@ def explain(error: Exception) -> str | None:
             f"{text.split(' LINE ')[0]} HINT: the web service's tables are not in this"
             " database: it names the wrong one, or the web service has not migrated it"
         )
+    if isinstance(cause, postgres.ReadOnlySqlTransaction):
+        return f"{text} HINT: DATABASE_URL names a read-only copy; use the primary"
+    if isinstance(cause, postgres.ForeignKeyViolation):
+        return f"{text} HINT: rows of that other table refer to what should be deleted"
     if isinstance(cause, postgres.InsufficientPrivilege):
         return f"{text} HINT: connect as the web service's database user"
+    if isinstance(error, ProgrammingError) and "invalid dsn" in text:
+        return f"database: {text} HINT: remove that option from DATABASE_URL"
     if isinstance(error, OperationalError):
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")

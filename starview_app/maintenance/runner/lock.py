@@ -4,8 +4,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from django.db import connection
+from django.db import OperationalError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 _HOLDER = """
     SELECT
@@ -50,10 +53,28 @@ def job_lock(job: str) -> Iterator[None]:
             raise JobIsRunningError(
                 f"another run of {job} is under way: {who}, connected since {since} UTC"
             )
+    with _no_other_session():
+        try:
+            yield
+        finally:
+            _unlock(key)
+
+
+@contextmanager
+def _no_other_session() -> Iterator[None]:
+    """Refuse to connect anew: Django would by itself, and go on without the lock."""
+
+    def refuse(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        connection.close()
+        raise OperationalError(
+            "terminating: the database session, and its lock, is lost"
+        )
+
+    connection_created.connect(refuse)
     try:
         yield
     finally:
-        _unlock(key)
+        connection_created.disconnect(refuse)
 
 
 def _unlock(key: str) -> None:

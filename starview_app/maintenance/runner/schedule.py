@@ -3,6 +3,9 @@
 A line is five time fields and a shell command; `JOB=<name>` in front of the command
 names the job. Comments, empty lines and NAME=VALUE lines schedule nothing. All times
 are UTC (design: the crontab is the only schedule).
+
+What supercronic would read differently from cronsim is refused rather than guessed: it
+takes lines with a year or seconds, and ends a week's ranges at Saturday.
 """
 
 import re
@@ -21,7 +24,10 @@ _NICKNAMES = {
     "@daily": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\s*=")
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.*)")
+_TIME_FIELD = re.compile(r"[\d*?,/#LW-]+")
+# Of minute, hour, day of month, month, day of week: more would never come.
+_LARGEST_STEP = (59, 23, 31, 12, 6)
 _ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 _JOB = re.compile(r"(?:^|\s)JOB=([\w-]+)")
 
@@ -49,40 +55,81 @@ class ScheduledJob:
 
         Raises CrontabError for times that never come.
         """
+        start = moment.astimezone(UTC)
         try:
-            return next(CronSim(self._fields, moment.astimezone(UTC)))
+            return min(next(CronSim(fields, start)) for fields in self._either_day())
         except StopIteration:
             raise CrontabError(
                 f"line {self.line}: {self.times!r} never comes"
             ) from None
 
-    @property
-    def _fields(self) -> str:
-        return _NICKNAMES.get(self.times, self.times)
+    def _either_day(self) -> list[str]:
+        """The times as five fields; with both day fields set, once for each of them.
+
+        supercronic runs the job when either matches, also when one begins with a star.
+        """
+        times = _NICKNAMES.get(self.times, self.times)
+        minute, hour, day_of_month, month, day_of_week = times.split()
+        if "*" in (day_of_month, day_of_week):
+            return [times]
+        return [
+            f"{minute} {hour} {day_of_month} {month} *",
+            f"{minute} {hour} * {month} {day_of_week}",
+        ]
 
 
 def read_crontab(path: Path) -> list[ScheduledJob]:
     """The jobs of `path` in the order of its lines. Raises CrontabError."""
-    return [_checked(path, job) for job in _jobs(path)]
-
-
-def _jobs(path: Path) -> Iterator[ScheduledJob]:
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = text.strip()
-        if not line or line.startswith("#") or _ASSIGNMENT.match(line):
-            continue
-        fields = 1 if line.startswith("@") else 5
-        *times, command = (*line.split(None, fields), "")[: fields + 1]
-        yield ScheduledJob(number, " ".join(times), command.strip())
-
-
-def _checked(path: Path, job: ScheduledJob) -> ScheduledJob:
-    if not job.command:
-        raise CrontabError(f"{path.name} line {job.line}: no command after the times")
     try:
-        CronSim(job._fields, _ANY_MOMENT)
-    except CronSimError as error:
-        raise CrontabError(
-            f"{path.name} line {job.line}: bad times {job.times!r}: {error}"
-        ) from error
+        return list(_jobs(path.read_text(encoding="utf-8")))
+    except CrontabError as error:
+        raise CrontabError(f"{path.name} {error}") from error.__cause__
+
+
+def _jobs(text: str) -> Iterator[ScheduledJob]:
+    # Not splitlines(), which also splits at form feeds and Unicode's line separators.
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            if assignment := _ASSIGNMENT.match(line):
+                _check_assignment(*assignment.groups())
+            else:
+                yield _read_job(number, line)
+        except (ValueError, CronSimError) as error:
+            raise CrontabError(f"line {number}: {error}") from error
+
+
+def _check_assignment(name: str, value: str) -> None:
+    if not value:
+        raise ValueError(f"{name}= with nothing after it makes supercronic panic")
+    if name == "CRON_TZ" and value.strip("\"'") not in ("UTC", "Etc/UTC"):
+        raise ValueError(f"CRON_TZ={value}: all times are UTC")
+
+
+def _read_job(number: int, line: str) -> ScheduledJob:
+    count = 1 if line.startswith("@") else 5
+    *times, command = (*line.split(None, count), "")[: count + 1]
+    if len(times) < count or not command:
+        raise ValueError("no command after the times")
+    if _TIME_FIELD.fullmatch(command.split(None, 1)[0]):
+        raise ValueError(
+            "more than five time fields: supercronic reads years and seconds"
+        )
+    if count == 5:
+        _check_fields(times)
+    job = ScheduledJob(number, " ".join(times), command.strip())
+    job.next_after(_ANY_MOMENT)
     return job
+
+
+def _check_fields(fields: list[str]) -> None:
+    for field, largest_step in zip(fields, _LARGEST_STEP, strict=True):
+        if re.search(r"\d{3}|(^|\D)0\d{2}", field):
+            raise ValueError(f"bad times: {field!r} is out of range")
+        for step in re.findall(r"/(\d+)", field):
+            if not 1 <= int(step) <= largest_step:
+                raise ValueError(f"bad times: the step of {field!r} is out of range")
+    if "-7" in fields[4]:
+        raise ValueError(f"bad times: {fields[4]!r}: a range ends on 6; Sunday is 0")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to stop at its next safe point, and then insist.
+"""SIGTERM, SIGINT and SIGHUP ask a run to stop at its next safe point, and then insist.
 
 A Python signal handler does not run while the process waits inside libpq, so a thread
 reads the signal's number from the wake-up pipe, which C writes at once.
@@ -14,7 +14,7 @@ from types import FrameType
 # Long enough to finish a batch, short enough for `docker stop`, which kills after 10 s.
 GRACE_SECONDS = 5.0
 INSIST_SECONDS = 1.0
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopNow(BaseException):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from starview_app.maintenance.jobs.text import one_line
 from starview_app.maintenance.stores.base import StoreError
 
 if TYPE_CHECKING:
@@ -23,11 +26,20 @@ _R2_HOST = ".r2.cloudflarestorage.com"
 _HINTS = {
     "AccessDenied": "the key pair may not write here; it needs Object Read & Write",
     "Unauthorized": "the key pair is not valid: make a new R2 API token",
-    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID is not a key of this account",
-    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not belong to the key id",
-    "NoSuchBucket": "AWS_STORAGE_BUCKET_NAME names no bucket of this account",
+    "InvalidAccessKeyId": "{key_id} is not a key of this account",
+    "SignatureDoesNotMatch": "{secret} does not belong to {key_id}",
+    "NoSuchBucket": "{bucket} names no bucket of this account",
     "PreconditionFailed": "an object of this name exists and is never overwritten",
 }
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The environment variables that an operator would have to correct."""
+
+    key_id: str = "AWS_ACCESS_KEY_ID"
+    secret: str = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - a name
+    bucket: str = "AWS_STORAGE_BUCKET_NAME"
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class S3Store:
     secret_access_key: str = field(repr=False)
     bucket: str
     prefix: str
+    variables: Variables = Variables()
 
     @contextmanager
     def writer(self, name: str) -> Iterator[_Upload]:
@@ -83,8 +96,8 @@ class S3Store:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 connect_timeout=5,  # seconds
-                read_timeout=60,
-                retries={"mode": "standard", "total_max_attempts": 4},
+                read_timeout=20,
+                retries={"mode": "standard", "total_max_attempts": 3},
             ),
         )
 
@@ -99,13 +112,29 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            raise StoreError(f"{name}: {_refusal(error.response)}") from error
-        except (BotoCoreError, HTTPError) as error:
-            text = " ".join(str(error).split())
+            raise StoreError(f"{name}: {self._refusal(error.response)}") from error
+        except (BotoCoreError, HTTPError, ValueError) as error:
+            text = one_line(" ".join(str(error).split()))
             raise StoreError(
-                f"{name}: {text} HINT: is the store up, and its address"
+                f"{name}: {self._redacted(text)} HINT: is the store up, and its address"
                 f" {self.endpoint_url} right?"
             ) from error
+
+    def _refusal(self, response: Mapping[str, Any]) -> str:
+        error = response.get("Error", {})
+        code = one_line(error.get("Code", "unknown"))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+        message = one_line(" ".join(str(error.get("Message", "")).split()))
+        hint = _HINTS.get(code, "").format(**asdict(self.variables))
+        return f"the store answered {status} {code}: {message}" + (
+            f" HINT: {hint}" if hint else ""
+        )
+
+    def _redacted(self, text: str) -> str:
+        """botocore quotes a whole request header in some errors."""
+        for secret in (self.secret_access_key, self.access_key_id):
+            text = text.replace(secret, "***")
+        return re.sub(r"AWS4-HMAC\S*.*", "***", text)
 
 
 class _Upload:
@@ -126,7 +155,24 @@ class _Upload:
             del self._buffer[:PART_BYTES]
 
     def finish(self) -> None:
-        """Complete the object; the store refuses a key that exists."""
+        """Complete the object; the store refuses a key that exists.
+
+        boto3 repeats a request whose answer was lost, and is then refused for the very
+        object that it wrote: one with the entity tag of what was sent is ours.
+        """
+        from botocore.exceptions import ClientError
+
+        try:
+            self._complete()
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if (
+                code not in ("PreconditionFailed", "NoSuchUpload")
+                or not self._is_ours()
+            ):
+                raise
+
+    def _complete(self) -> None:
         if not self._upload_id:
             self._client.put_object(
                 Bucket=self._bucket,
@@ -135,7 +181,9 @@ class _Upload:
                 IfNoneMatch="*",
             )
             return
-        self._send_part(bytes(self._buffer))
+        if self._buffer:
+            self._send_part(bytes(self._buffer))
+            self._buffer.clear()
         self._client.complete_multipart_upload(
             Bucket=self._bucket,
             Key=self._key,
@@ -143,6 +191,18 @@ class _Upload:
             MultipartUpload={"Parts": self._parts},
             IfNoneMatch="*",
         )
+
+    def _is_ours(self) -> bool:
+        """Whether the object has the entity tag, an MD5, of what was sent."""
+        sums = [bytes.fromhex(part["ETag"].strip('"')) for part in self._parts]
+        content = b"".join(sums) if self._upload_id else bytes(self._buffer)
+        tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        suffix = f"-{len(sums)}" if self._upload_id else ""
+        try:
+            found = self._client.head_object(Bucket=self._bucket, Key=self._key)
+        except Exception:  # the refusal that led here is the error to show
+            return False
+        return found["ETag"].strip('"') == tag + suffix
 
     def abort(self) -> None:
         """Give up the parts sent so far; the store forgets them in time by itself."""
@@ -167,15 +227,3 @@ class _Upload:
             Body=body,
         )
         self._parts.append({"ETag": part["ETag"], "PartNumber": number})
-
-
-def _refusal(response: object) -> str:
-    details = response if isinstance(response, dict) else {}
-    error = details.get("Error", {})
-    code = str(error.get("Code", "unknown"))
-    status = details.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-    hint = _HINTS.get(code, "")
-    message = " ".join(str(error.get("Message", "")).split())
-    return f"the store answered {status} {code}: {message}" + (
-        f" HINT: {hint}" if hint else ""
-    )

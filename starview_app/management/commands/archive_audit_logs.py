@@ -12,9 +12,14 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.command import JobCommand, whole_number
 from starview_app.maintenance.stores.base import Store
 from starview_app.maintenance.stores.folder import FolderStore
-from starview_app.maintenance.stores.s3 import S3Store
+from starview_app.maintenance.stores.s3 import S3Store, Variables
 
 PREFIX = "audit-archives/"
+AUDIT_VARIABLES = Variables(
+    key_id="AUDIT_R2_ACCESS_KEY_ID",
+    secret="AUDIT_R2_SECRET_ACCESS_KEY",  # noqa: S106 - a name
+    bucket="AUDIT_R2_BUCKET_NAME",
+)
 FORMATS = {"json": ("json",), "txt": ("txt",), "both": ("json", "txt")}
 
 
@@ -89,13 +94,14 @@ def _store() -> Store:
     """The separate audit bucket where there is one, a folder in development."""
     if settings.DEBUG:
         return FolderStore(settings.AUDIT_ARCHIVE_FOLDER)
+    variables = AUDIT_VARIABLES if settings.AUDIT_R2_BUCKET_NAME else Variables()
     return S3Store(
         endpoint_url=settings.AWS_S3_ENDPOINT_URL,
-        access_key_id=settings.AUDIT_R2_ACCESS_KEY_ID or settings.AWS_ACCESS_KEY_ID,
-        secret_access_key=settings.AUDIT_R2_SECRET_ACCESS_KEY
-        or settings.AWS_SECRET_ACCESS_KEY,
+        access_key_id=getattr(settings, variables.key_id),
+        secret_access_key=getattr(settings, variables.secret),
         bucket=_bucket(),
         prefix=PREFIX,
+        variables=variables,
     )
 
 

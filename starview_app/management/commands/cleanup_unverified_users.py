@@ -83,11 +83,11 @@ class _Printer:
                 f"\nDry run: would delete {found} unverified user(s), nothing changed"
             )
         elif found:
-            deleted = result.counts["deleted"]
+            deleted, kept = result.counts["deleted"], result.counts["kept"]
             self._write(
-                f"\n✗ Deleted only {deleted} of {found} unverified user(s)"
-                if result.problems or result.interrupted
-                else f"\n✓ Successfully deleted {deleted} unverified user(s)"
+                f"\n✓ Successfully deleted {deleted} unverified user(s)"
+                if deleted + kept == found
+                else f"\n✗ Deleted only {deleted} of {found} unverified user(s)"
             )
         if confirmations:
             verb = "Would remove" if dry_run else "Removed"

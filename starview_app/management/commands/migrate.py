@@ -9,7 +9,10 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from starview_app.maintenance.apps import MaintenanceConfig
 
-STANDALONE_MARKER = ("starview_app", "0001_standalone_marker")
+# Recorded among the applied migrations before the first table is made, so that a
+# `migrate` that was killed half-way can be run again. It is no migration: one that
+# comes before all others would make the web service's own history inconsistent.
+STANDALONE_MARK = ("starview_app", "standalone_database")
 
 
 class Command(migrate.Command):
@@ -20,17 +23,18 @@ class Command(migrate.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["app_label"] != MaintenanceConfig.label:
-            self._refuse_web_service_database(options["database"])
+            self._mark_or_refuse(options["database"])
         super().handle(*args, **options)
 
-    def _refuse_web_service_database(self, alias: str) -> None:
+    def _mark_or_refuse(self, alias: str) -> None:
         connection = connections[alias]
-        if "auth_user" not in connection.introspection.table_names():
+        recorder = MigrationRecorder(connection)
+        if STANDALONE_MARK in recorder.applied_migrations():
             return
-        if STANDALONE_MARKER in MigrationRecorder(connection).applied_migrations():
-            return
-        raise CommandError(
-            f"refused: the tables in database {connection.settings_dict['NAME']!r} are"
-            " the web service's, which migrates them itself. HINT: run"
-            " `migrate maintenance` for this image's own tables."
-        )
+        if "auth_user" in connection.introspection.table_names():
+            raise CommandError(
+                f"refused: the tables in database {connection.settings_dict['NAME']!r}"
+                " are the web service's, which migrates them itself. HINT: run"
+                " `migrate maintenance` for this image's own tables."
+            )
+        recorder.record_applied(*STANDALONE_MARK)

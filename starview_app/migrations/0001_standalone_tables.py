@@ -13,7 +13,6 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('contenttypes', '0002_remove_content_type_name'),
-        ('starview_app', '0001_standalone_marker'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,4 +1,4 @@
-"""Which rows of which tables keep an account alive: asked from this very database.
+"""Which rows of which tables keep a row alive: asked from this very database.
 
 The web service has tables that this image has never heard of. Every foreign key to
 `auth_user`, and to the bookkeeping rows that go with an account, protects its owner,
@@ -25,13 +25,30 @@ HISTORY = (
     ("starview_email_complaint", "user_id"),
     ("starview_email_suppression", "user_id"),
 )
+# The rows that go with an account, as `own`, and what makes them the account's.
+_OWN_ROWS = {
+    EMAIL_ADDRESS_TABLE: f"{EMAIL_ADDRESS_TABLE} AS own",
+    PROFILE_TABLE: f"{PROFILE_TABLE} AS own",
+    EMAIL_CONFIRMATION_TABLE: (
+        f"{EMAIL_CONFIRMATION_TABLE} AS own JOIN {EMAIL_ADDRESS_TABLE} AS address"
+        " ON address.id = own.email_address_id"
+    ),
+}
+_IS_OWN = {
+    EMAIL_ADDRESS_TABLE: "own.user_id = account.id",
+    PROFILE_TABLE: "own.user_id = account.id",
+    EMAIL_CONFIRMATION_TABLE: "address.user_id = account.id",
+}
 _CONFIRMATION_LINK = (EMAIL_CONFIRMATION_TABLE, "email_address_id")
-_HARMLESS = {*BOOKKEEPING, *HISTORY, _CONFIRMATION_LINK}
+_BOUNCE_LINK = ("starview_email_suppression", "bounce_id")
+_HARMLESS = {*BOOKKEEPING, *HISTORY, _CONFIRMATION_LINK, _BOUNCE_LINK}
 
 _FOREIGN_KEYS = """
     SELECT
         namespace.nspname,
         class.relname,
+        -- Another schema may have a table of the same name, which is not the known one.
+        (class.oid = to_regclass(quote_ident(class.relname))) IS TRUE,
         ARRAY(
             SELECT attribute.attname::text
             FROM unnest(key.conkey) WITH ORDINALITY AS part(number, position)
@@ -96,13 +113,24 @@ def protection_sql() -> list[str]:
             f" WHERE {key.matches('owned', 'account')})"
             for key in dict.fromkeys(direct)
         ]
-        for table, column in BOOKKEEPING:
+        for table, own_rows in _OWN_ROWS.items():
             conditions += [
-                f"NOT EXISTS (SELECT FROM {table} AS own JOIN {key.table} AS owned"
-                f" ON {key.matches('owned', 'own')} WHERE own.{column} = account.id)"
+                f"NOT EXISTS (SELECT FROM {own_rows} JOIN {key.table} AS owned"
+                f" ON {key.matches('owned', 'own')} WHERE {_IS_OWN[table]})"
                 for key in _references(cursor, table)
             ]
     return conditions
+
+
+def unreferenced_sql(table: str, alias: str) -> str:
+    """SQL: true for a row of `table AS alias` that no unknown table refers to."""
+    with connection.cursor() as cursor:
+        conditions = [
+            f"NOT EXISTS (SELECT FROM {key.table} AS owned"
+            f" WHERE {key.matches('owned', alias)})"
+            for key in _references(cursor, table)
+        ]
+    return " AND ".join(["TRUE", *conditions])
 
 
 def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
@@ -110,8 +138,8 @@ def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
     cursor.execute(_FOREIGN_KEYS, {"table": table})
     return [
         Reference(f"{_quoted(schema)}.{_quoted(name)}", tuple(columns), tuple(targets))
-        for schema, name, columns, targets in cursor.fetchall()
-        if len(columns) > 1 or (name, columns[0]) not in _HARMLESS
+        for schema, name, is_visible, columns, targets in cursor.fetchall()
+        if not is_visible or len(columns) > 1 or (name, columns[0]) not in _HARMLESS
     ]
 
 
