@@ -79,7 +79,9 @@ def test_the_blueprint_gives_the_worker_every_variable_it_needs() -> None:
     own = {variable.get("key") for variable in worker["envVars"]} - {None}
     shared = {variable["key"] for variable in group["envVars"]}
     required = set(
-        re.findall(r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=(?:True|not)', SETTINGS)
+        re.findall(
+            r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=(?:True|not)', SETTINGS
+        )
     )
 
     assert {"fromGroup": group["name"]} in worker["envVars"]

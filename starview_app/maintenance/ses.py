@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
 
 from starview_app.maintenance.jobs.errors import JobError
-from starview_app.maintenance.jobs.text import one_line
+from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_ses import SESClient

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from starview_app.maintenance.jobs.text import UNPRINTABLE_RANGES
+from starview_app.maintenance.text import UNPRINTABLE_RANGES
 
 # Between two rows, at the end of the line.
 SEPARATOR = {"json": b",", "txt": b""}

@@ -15,7 +15,7 @@ from django.db import DatabaseError, connection, transaction
 
 from starview_app.maintenance.jobs import references
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.jobs.text import one_line
+from starview_app.maintenance.text import one_line
 
 BATCH_ACCOUNTS = 1000  # one transaction each: short locks, so the site stays quick
 BATCH_CONFIRMATIONS = 5000

@@ -18,8 +18,8 @@ from django.db import connection
 from django.db.models import Count, Model, Q
 from django.template.loader import render_to_string
 
-from starview_app.maintenance.jobs.text import one_line
 from starview_app.maintenance.ses import WEEK, SendingStatistics, SendingWeek
+from starview_app.maintenance.text import one_line
 from starview_app.models import EmailBounce, EmailComplaint, EmailSuppression
 
 DOMAIN_DAYS = 30

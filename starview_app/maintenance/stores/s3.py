@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from starview_app.maintenance.jobs.text import one_line
 from starview_app.maintenance.stores.base import StoreError
+from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

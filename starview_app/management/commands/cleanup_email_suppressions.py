@@ -13,8 +13,8 @@ from django.utils import timezone
 from starview.env import MAIL
 from starview_app.maintenance.jobs import cleanup_email_suppressions as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.jobs.text import one_line
 from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.text import one_line
 
 RULE = "=" * 80
 

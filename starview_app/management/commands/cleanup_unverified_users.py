@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from starview_app.maintenance.jobs import cleanup_unverified_users as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.jobs.text import one_line
 from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
