@@ -78,11 +78,8 @@ def test_the_blueprint_gives_the_worker_every_variable_it_needs() -> None:
     (group,) = BLUEPRINT["envVarGroups"]
     own = {variable.get("key") for variable in worker["envVars"]} - {None}
     shared = {variable["key"] for variable in group["envVars"]}
-    required = set(
-        re.findall(
-            r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=(?:True|not)', SETTINGS
-        )
-    )
+    pattern = r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=(?:True|not)'
+    required = set(re.findall(pattern, SETTINGS))
 
     assert {"fromGroup": group["name"]} in worker["envVars"]
     assert len(required) >= 10
