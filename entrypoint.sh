@@ -9,8 +9,15 @@ set -euo pipefail
 APP=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$APP"
 
-# DATABASE_WAIT_SECONDS: how long to wait for a database that is starting.
-wait_seconds=${DATABASE_WAIT_SECONDS:-60}
+# What the shell itself reads may come from a file as well: supercronic's format, and the
+# address that the crontab passes on.
+for name in LOG_FORMAT ADMIN_EMAIL; do
+  file=${name}_FILE
+  if [ -z "${!name:-}" ] && [ -r "${!file:-}" ]; then
+    export "$name=$(<"${!file}")"
+    unset "$file"
+  fi
+done
 
 say() { printf '%s\n' "$1" >&2; }
 
@@ -39,13 +46,16 @@ check_settings() {
     printf '%s\n' "$report" >&2
     exit 1
   fi
+  if [ "${DEBUG:-}" = True ]; then
+    say 'warning: DEBUG is True: archives would go to a folder of this container, mail to files'
+  fi
   if [ -z "${ADMIN_EMAIL:-}" ]; then
     say 'warning: ADMIN_EMAIL is not set: the weekly e-mail report has nobody to go to and will fail'
   fi
 }
 
 wait_for_database() {
-  python manage.py wait_for_database --timeout-seconds="$wait_seconds"
+  python manage.py wait_for_database
 }
 
 # The processes of the jobs that supercronic ($1) has started. The shell that it runs
@@ -110,7 +120,7 @@ healthy() {
 
 # A command that works on the database, and not one that explains itself.
 uses_database() {
-  [[ "$1" == python* && "${2:-}" == manage.py && -n "${3:-}" ]] || return 1
+  [[ "$1" == python* && "${2:-}" == *manage.py && -n "${3:-}" ]] || return 1
   case " $* " in
     *' -h '* | *' --help '* | *' --version '*) return 1 ;;
   esac
@@ -145,6 +155,10 @@ main() {
     -h | --help) usage ;;
     --healthy) healthy ;;
     *)
+      if ! command -v "$1" >/dev/null; then
+        say "error: no such command: $1; without arguments the schedule runs"
+        exit 127
+      fi
       if uses_database "$@"; then
         wait_for_database
       fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Run a management command; what an operator can fix is said without a traceback."""
 
+import errno
 import io
 import os
 import sys
@@ -25,10 +26,14 @@ def main() -> int:
         from django.core.management import execute_from_command_line
 
         execute_from_command_line(sys.argv)
-    except BrokenPipeError:
-        # Nobody reads the report any more (`| head`); whatever was committed is kept.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            traceback.print_exc()
+            return 1
+        # Nobody reads the report any more (`| head`), or it has no room; whatever was
+        # committed is kept.
         sys.stdout = _nowhere()  # for the last flush
-        print("error: the output was closed before the end", file=sys.stderr)
+        print(f"error: stopped, writing failed: {error.strerror}", file=sys.stderr)
         return 1
     except Exception as error:
         text = _explain(error)

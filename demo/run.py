@@ -23,7 +23,6 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import psycopg2
-from psycopg2 import sql
 
 from demo.data_accounts import reasons_to_keep
 from demo.processes import ServiceError, Terminated, end_descendants, signals_deferred
@@ -64,12 +63,6 @@ _UNVERIFIED = """
             WHERE user_id = account.id AND verified
         )
     ORDER BY date_joined DESC
-"""
-_OWN_TABLES = """
-    SELECT table_name
-    FROM information_schema.tables
-    WHERE table_schema = 'public' AND table_name LIKE 'maintenance\\_%'
-    ORDER BY table_name
 """
 
 
@@ -177,12 +170,7 @@ def _count(services: LocalServices) -> dict[str, int]:
     counts = {}
     connection = psycopg2.connect(services.database_url)
     with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute(_OWN_TABLES)
-        own: dict[str, str | sql.Composed] = {
-            name: sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))
-            for (name,) in cursor.fetchall()
-        }
-        for label, statement in (_COUNTED | own).items():
+        for label, statement in _COUNTED.items():
             cursor.execute(statement)
             row = cursor.fetchone()
             counts[label] = int(row[0]) if row else 0

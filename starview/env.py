@@ -110,6 +110,16 @@ class Environment:
         )
         return value.lower() == "true" if value else default
 
+    def whole_number(self, name: str, *, default: int) -> int:
+        value = self.text(
+            name,
+            check=lambda text: (
+                None if re.fullmatch(r"[0-9]{1,6}", text) else "is not a whole number"
+            ),
+            where=f"write a whole number, or leave it empty for {default}",
+        )
+        return int(value) if value else default
+
     def words(
         self,
         name: str,
@@ -196,10 +206,16 @@ def raise_for(problems: list[Problem]) -> None:
 def email_problem(value: str) -> str | None:
     """Accepts `a@example.com` and `Name <a@example.com>`."""
     match = re.fullmatch(r"[^<>]*<([^<>]+)>", value.strip())
+    wrong = plain_email_problem(match.group(1) if match else value.strip())
+    return "is not an e-mail address" if wrong else None
+
+
+def plain_email_problem(value: str) -> str | None:
+    """Accepts `a@example.com` only."""
     try:
-        validate_email(match.group(1) if match else value.strip())
+        validate_email(value)
     except ValidationError:
-        return "is not an e-mail address"
+        return "is not a plain e-mail address"
     return None
 
 

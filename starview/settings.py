@@ -23,6 +23,11 @@ _R2_KEYS = "Cloudflare dashboard, R2, Manage R2 API Tokens"
 _SES_USER = "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
 
 env = ENVIRONMENT = environment.Environment(os.environ)
+if env.debug and os.environ.get("RENDER"):
+    # Archives would go to a disk that is gone with the run, and rows with them.
+    env.report(
+        "DEBUG", environment.EVERY_COMMAND, "is True on Render", "set it to False"
+    )
 
 # -- Every command ------------------------------------------------------------------
 
@@ -66,9 +71,10 @@ LOG_FORMAT = env.text(
 ADMIN_EMAIL = env.words(
     "ADMIN_EMAIL",
     needed_by=MAIL,
-    where="who gets health reports, comma-separated",
-    check=environment.email_problem,
+    where="who gets health reports: plain addresses, comma-separated",
+    check=environment.plain_email_problem,
 )
+DATABASE_WAIT_SECONDS = env.whole_number("DATABASE_WAIT_SECONDS", default=60)
 DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
 
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
@@ -175,7 +181,6 @@ AWS_SES_REGION_NAME = env.text(
     debug_default="us-east-1",
     check=environment.region_problem,
 )
-# django-ses would otherwise fall back to AWS_ACCESS_KEY_ID, which is the R2 key here.
 AWS_SES_ENDPOINT_URL = env.text(
     "AWS_SES_ENDPOINT_URL",
     needed_by=MAIL,

@@ -27,6 +27,7 @@ from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.stores import s3 as s3_store
 from starview_app.maintenance.stores.base import ObjectWriter, StoreError
+from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
 from tests.conftest import ROOT, Manage
@@ -1074,3 +1075,33 @@ def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) ->
     (line,) = done.stderr.splitlines()
     assert "another run of archive_audit_logs is under way" in line
     assert remaining_ids() == {row.id}
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "NO ACTION"])
+def test_rows_that_another_table_refers_to_are_not_deleted_from_under_it(
+    action: str,
+) -> None:
+    row = add_row()
+    in_another_session(
+        "CREATE TABLE audit_note (log_id bigint REFERENCES starview_app_auditlog"
+        f" ON DELETE {action}); INSERT INTO audit_note VALUES ({row.pk})"
+    )
+    try:
+        with pytest.raises(JobError, match="refer to 1 due audit rows HINT: move"):
+            run(NoStore())
+
+        assert remaining_ids() == {row.pk}
+    finally:
+        in_another_session("DROP TABLE audit_note")
+
+
+def test_a_row_whose_date_makes_no_sense_stays_and_the_others_go(
+    tmp_path: Path,
+) -> None:
+    row = add_row()
+    in_another_session("UPDATE starview_app_auditlog SET timestamp = '0001-01-01 BC'")
+    add_row()
+
+    result = run(FolderStore(tmp_path))
+
+    assert (result.counts["archived"], remaining_ids()) == (1, {row.pk})

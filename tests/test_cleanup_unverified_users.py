@@ -1204,7 +1204,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     )
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
         f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
-        " what it did is kept and the next run continues"
+        " what was finished is kept, the next run does the rest"
     )
 
 
@@ -1224,9 +1224,19 @@ def test_a_run_that_loses_its_session_ends_as_its_lock_is_lost_too(
         process.wait(DEADLINE_SECONDS)
 
     assert (process.returncode, _counts()["second"]) == (1, 4)
-    assert (
-        (tmp_path / "stderr")
-        .read_text()
-        .splitlines()[-1]
-        .startswith("CommandError: database: terminating")
+    last_line = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert last_line.startswith("CommandError: database: ")
+    assert last_line.endswith(
+        "HINT: the run was cut off; what it did is kept, run it again"
     )
+
+
+@pytest.mark.parametrize("joined", ["0001-01-01 BC", "-infinity", "1899-12-31"])
+def test_an_account_whose_date_makes_no_sense_is_kept(joined: str) -> None:
+    make_account("timeless", joined=days_ago(8))
+    execute("UPDATE auth_user SET date_joined = %s", joined)
+    make_account("clutter", joined=days_ago(8))
+
+    outcome, _ = clean_up()
+
+    assert (outcome, usernames()) == (result(found=1), {"timeless"})

@@ -579,3 +579,12 @@ def test_check_deploy_names_what_the_jobs_will_miss(manage: Manage) -> None:
 @pytest.mark.django_db
 def test_the_tests_themselves_use_a_database_of_their_own() -> None:
     assert str(connection.settings_dict["NAME"]).startswith("test_")
+
+
+def test_a_debug_run_on_render_is_refused_since_its_disk_does_not_last(
+    load: Load,
+) -> None:
+    text = error_of(load, {"DEBUG": "True", "RENDER": "true"})
+
+    assert variables_in(text) == ["DEBUG"]
+    assert "set it to False" in text

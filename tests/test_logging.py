@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -335,7 +336,7 @@ def test_a_process_without_a_stdout_does_its_work(
     bucket: LocalServices, test_environment: dict[str, str]
 ) -> None:
     done = subprocess.run(
-        f"exec {sys.executable} manage.py archive_audit_logs >&-",
+        f"exec {shlex.quote(sys.executable)} manage.py archive_audit_logs >&-",
         shell=True,
         cwd=ROOT,
         env=merged(test_environment),

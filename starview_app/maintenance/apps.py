@@ -1,4 +1,4 @@
-"""What this image owns: the jobs, and later the tables maintenance_*."""
+"""What this image owns: how jobs run, what they do, and the report's templates."""
 
 from django.apps import AppConfig
 

@@ -18,6 +18,7 @@ from psycopg2.errors import SerializationFailure
 from starview_app.maintenance.jobs import archive_format
 from starview_app.maintenance.jobs.archive_format import Batch
 from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.stores.base import ObjectWriter, Store, StoreError
 
@@ -147,6 +148,7 @@ class _Run:
             batch = self.find()
             if batch is None:
                 raise JobError("the due rows were gone before they were archived")
+            self._refuse_referred(cursor)
             names = {kind: batch.object_name(kind) for kind in self.formats}
             with self._removed_on_failure() as written:
                 for kind, name in names.items():
@@ -154,6 +156,19 @@ class _Run:
                 self._delete(cursor, batch)
         # From the commit on the objects stay, even if its answer was lost.
         return batch, names
+
+    def _refuse_referred(self, cursor: CursorWrapper) -> None:
+        """Rows of an unknown table that refer to the log would be lost with it."""
+        statement = archive_format.COUNT_REFERRED.format(
+            unreferenced=unreferenced_sql("starview_app_auditlog", "log")
+        )
+        cursor.execute(statement, {"cutoff": self.cutoff})
+        (count,) = cursor.fetchone()
+        if count:
+            raise JobError(
+                f"nothing was deleted: rows of another table refer to {count} due audit"
+                " rows HINT: move those rows away, or drop that foreign key"
+            )
 
     def _write(
         self,

@@ -14,12 +14,21 @@ from starview_app.maintenance.text import UNPRINTABLE_RANGES
 # Between two rows, at the end of the line.
 SEPARATOR = {"json": b",", "txt": b""}
 
-SUMMARY = """
+# A date that only a slip can have made stays in the table: no object could be named
+# after it.
+_DUE = "timestamp < %(cutoff)s AND timestamp > '1900-01-01'"
+SUMMARY = f"""
     SELECT count(*), min(timestamp), max(timestamp)
     FROM starview_app_auditlog
-    WHERE timestamp < %(cutoff)s
+    WHERE {_DUE}
 """
-DELETE = "DELETE FROM starview_app_auditlog WHERE timestamp < %(cutoff)s"
+DELETE = f"DELETE FROM starview_app_auditlog WHERE {_DUE}"
+# To be completed with the condition that no row of another table refers to the log.
+COUNT_REFERRED = f"""
+    SELECT count(*)
+    FROM starview_app_auditlog AS log
+    WHERE {_DUE} AND NOT ({{unreferenced}})
+"""
 
 # What to_json leaves as it is although a terminal or an editor would act on it: for a
 # bracket expression of PostgreSQL's regular expressions.
@@ -50,14 +59,14 @@ def _escaped(text: str) -> str:
         ELSE {text} END"""
 
 
-_JSON_ROW = """
+_JSON_ROW = f"""
     row_to_json(log)::text || ','
     FROM (
         SELECT
             id, event_type, timestamp, success, message,
             user_id, username, ip_address, user_agent, metadata
         FROM starview_app_auditlog
-        WHERE timestamp < %(cutoff)s
+        WHERE {_DUE}
         ORDER BY timestamp, id
     ) AS log
 """
@@ -79,7 +88,7 @@ _TXT_ROW = f"""
         'id=' || id
     )
     FROM starview_app_auditlog
-    WHERE timestamp < %(cutoff)s
+    WHERE {_DUE}
     ORDER BY timestamp, id
 """
 

@@ -7,6 +7,7 @@ soft bounce of an address that has any of them, whatever the case of its letters
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
@@ -104,13 +105,19 @@ _EXPIRED = """
         GROUP BY soft.id, soft.email, soft.added_date
         HAVING
             coalesce(max(bounce.last_bounce_date), soft.added_date) < %(soft_cutoff)s
+            AND coalesce(min(bounce.last_bounce_date), 'now') > '1900-01-01'
             AND coalesce(bool_and(bounce.bounce_type IN ('soft', 'transient')), true)
     )
 """
 
 _LIST_EXPIRED = f"""
     {_EXPIRED}
-    SELECT id, email, last_bounce, bounce_count
+    SELECT
+        id,
+        ARRAY(SELECT bounce_id FROM known WHERE known.suppression_id = expired.id),
+        email,
+        last_bounce,
+        bounce_count
     FROM expired
     ORDER BY last_bounce DESC NULLS LAST, id
 """
@@ -144,13 +151,19 @@ _STALE = """
     FROM starview_email_bounce AS bounce
     WHERE
         bounce.bounce_type IN ('soft', 'transient')
-        AND NOT bounce.suppressed
+        AND (NOT bounce.suppressed OR bounce.id = ANY(%(reset)s::bigint[]))
         AND bounce.last_bounce_date < %(stale_cutoff)s
         AND NOT EXISTS (
             SELECT FROM starview_email_suppression AS suppression
             WHERE
                 suppression.bounce_id = bounce.id
-                AND (suppression.is_active OR suppression.reason <> 'soft_bounce')
+                AND (
+                    suppression.reason <> 'soft_bounce'
+                    OR (
+                        suppression.is_active
+                        AND suppression.id <> ALL(%(ended)s::bigint[])
+                    )
+                )
         )
 """
 
@@ -183,31 +196,57 @@ def cleanup_email_suppressions(
     soft or transient record that suppresses nothing is stale when its last bounce was
     more than `stale_days` before `now`. Exactly on a limit is kept.
 
-    Safe to run twice and safe to kill: each batch commits by itself. A dry run does the
-    same work in one transaction and rolls it back, so its figures are the real ones.
+    Safe to run twice and safe to kill: each batch commits by itself. A dry run only
+    reads, and takes no lock.
     Counts: deactivated, deleted.
     """
     limits = {
         "soft_cutoff": now - timedelta(days=soft_bounce_days),
         "stale_cutoff": now - timedelta(days=stale_days),
     }
-    if not dry_run:
-        return _run(limits, report, should_stop)
-    with transaction.atomic():
-        result = _run(limits, report, should_stop)
-        transaction.set_rollback(True)
-    return result
-
-
-def _run(
-    limits: dict[str, datetime], report: Report, should_stop: ShouldStop
-) -> JobResult:
     result = JobResult({"deactivated": 0, "deleted": 0})
     with connection.cursor() as cursor:
+        if dry_run:
+            _preview(cursor, limits, report)
+            return result
         _expire(cursor, limits, report, should_stop, result)
         if not result.interrupted:
             _delete_stale(cursor, limits, report, should_stop, result)
     return result
+
+
+def _preview(
+    cursor: CursorWrapper, limits: dict[str, datetime], report: Report
+) -> None:
+    """Report the figures of a run without a lock or a write: it would reset and end
+    what the first part finds, which makes more records stale."""
+    with transaction.atomic():
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        rows = _list_expired(cursor, limits, report)
+        report(Deactivated(len(rows)))
+        after: dict[str, Any] = {
+            **limits,
+            "ended": [row[0] for row in rows],
+            "reset": [bounce_id for row in rows for bounce_id in row[1]],
+        }
+        cursor.execute(f"SELECT count(*) {_stale()}", after)
+        (count,) = cursor.fetchone()
+        report(StaleFound(count))
+        report(StaleDeleted(count))
+
+
+def _list_expired(
+    cursor: CursorWrapper, limits: dict[str, datetime], report: Report
+) -> list[Any]:
+    """Report the expired suppressions; rows of (id, ids of its bounces, ...)."""
+    cursor.execute(_LIST_EXPIRED, {**limits, "ids": None})
+    rows: list[Any] = cursor.fetchall()
+    report(ExpiredFound(len(rows), [SoftBounce(*row[2:]) for row in rows]))
+    return rows
+
+
+def _stale() -> str:
+    return f"{_STALE} AND {unreferenced_sql('starview_email_bounce', 'bounce')}"
 
 
 def _expire(
@@ -217,9 +256,7 @@ def _expire(
     should_stop: ShouldStop,
     result: JobResult,
 ) -> None:
-    cursor.execute(_LIST_EXPIRED, {**limits, "ids": None})
-    rows = cursor.fetchall()
-    report(ExpiredFound(len(rows), [SoftBounce(*row[1:]) for row in rows]))
+    rows = _list_expired(cursor, limits, report)
     for start in range(0, len(rows), BATCH_ROWS):
         if should_stop():
             result.interrupted = True
@@ -239,9 +276,13 @@ def _delete_stale(
     should_stop: ShouldStop,
     result: JobResult,
 ) -> None:
-    stale = f"{_STALE} AND {unreferenced_sql('starview_email_bounce', 'bounce')}"
-    statement = _DELETE_STALE.format(stale=stale, batch_rows=BATCH_ROWS)
-    cursor.execute(f"SELECT count(*) {stale}", limits)
+    parameters: dict[str, Any] = {
+        **limits,
+        "reset": [],
+        "ended": [],
+    }  # all that has been done already
+    statement = _DELETE_STALE.format(stale=_stale(), batch_rows=BATCH_ROWS)
+    cursor.execute(f"SELECT count(*) {_stale()}", parameters)
     (count,) = cursor.fetchone()
     report(StaleFound(count))
     deleted = -1
@@ -251,7 +292,7 @@ def _delete_stale(
             break
         with transaction.atomic():
             cursor.execute(_LOCK)
-            cursor.execute(statement, limits)
+            cursor.execute(statement, parameters)
             deleted = cursor.rowcount
         result.counts["deleted"] += deleted
     report(StaleDeleted(result.counts["deleted"]))

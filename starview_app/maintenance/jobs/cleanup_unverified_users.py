@@ -75,6 +75,7 @@ Report = Callable[[Event], None]
 # cut-off stands for an address added, or a link asked for, after it.
 _DUE = """
     account.date_joined < %(cutoff)s
+    AND account.date_joined > '1900-01-01'  -- else nobody knows when
     AND account.is_active
     AND NOT account.is_staff
     AND NOT account.is_superuser

@@ -82,7 +82,7 @@ class JobCommand(BaseCommand):
         if result.interrupted:
             raise CommandError(
                 f"{self.job_name} was stopped by {stop.signal_name} before it was done;"
-                " what it did is kept and the next run continues",
+                " what was finished is kept, the next run does the rest",
                 returncode=EXIT_FAILED,
             )
         if result.problems:
@@ -106,7 +106,8 @@ class JobCommand(BaseCommand):
         finally:
             self.stdout.flush()
             seconds = round(time.monotonic() - started, 3)
-            log.info("job_finished", outcome=outcome, seconds=seconds, **counts)
+            write = log.info if outcome == "succeeded" else log.error
+            write("job_finished", outcome=outcome, seconds=seconds, **counts)
 
     def _run_until_told(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]

@@ -18,12 +18,22 @@ _CONNECT_HINTS = {
     "closed the connection": "the run was cut off; what it did is kept, run it again",
     "statement timeout": "raise statement_timeout for this database user",
     "lock timeout": "something else holds the rows or the table; run it again later",
+    "remaining connection slots": "close idle connections, or take a larger plan",
+    "does not support SSL": "remove sslmode from DATABASE_URL, or set it to prefer",
     "too many": "close idle connections, or take a plan with more of them",
 }
 
 
-def explain(error: Exception) -> str | None:
-    """One line with a HINT for what an operator can fix; None for a bug."""
+def explain(error: BaseException) -> str | None:
+    """One line with a HINT for what an operator can fix; None for a bug.
+
+    When the session is lost Django tries to connect anew while it cleans up, and that
+    failure hides the first one, which is the one to tell.
+    """
+    first: BaseException | None = error
+    while first := first.__context__ if first else None:
+        if isinstance(first, OperationalError) and _is_cut_off(first):
+            error = first
     cause = error.__cause__
     text = " ".join(str(error).split()) or type(cause or error).__name__
     if isinstance(cause, postgres.UndefinedTable):
@@ -43,3 +53,8 @@ def explain(error: Exception) -> str | None:
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")
     return None
+
+
+def _is_cut_off(error: OperationalError) -> bool:
+    text = str(error)
+    return "terminating connection" in text or "closed the connection" in text

@@ -10,10 +10,15 @@ from django.db import OperationalError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from starview_app.maintenance.jobs.errors import JobError
+
 _HOLDER = """
     SELECT
         activity.application_name,
-        to_char(activity.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+        coalesce(
+            to_char(activity.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+            'a time that only its own role sees,'
+        )
     FROM pg_locks AS lock
     JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
     WHERE
@@ -78,10 +83,20 @@ def _no_other_session() -> Iterator[None]:
 
 
 def _unlock(key: str) -> None:
-    """Free the lock; a connection that is gone has freed it already."""
+    """Free the lock; a connection that is gone has freed it already.
+
+    Raises JobError when this session never had it: a pooler has given each transaction
+    another one, so that the lock protected nothing and is left behind.
+    """
     if connection.connection is None or connection.connection.closed:
         return
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key}
+        )
+        (was_held,) = cursor.fetchone()
+    if not was_held:
+        raise JobError(
+            "the job is done, but its lock did not hold: DATABASE_URL goes through a"
+            " pooler that shares sessions HINT: use the database's direct address"
         )

@@ -104,11 +104,9 @@ class S3Store:
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
         """Turn what boto3 and urllib3 raise into one line without secrets."""
-        try:
-            from botocore.exceptions import BotoCoreError, ClientError
-            from urllib3.exceptions import HTTPError
-        except ImportError as error:  # pragma: no cover - requirements.txt has both
-            raise StoreError(str(error)) from error
+        from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
+
         try:
             yield
         except ClientError as error:

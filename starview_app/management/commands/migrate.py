@@ -17,8 +17,8 @@ STANDALONE_MARK = ("starview_app", "standalone_database")
 
 class Command(migrate.Command):
     help = (
-        "Creates the tables of an empty, stand-alone database. In the web service's"
-        " database only `migrate maintenance`, this image's own tables, is allowed."
+        "Creates the tables of an empty, stand-alone database; refuses to touch those"
+        " of the web service."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -34,7 +34,7 @@ class Command(migrate.Command):
         if "auth_user" in connection.introspection.table_names():
             raise CommandError(
                 f"refused: the tables in database {connection.settings_dict['NAME']!r}"
-                " are the web service's, which migrates them itself. HINT: run"
-                " `migrate maintenance` for this image's own tables."
+                " are the web service's, which migrates them itself. HINT: nothing has"
+                " to be migrated here; a stand-alone one starts with an empty database"
             )
         recorder.record_applied(*STANDALONE_MARK)

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
@@ -10,7 +11,12 @@ from starview_app.maintenance.runner.command import whole_number
 from starview_app.maintenance.runner.database_errors import explain
 
 # What waiting does not mend.
-PERMANENT = ("does not exist", "authentication failed", "no pg_hba.conf entry")
+PERMANENT = (
+    "does not exist",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not support SSL",
+)
 LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -22,8 +28,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--timeout-seconds",
             type=whole_number(0, "seconds"),
-            default=60,
-            help="how long to wait (default: 60)",
+            default=settings.DATABASE_WAIT_SECONDS,
+            help="how long to wait (default: DATABASE_WAIT_SECONDS, else 60)",
         )
 
     def handle(self, *, timeout_seconds: int, **options: Any) -> None:
@@ -32,7 +38,7 @@ class Command(BaseCommand):
         while True:
             try:
                 connection.ensure_connection()
-                return
+                break
             except OperationalError as error:
                 text = explain(error) or str(error)
                 left_seconds = deadline - time.monotonic()
@@ -43,3 +49,8 @@ class Command(BaseCommand):
                 )
             time.sleep(min(pause_seconds, left_seconds))
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        if "auth_user" not in connection.introspection.table_names():
+            self.stderr.write(
+                "warning: the web service's tables are not in this database: it names"
+                " the wrong one, or the web service has not migrated it yet"
+            )
