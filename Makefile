@@ -33,7 +33,7 @@ test: $(INSTALLED) supercronic ## run the tests, against real local services
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) ## measure what a job with nothing to do costs
+bench: $(INSTALLED) ## measure what an idle job costs, into docs/benchmarks.md
 	@$(BIN)/python -m bench.startup
 
 requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
