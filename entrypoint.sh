@@ -19,8 +19,6 @@ for name in LOG_FORMAT ADMIN_EMAIL; do
   fi
 done
 
-say() { printf '%s\n' "$1" >&2; }
-
 # Each line of stdin as one JSON object: supercronic and the jobs write such lines
 # themselves, a shell that says "Killed" does not.
 as_json() {
@@ -33,6 +31,14 @@ as_json() {
     fi
     printf '%s\n' "$line"
   done
+}
+
+say() {
+  if [ "${LOG_FORMAT:-}" = json ]; then
+    as_json <<<"$1" >&2
+  else
+    printf '%s\n' "$1" >&2
+  fi
 }
 
 usage() {

@@ -176,6 +176,26 @@ def test_a_one_off_command_runs_and_hands_on_its_exit_code() -> None:
     assert "'0' is not a whole number of days" in done.stdout
 
 
+def test_what_the_shell_reads_may_come_from_a_file_too() -> None:
+    done = run_once(
+        *("sh", "-c", 'echo "address: $ADMIN_EMAIL"'),
+        ADMIN_EMAIL="",
+        ADMIN_EMAIL_FILE="/etc/debian_version",
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("address: 13")
+
+
+def test_a_command_that_is_not_there_is_said_in_the_format_of_the_log() -> None:
+    done = run_once("nosuch", LOG_FORMAT="json")
+
+    assert done.returncode == 127
+    (line,) = [text for text in done.stdout.splitlines() if "nosuch" in text]
+    record = json.loads(line)
+    assert record["line"].startswith("error: no such command: nosuch")
+
+
 def test_archives_reach_the_bucket_and_leave_the_table() -> None:
     due = "SELECT count(*) FROM starview_app_auditlog WHERE timestamp < now() - '30 d'"
     before = int(psql(f"{due}::interval"))
