@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,29 @@ def merged(
     """This process's variables, then `environment`, then `changes` (None: unset)."""
     combined: dict[str, str | None] = {**os.environ, **environment, **(changes or {})}
     return {name: value for name, value in combined.items() if value is not None}
+
+
+@contextmanager
+def started(
+    command: str, environment: dict[str, str], folder: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """`manage.py COMMAND`, running; `folder` gets its `stdout` and `stderr`."""
+    with (
+        (folder / "stdout").open("wb") as stdout,
+        (folder / "stderr").open("wb") as stderr,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", command],
+            cwd=ROOT,
+            env=merged(environment),
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
 
 
 def socket_folder() -> str:

@@ -2,10 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from demo.services import LocalServices
 from starview_app.maintenance.jobs import cleanup_email_suppressions as job
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.models import EmailBounce, EmailSuppression
-from tests.conftest import ROOT, Manage, merged
+from tests.conftest import Manage, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -619,29 +615,6 @@ def test_a_second_run_at_the_same_time_ends_with_75_and_says_who_holds_it(
 # -- signals ------------------------------------------------------------------------
 
 
-@contextmanager
-def started(
-    environment: dict[str, str], folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """The command as a process of its own; it writes `stdout` and `stderr` there."""
-    with (
-        (folder / "stdout").open("wb") as stdout,
-        (folder / "stderr").open("wb") as stderr,
-    ):
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", COMMAND],
-            cwd=ROOT,
-            env=merged(environment),
-            stdout=stdout,
-            stderr=stderr,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(DEADLINE_SECONDS)
-
-
 def _many_suppressions(count: int, *, last: datetime, prefix: str) -> None:
     EmailSuppression.objects.bulk_create(
         EmailSuppression(
@@ -709,7 +682,7 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     test_environment: dict[str, str], manage: Manage, tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(test_environment, tmp_path) as process:
+    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
         process.send_signal(signal.SIGKILL)
@@ -729,7 +702,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(test_environment, tmp_path) as process:
+    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
         process.send_signal(number)

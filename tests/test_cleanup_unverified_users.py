@@ -2,10 +2,7 @@
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,7 +34,7 @@ from starview_app.models import (
     UserProfile,
     Vote,
 )
-from tests.conftest import ROOT, Manage, merged
+from tests.conftest import Manage, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -1113,29 +1110,6 @@ def test_the_other_job_may_run_at_the_same_time(manage: Manage) -> None:
 # -- signals ------------------------------------------------------------------------
 
 
-@contextmanager
-def started(
-    environment: dict[str, str], folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """The command as a process of its own; it writes `stdout` and `stderr` there."""
-    with (
-        (folder / "stdout").open("wb") as stdout,
-        (folder / "stderr").open("wb") as stderr,
-    ):
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", COMMAND],
-            cwd=ROOT,
-            env=merged(environment),
-            stdout=stdout,
-            stderr=stderr,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(DEADLINE_SECONDS)
-
-
 def _three_batches() -> None:
     make_accounts(job.BATCH_ACCOUNTS, joined=_listed(10), prefix="first")
     make_accounts(job.BATCH_ACCOUNTS, joined=_listed(20), prefix="second")
@@ -1159,7 +1133,7 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     test_environment: dict[str, str], manage: Manage, tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(test_environment, tmp_path) as process:
+    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
         process.send_signal(signal.SIGKILL)
@@ -1188,7 +1162,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(test_environment, tmp_path) as process:
+    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
         process.send_signal(number)
@@ -1212,7 +1186,7 @@ def test_a_run_that_loses_its_session_ends_as_its_lock_is_lost_too(
     test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     make_accounts(4, joined=_listed(20), prefix="second")
-    with session() as holder, started(test_environment, tmp_path) as process:
+    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
         execute(

@@ -276,13 +276,11 @@ def _delete_stale(
     should_stop: ShouldStop,
     result: JobResult,
 ) -> None:
-    parameters: dict[str, Any] = {
-        **limits,
-        "reset": [],
-        "ended": [],
-    }  # all that has been done already
-    statement = _DELETE_STALE.format(stale=_stale(), batch_rows=BATCH_ROWS)
-    cursor.execute(f"SELECT count(*) {_stale()}", parameters)
+    stale = _stale()
+    statement = _DELETE_STALE.format(stale=stale, batch_rows=BATCH_ROWS)
+    # What the preview has to foretell has been done already.
+    parameters: dict[str, Any] = {**limits, "reset": [], "ended": []}
+    cursor.execute(f"SELECT count(*) {stale}", parameters)
     (count,) = cursor.fetchone()
     report(StaleFound(count))
     deleted = -1

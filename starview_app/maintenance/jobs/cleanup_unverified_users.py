@@ -264,9 +264,9 @@ class _Cleanup:
             gone = connection.connection is None or connection.connection.closed
             if gone or self._should_stop():  # then it was cancelled: nobody's fault
                 raise
+            # Raises what concerns every account: a missing right, a read-only server.
             with transaction.atomic():
-                self._delete_due([])  # raises what concerns every account: a missing
-                # right or table, a read-only server
+                self._delete_due([])
             self._delete_apart(ids, error)
         else:
             self._note_deleted(ids, deleted)

@@ -27,17 +27,13 @@ HISTORY = (
 )
 # The rows that go with an account, as `own`, and what makes them the account's.
 _OWN_ROWS = {
-    EMAIL_ADDRESS_TABLE: f"{EMAIL_ADDRESS_TABLE} AS own",
-    PROFILE_TABLE: f"{PROFILE_TABLE} AS own",
+    EMAIL_ADDRESS_TABLE: (f"{EMAIL_ADDRESS_TABLE} AS own", "own.user_id = account.id"),
+    PROFILE_TABLE: (f"{PROFILE_TABLE} AS own", "own.user_id = account.id"),
     EMAIL_CONFIRMATION_TABLE: (
         f"{EMAIL_CONFIRMATION_TABLE} AS own JOIN {EMAIL_ADDRESS_TABLE} AS address"
-        " ON address.id = own.email_address_id"
+        " ON address.id = own.email_address_id",
+        "address.user_id = account.id",
     ),
-}
-_IS_OWN = {
-    EMAIL_ADDRESS_TABLE: "own.user_id = account.id",
-    PROFILE_TABLE: "own.user_id = account.id",
-    EMAIL_CONFIRMATION_TABLE: "address.user_id = account.id",
 }
 _CONFIRMATION_LINK = (EMAIL_CONFIRMATION_TABLE, "email_address_id")
 _BOUNCE_LINK = ("starview_email_suppression", "bounce_id")
@@ -100,6 +96,13 @@ class Reference:
             for column, target in zip(self.columns, self.target_columns, strict=True)
         )
 
+    def is_unused_by(self, target_alias: str) -> str:
+        """SQL: true for a row of `target_alias` that no row of the table refers to."""
+        return (
+            f"NOT EXISTS (SELECT FROM {self.table} AS owned"
+            f" WHERE {self.matches('owned', target_alias)})"
+        )
+
 
 def protection_sql() -> list[str]:
     """SQL conditions over `auth_user AS account`; each is true for a clear account.
@@ -108,15 +111,11 @@ def protection_sql() -> list[str]:
     """
     with connection.cursor() as cursor:
         direct = [*_references(cursor, USER_TABLE), *_unenforced(cursor)]
-        conditions = [
-            f"NOT EXISTS (SELECT FROM {key.table} AS owned"
-            f" WHERE {key.matches('owned', 'account')})"
-            for key in dict.fromkeys(direct)
-        ]
-        for table, own_rows in _OWN_ROWS.items():
+        conditions = [key.is_unused_by("account") for key in dict.fromkeys(direct)]
+        for table, (own_rows, is_own) in _OWN_ROWS.items():
             conditions += [
                 f"NOT EXISTS (SELECT FROM {own_rows} JOIN {key.table} AS owned"
-                f" ON {key.matches('owned', 'own')} WHERE {_IS_OWN[table]})"
+                f" ON {key.matches('owned', 'own')} WHERE {is_own})"
                 for key in _references(cursor, table)
             ]
     return conditions
@@ -125,11 +124,7 @@ def protection_sql() -> list[str]:
 def unreferenced_sql(table: str, alias: str) -> str:
     """SQL: true for a row of `table AS alias` that no unknown table refers to."""
     with connection.cursor() as cursor:
-        conditions = [
-            f"NOT EXISTS (SELECT FROM {key.table} AS owned"
-            f" WHERE {key.matches('owned', alias)})"
-            for key in _references(cursor, table)
-        ]
+        conditions = [key.is_unused_by(alias) for key in _references(cursor, table)]
     return " AND ".join(["TRUE", *conditions])
 
 

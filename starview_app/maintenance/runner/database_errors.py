@@ -30,10 +30,11 @@ def explain(error: BaseException) -> str | None:
     When the session is lost Django tries to connect anew while it cleans up, and that
     failure hides the first one, which is the one to tell.
     """
-    first: BaseException | None = error
-    while first := first.__context__ if first else None:
-        if isinstance(first, OperationalError) and _is_cut_off(first):
-            error = first
+    earlier = error.__context__
+    while earlier is not None:
+        if isinstance(earlier, OperationalError) and _is_cut_off(earlier):
+            error = earlier
+        earlier = earlier.__context__
     cause = error.__cause__
     text = " ".join(str(error).split()) or type(cause or error).__name__
     if isinstance(cause, postgres.UndefinedTable):
