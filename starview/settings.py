@@ -136,6 +136,8 @@ AWS_S3_ENDPOINT_URL = env.text(
     where="leave it empty for R2",
     check=environment.http_url_problem,
 )
+# The web service's: where its bucket is served to the world, so not for audit rows.
+R2_PUBLIC_URL = env.text("R2_PUBLIC_URL")
 if not AWS_S3_ENDPOINT_URL:
     CLOUDFLARE_ACCOUNT_ID = env.text(
         "CLOUDFLARE_ACCOUNT_ID",

@@ -1,31 +1,37 @@
-"""Move old audit rows to the archive: write, read back, compare, then delete them.
+"""Move old audit rows to the archive, segment by segment, and list them in a manifest.
 
-Everything about one archive happens in one repeatable-read transaction, so the rows
-that PostgreSQL writes out, and the rows that are deleted afterwards, are the same ones:
-a row that appears or is back-dated meanwhile is not seen, and stays for the next run.
+At every instant a row is in the table or in exactly one finished segment: see
+`audit_archive.segments`. What a killed run left is settled first by the next one.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError, connection, transaction
-from django.db.backends.utils import CursorWrapper
-from psycopg2.errors import SerializationFailure
+from django.db import connection
 
-from starview_app.maintenance.jobs import archive_format
-from starview_app.maintenance.jobs.archive_format import Batch
+from starview_app.maintenance.jobs.audit_archive import format as archive_format
+from starview_app.maintenance.jobs.audit_archive.manifests import (
+    plan_manifest,
+    write_manifests,
+)
+from starview_app.maintenance.jobs.audit_archive.segments import (
+    START,
+    Position,
+    SegmentArchiver,
+    SegmentVanishedError,
+    plan,
+)
+from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 from starview_app.maintenance.jobs.errors import JobError
-from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.stores.base import ObjectWriter, Store, StoreError
+from starview_app.maintenance.models import AuditArchive
+from starview_app.maintenance.stores.base import Store, StoreError
 
-# A row of the batch was changed by somebody else: the batch is written anew.
-ATTEMPTS = 3
-PIECE_BYTES = 1 << 18
-KEEP_BYTES = 8  # longer than any separator, which the last row must lose again
+# 100,000 rows are some 50 MB of JSON and take a few seconds: little is done again after
+# a kill, and a row that the web service changes meanwhile waits no longer than that.
+SEGMENT_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,35 +41,36 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What an earlier run left open was finished, or undone."""
+
+    names: tuple[str, ...]
+    is_finished: bool
+
+
+@dataclass(frozen=True)
 class Stored:
-    """An object is in the store, read back and equal."""
+    """An object is in the store, read back and equal; its rows are deleted."""
 
     format: str
     name: str
 
 
 @dataclass(frozen=True)
-class Archived:
-    """The rows are gone from the database."""
+class SegmentArchived:
+    """The rows are gone from the table; `size_bytes` is of all objects as stored."""
 
     count: int
-
-
-Event = Found | Stored | Archived
-Report = Callable[[Event], None]
+    size_bytes: int
 
 
 @dataclass(frozen=True)
-class Digest:
-    """What an object is compared by."""
-
-    sha256: str
-    size_bytes: int
-    lines: int
+class ManifestWritten:
+    name: str
 
 
-class _StopRequested(Exception):
-    """Unwinds to the transaction, which is rolled back."""
+Event = Found | Settled | Stored | SegmentArchived | ManifestWritten
+Report = Callable[[Event], None]
 
 
 def archive_audit_logs(
@@ -75,40 +82,37 @@ def archive_audit_logs(
     report: Report,
     should_stop: ShouldStop,
     dry_run: bool = False,
+    segment_rows: int = SEGMENT_ROWS,
+    compress: bool = False,
 ) -> JobResult:
     """Archive and delete the audit rows older than `days` before `now`.
 
     A row exactly `days` old is kept. `formats` holds `json`, `txt` or both; each is one
-    object. No row is deleted before every object has been read back and found equal to
-    what was sent, and the count of deleted rows is the count of rows written. When
-    anything fails, no row is gone; a run that is killed may leave an object whose rows
-    are still in the database, and the next run archives them under another name.
+    object a segment, gzipped with `compress`. No row is deleted before every object of
+    its segment has been read back and found equal to what was sent, and the count of
+    deleted rows is the count of rows written. Killed at any moment, each row is in the
+    table or in exactly one archived segment, and the next run settles what was open.
 
-    Counts: found, archived, objects. Raises JobError.
+    Call it with the archive's lock held. Counts: found, archived, segments, objects.
+    Raises JobError.
     """
     cutoff = now - timedelta(days=days)
-    result = JobResult({"found": 0, "archived": 0, "objects": 0})
-    run = _Run(now, days, cutoff, tuple(formats), store, should_stop)
-    batch = run.find()
-    report(Found(batch.count if batch else 0, cutoff))
-    if batch is None:
-        return result
-    result.counts["found"] = batch.count
-    if dry_run:
-        return result
-    try:
-        batch, names = run.archive()
-    except _StopRequested:
-        result.interrupted = True
-        return result
-    except StoreError as error:
-        raise JobError(f"nothing was deleted, archiving failed: {error}") from error
-    for object_format, name in names.items():
-        report(Stored(object_format, name))
-    result.counts["archived"] = batch.count
-    result.counts["objects"] = len(names)
-    report(Archived(batch.count))
-    return result
+    count = _count_due(cutoff)
+    report(Found(count, cutoff))
+    run = _Run(
+        now=now,
+        days=days,
+        cutoff=cutoff,
+        kinds=tuple(f"{kind}.gz" if compress else kind for kind in formats),
+        segment_rows=segment_rows,
+        store=store,
+        report=report,
+        should_stop=should_stop,
+        result=JobResult({"found": count, "archived": 0, "segments": 0, "objects": 0}),
+    )
+    if not dry_run:
+        run.run()
+    return run.result
 
 
 @dataclass(frozen=True)
@@ -116,167 +120,127 @@ class _Run:
     now: datetime
     days: int
     cutoff: datetime
-    formats: tuple[str, ...]
+    kinds: tuple[str, ...]
+    segment_rows: int
     store: Store
+    report: Report
     should_stop: ShouldStop
+    result: JobResult
 
-    def find(self) -> Batch | None:
-        """The rows that are due now; None when there are none."""
-        with connection.cursor() as cursor:
-            cursor.execute(archive_format.SUMMARY, {"cutoff": self.cutoff})
-            count, first, last = cursor.fetchone()
-        return Batch(count, first, last, self.now, self.days) if count else None
-
-    def archive(self) -> tuple[Batch, dict[str, str]]:
-        """Archive what is due; returns it and {format: object name}."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._archive_once()
-            except DatabaseError as error:
-                if not isinstance(error.__cause__, SerializationFailure):
-                    raise
-                if attempt == ATTEMPTS:
-                    raise JobError(
-                        "nothing was deleted: audit rows were changed while they were"
-                        " archived, three times over. HINT: run the job again later"
-                    ) from error
-        raise AssertionError("not reached")
-
-    def _archive_once(self) -> tuple[Batch, dict[str, str]]:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            batch = self.find()
-            if batch is None:
-                raise JobError("the due rows were gone before they were archived")
-            self._refuse_referred(cursor)
-            names = {kind: batch.object_name(kind) for kind in self.formats}
-            with self._removed_on_failure() as written:
-                for kind, name in names.items():
-                    self._write(cursor, batch, kind, name, written)
-                self._delete(cursor, batch)
-        # From the commit on the objects stay, even if its answer was lost.
-        return batch, names
-
-    def _refuse_referred(self, cursor: CursorWrapper) -> None:
-        """Rows of an unknown table that refer to the log would be lost with it."""
-        statement = archive_format.COUNT_REFERRED.format(
-            unreferenced=unreferenced_sql("starview_app_auditlog", "log")
-        )
-        cursor.execute(statement, {"cutoff": self.cutoff})
-        (count,) = cursor.fetchone()
-        if count:
-            raise JobError(
-                f"nothing was deleted: rows of another table refer to {count} due audit"
-                " rows HINT: move those rows away, or drop that foreign key"
-            )
-
-    def _write(
-        self,
-        cursor: CursorWrapper,
-        batch: Batch,
-        kind: str,
-        name: str,
-        written: list[str],
-    ) -> None:
-        """Write one object, note it in `written`, compare it with what comes back."""
-        with self.store.writer(name) as target:
-            sink = _Sink(target, self.should_stop)
-            sink.write(batch.head(kind))
-            before = sink.lines
-            sql = cursor.mogrify(archive_format.COPY[kind], {"cutoff": self.cutoff})
-            with connection.wrap_database_errors:  # Django does not know copy_expert
-                cursor.copy_expert(sql.decode(), sink)
-            rows = sink.lines - before
-            sink.end_rows(batch.tail(kind), drop=archive_format.SEPARATOR[kind])
-        written.append(name)
-        if rows != batch.count:
-            raise JobError(f"{name} has {rows} rows instead of {batch.count}")
-        sent, stored = sink.digest(), self._read_back(name)
-        if stored != sent:
-            raise JobError(
-                f"nothing was deleted: {name} came back from the store changed:"
-                f" sent {sent.size_bytes} bytes with SHA-256 {sent.sha256},"
-                f" got {stored.size_bytes} bytes with {stored.sha256}"
-            )
-
-    def _read_back(self, name: str) -> Digest:
-        sink = _Sink(None, self.should_stop)
-        for piece in self.store.read(name):
-            sink.write(piece)
-        return sink.digest()
-
-    def _delete(self, cursor: CursorWrapper, batch: Batch) -> None:
-        """Delete the rows of this snapshot: the ones that were written."""
-        if self.should_stop():
-            raise _StopRequested
-        cursor.execute(archive_format.DELETE, {"cutoff": self.cutoff})
-        if cursor.rowcount != batch.count:
-            raise JobError(
-                f"nothing was deleted: the database removed {cursor.rowcount} rows"
-                f" instead of the {batch.count} archived ones, which was undone"
-                " HINT: is there a trigger or rule on starview_app_auditlog?"
-            )
-
-    @contextmanager
-    def _removed_on_failure(self) -> Iterator[list[str]]:
-        """Leave no object of the list behind whose rows are still in the database.
-
-        Only what this run wrote is listed: a name that was refused is another's.
-        """
-        written: list[str] = []
+    def run(self) -> None:
         try:
-            yield written
-        except BaseException:
-            for name in written:
-                with suppress(StoreError):  # the failure that led here is reported
-                    self.store.delete(name)
-            raise
-
-
-class _Sink:
-    """Hashes, counts and passes on, in larger pieces, what it is given.
-
-    Without a target it only hashes and counts. Raises _StopRequested when told to stop.
-    """
-
-    def __init__(self, target: ObjectWriter | None, should_stop: ShouldStop) -> None:
-        self._target = target
-        self._should_stop = should_stop
-        self._buffer = bytearray()
-        self._sha256 = hashlib.sha256()
-        self._size_bytes = 0
-        self._lines = 0
+            self._settle()
+            self._archive_segments()
+        except StopRequested:
+            self.result.interrupted = True
+        except (JobError, StoreError) as error:
+            # What is archived already should not wait a month for its manifest.
+            with suppress(JobError, StoreError):
+                self._write_manifests()
+            raise JobError(f"{self._what_is_kept()}: {error}") from error
+        try:
+            self._write_manifests()
+        except (JobError, StoreError) as error:
+            raise JobError(
+                f"{self._archived} audit logs are archived, their manifest is not"
+                f" written yet, which the next run makes up for: {error}"
+            ) from error
 
     @property
-    def lines(self) -> int:
-        """The line ends so far."""
-        return self._lines + self._buffer.count(b"\n")
+    def _archived(self) -> int:
+        return self.result.counts["archived"]
 
-    def write(self, data: bytes) -> None:
-        self._buffer += data
-        if len(self._buffer) >= PIECE_BYTES:
-            self._pass_on(keep_bytes=KEEP_BYTES)
+    def _what_is_kept(self) -> str:
+        if not self._archived:
+            return "nothing was deleted, archiving failed"
+        return (
+            f"{self._archived} audit logs are archived and the rest is still in the"
+            " database, archiving failed"
+        )
 
-    def end_rows(self, tail: bytes, *, drop: bytes) -> None:
-        """Take `drop` off the end of the last row, and add `tail`."""
-        ending = drop + b"\n"
-        if drop and self._buffer.endswith(ending):
-            self._buffer[-len(ending) :] = b"\n"
-        self.write(tail)
-        self._pass_on(keep_bytes=0)
+    def _settle(self) -> None:
+        """Finish or undo what earlier runs left open."""
+        archiver = SegmentArchiver(self.store, self.should_stop)
+        left_open = AuditArchive.objects.filter(
+            location=self.store.location, state=AuditArchive.State.OPEN
+        )
+        for record in left_open.order_by("id"):
+            self._check_stop()
+            names = tuple(record.names)
+            is_finished = archiver.settle(record, cutoff=self.cutoff)
+            self.report(Settled(names, is_finished))
+            if is_finished:
+                self._count(record)
 
-    def digest(self) -> Digest:
-        self._pass_on(keep_bytes=0)
-        return Digest(self._sha256.hexdigest(), self._size_bytes, self._lines)
+    def _archive_segments(self) -> None:
+        archiver = SegmentArchiver(self.store, self.should_stop)
+        after = START
+        # Forward only: a row that is back-dated to before `after` is for the next run.
+        while ends := plan(
+            cutoff=self.cutoff, after=after, segment_rows=self.segment_rows
+        ):
+            self._check_stop()
+            record = self._open(*ends)
+            with suppress(SegmentVanishedError):
+                archiver.archive(record)
+                self._count(record)
+            after = ends[1]
 
-    def _pass_on(self, *, keep_bytes: int) -> None:
-        if self._should_stop():
-            raise _StopRequested
-        end = len(self._buffer) - keep_bytes
-        piece = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        self._sha256.update(piece)
-        self._size_bytes += len(piece)
-        self._lines += piece.count(b"\n")
-        if self._target is not None and piece:
-            self._target.write(piece)
+    def _open(self, first: Position, last: Position) -> AuditArchive:
+        """Remember a segment, before anything of it is in the store."""
+        records = AuditArchive.objects.filter(location=self.store.location)
+        # A name has the second: of this run, and of one that was killed just before.
+        second = self.now.replace(microsecond=0)
+        number = (
+            1
+            + records.filter(
+                archived_at__gte=second, archived_at__lt=second + timedelta(seconds=1)
+            ).count()
+        )
+        names = [
+            archive_format.object_name(
+                kind,
+                first=first.timestamp,
+                last=last.timestamp,
+                archived_at=self.now,
+                number=number,
+            )
+            for kind in self.kinds
+        ]
+        return records.create(
+            location=self.store.location,
+            archived_at=self.now,
+            retention_days=self.days,
+            first_timestamp=first.timestamp,
+            first_id=first.id,
+            last_timestamp=last.timestamp,
+            last_id=last.id,
+            names=names,
+        )
+
+    def _count(self, record: AuditArchive) -> None:
+        counts = self.result.counts
+        counts["archived"] += record.row_count
+        counts["segments"] += 1
+        counts["objects"] += len(record.names)
+        for name in record.names:
+            self.report(Stored(archive_format.kind_of(name), name))
+        size_bytes = sum(entry["size_bytes"] for entry in record.objects_written)
+        self.report(SegmentArchived(record.row_count, size_bytes))
+
+    def _write_manifests(self) -> None:
+        """One for what none lists yet, and those that earlier runs only planned."""
+        plan_manifest(location=self.store.location, now=self.now)
+        for manifest in write_manifests(self.store):
+            self.report(ManifestWritten(manifest.name))
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise StopRequested
+
+
+def _count_due(cutoff: datetime) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(archive_format.COUNT_DUE, {"cutoff": cutoff})
+        (count,) = cursor.fetchone()
+    return int(count)

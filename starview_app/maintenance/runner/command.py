@@ -5,6 +5,7 @@ import time
 import uuid
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import structlog
@@ -20,10 +21,15 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
 from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
+from starview_app.maintenance.runner.tables import create_own_tables
 
 logger = structlog.get_logger(__name__)
 
+# Beyond this no date can be reckoned with.
+MAX_DAYS = 36_500
+
 EXIT_FAILED = 1
+EXIT_WRONG_OPTIONS = 2
 EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
@@ -38,11 +44,25 @@ class JobCommand(BaseCommand):
     job_name: ClassVar[str]
     # What the job uses besides the database, except in a dry run: see `starview.env`.
     needs: ClassVar[tuple[str, ...]] = ()
+    # Jobs of one lock never run beside each other; by default each has its own.
+    lock_name: ClassVar[str] = ""
+    # Whether a dry run needs all that a run needs.
+    needs_in_dry_run: ClassVar[bool] = False
+    # Whether it uses the tables that this image owns.
+    keeps_records: ClassVar[bool] = False
+    # A job that only reads has nothing to try out.
+    has_dry_run: ClassVar[bool] = True
+    # How the one line of a run with problems begins.
+    failure: ClassVar[str] = "is incomplete"
     # The entrypoint checks once; at each run it would cost more than the job itself.
     requires_system_checks = ()
 
     def add_options(self, parser: CommandParser) -> None:
         """Declare the job's own options."""
+
+    def check_options(self, options: dict[str, Any]) -> str:
+        """What is wrong with options taken together; empty when nothing is."""
+        return ""
 
     def run(self, *args: Any, **options: Any) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix.
@@ -61,13 +81,16 @@ class JobCommand(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.add_options(parser)
-        parser.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="report what would be done and change nothing",
-        )
+        if self.has_dry_run:
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="report what would be done and change nothing",
+            )
 
-    def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
+    def handle(self, *args: Any, dry_run: bool = False, **options: Any) -> None:
+        if wrong := self.check_options(options):
+            raise CommandError(f"Error: {wrong}", returncode=EXIT_WRONG_OPTIONS)
         # Django's connection is each thread's own: the canceller needs this one.
         session = connections[DEFAULT_DB_ALIAS]
 
@@ -76,8 +99,11 @@ class JobCommand(BaseCommand):
                 session.connection.cancel()
 
         with self._clear_errors(), stop_on_signals(cancel_query) as stop:
-            settings.ENVIRONMENT.require(*([] if dry_run else self.needs))
-            with contextlib.nullcontext() if dry_run else job_lock(self.job_name):
+            is_light = dry_run and not self.needs_in_dry_run
+            settings.ENVIRONMENT.require(*([] if is_light else self.needs))
+            if self.keeps_records and not is_light:
+                create_own_tables()
+            with self._lock(dry_run=dry_run):
                 result = self._run_logged(stop, dry_run=dry_run, options=options)
         if result.interrupted:
             raise CommandError(
@@ -86,9 +112,18 @@ class JobCommand(BaseCommand):
                 returncode=EXIT_FAILED,
             )
         if result.problems:
-            raise CommandError(_summary(self.job_name, result.problems))
+            raise CommandError(self._summary(result.problems))
 
     # -- internal helpers ---------------------------------------------------------
+
+    def _lock(self, *, dry_run: bool) -> contextlib.AbstractContextManager[None]:
+        if dry_run:
+            return contextlib.nullcontext()
+        return job_lock(self.job_name, self.lock_name)
+
+    def _summary(self, problems: list[str]) -> str:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"{self.job_name} {self.failure}: {problems[0]}{more}"
 
     def _run_logged(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
@@ -137,30 +172,37 @@ class JobCommand(BaseCommand):
             raise CommandError(text) from error
 
 
-def whole_number(minimum: int, unit: str) -> Callable[[str], int]:
-    """An argparse type: a whole number of `unit`, `minimum` or more."""
+def whole_number(
+    minimum: int, unit: str, maximum: int = MAX_DAYS
+) -> Callable[[str], int]:
+    """An argparse type: a whole number of `unit` from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
-        # Beyond this no date can be reckoned with.
         if (
             not text.isascii()
             or not text.isdigit()
-            or not minimum <= int(text) <= 36500
+            or not minimum <= int(text) <= maximum
         ):
             raise ArgumentTypeError(
-                f"{text!r} is not a whole number of {unit} from {minimum} to 36500"
+                f"{text!r} is not a whole number of {unit} from {minimum} to {maximum}"
             )
         return int(text)
 
     return parse
 
 
+def utc_day(text: str) -> datetime:
+    """An argparse type: the begin of a day, written YYYY-MM-DD."""
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        if not 1900 <= day.year < 9999:
+            raise ValueError
+        return day
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a date such as 2026-01-31") from None
+
+
 def _outcome(result: JobResult) -> str:
     if result.interrupted:
         return "interrupted"
     return "failed" if result.problems else "succeeded"
-
-
-def _summary(job: str, problems: list[str]) -> str:
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{job} is incomplete: {problems[0]}{more}"

@@ -35,13 +35,15 @@ class JobIsRunningError(Exception):
 
 
 @contextmanager
-def job_lock(job: str) -> Iterator[None]:
+def job_lock(job: str, lock_name: str = "") -> Iterator[None]:
     """Hold the lock of `job` on this connection; raises JobIsRunningError at once.
+
+    Jobs that must not run beside each other share a `lock_name`.
 
     The server frees the lock when the connection ends, so a killed run blocks nobody.
     It needs a session of its own: not a pooler that shares one between transactions.
     """
-    key = f"starview-maintenance:{job}"
+    key = f"starview-maintenance:{lock_name or job}"
     name = f"{job} {socket.gethostname()} pid {os.getpid()}"
     with connection.cursor() as cursor:
         cursor.execute(
@@ -55,8 +57,10 @@ def job_lock(job: str) -> Iterator[None]:
         if not locked:
             cursor.execute(_HOLDER, {"key": key})
             who, since = cursor.fetchone() or ("one that just ended", "now")
+            other = who.split()[0] if lock_name else job
             raise JobIsRunningError(
-                f"another run of {job} is under way: {who}, connected since {since} UTC"
+                f"{'another' if other == job else 'a'} run of {other} is under way:"
+                f" {who}, connected since {since} UTC"
             )
     with _no_other_session():
         try:

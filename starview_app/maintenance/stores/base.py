@@ -2,15 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class StoreError(Exception):
     """The store refused, is down or has other content; the text is one line."""
 
 
+class ObjectExistsError(StoreError):
+    """The name is taken; what is there was not touched."""
+
+
+class ObjectMissingError(StoreError):
+    """There is no object of this name."""
+
+
+class ObjectLockedError(StoreError):
+    """A rule of the store keeps the object; it was not touched."""
+
+
 class ObjectWriter(Protocol):
     def write(self, data: bytes, /) -> object: ...
+
+
+class Listed(NamedTuple):
+    name: str
+    size_bytes: int
 
 
 class Store(Protocol):
@@ -19,14 +36,31 @@ class Store(Protocol):
     Every method raises StoreError for what the store does.
     """
 
+    @property
+    def location(self) -> str:
+        """Which place this is, the same in every run; it holds no secret."""
+
     def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
         """Write one object: it is there, whole and durable, once the block has ended.
 
-        When the block raises, no object is left. A name that exists is refused.
+        When the block raises, no object is left; a process that is killed may leave an
+        unfinished one, which no reader sees. Raises ObjectExistsError.
         """
 
     def read(self, name: str) -> Iterator[bytes]:
-        """The object's bytes, from the store itself, in pieces of bounded size."""
+        """The object's bytes, from the store itself, in pieces of bounded size.
+
+        Raises ObjectMissingError.
+        """
 
     def delete(self, name: str) -> None:
-        """Remove the object; one that is not there is no error."""
+        """Remove the object; one that is not there is no error.
+
+        Raises ObjectLockedError.
+        """
+
+    def discard_unfinished(self, name: str) -> None:
+        """Remove what a killed writer of `name` has left."""
+
+    def objects(self) -> Iterator[Listed]:
+        """Every object, page by page, in the order of the names."""

@@ -7,9 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from starview_app.maintenance.stores.base import StoreError
+from starview_app.maintenance.stores.base import (
+    Listed,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+)
 
 _READ_BYTES = 1 << 20
+_UNFINISHED = ".part"
 
 
 class FolderStore:
@@ -18,12 +24,18 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def location(self) -> str:
+        return str(self._folder)
+
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
         """Write aside, fsync, then link into place, which never overwrites."""
         with self._errors(name):
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor, aside = tempfile.mkstemp(dir=self._folder, suffix=".part")
+            descriptor, aside = tempfile.mkstemp(
+                dir=self._folder, prefix=f".{name}.", suffix=_UNFINISHED
+            )
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
@@ -48,8 +60,30 @@ class FolderStore:
             (self._folder / name).unlink(missing_ok=True)
             self._sync_folder()
 
+    def discard_unfinished(self, name: str) -> None:
+        with self._errors(name):
+            for path in self._files():
+                if self._is_unfinished(path) and path.name.startswith(f".{name}."):
+                    path.unlink()
+
+    def objects(self) -> Iterator[Listed]:
+        with self._errors(""):
+            for path in self._files():
+                if not self._is_unfinished(path):
+                    yield Listed(path.name, path.stat().st_size)
+
+    def _files(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.is_file())
+
+    def _is_unfinished(self, path: Path) -> bool:
+        return path.name.startswith(".") and path.suffix == _UNFINISHED
+
     def _sync_folder(self) -> None:
         """Make a new or removed name survive a power cut."""
+        if not self._folder.is_dir():
+            return
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -64,4 +98,9 @@ class FolderStore:
             raise self._error(name, error) from error
 
     def _error(self, name: str, error: OSError) -> StoreError:
-        return StoreError(f"{self._folder / name}: {error.strerror or error}")
+        kinds = {
+            FileExistsError: ObjectExistsError,
+            FileNotFoundError: ObjectMissingError,
+        }
+        kind = kinds.get(type(error), StoreError)
+        return kind(f"{self._folder / name}: {error.strerror or error}")

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from starview_app.maintenance.stores.base import StoreError
+from starview_app.maintenance.stores.base import (
+    Listed,
+    ObjectExistsError,
+    ObjectLockedError,
+    ObjectMissingError,
+    StoreError,
+)
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
@@ -31,6 +37,13 @@ _HINTS = {
     "NoSuchBucket": "{bucket} names no bucket of this account",
     "PreconditionFailed": "an object of this name exists and is never overwritten",
 }
+_KINDS = {
+    "PreconditionFailed": ObjectExistsError,
+    "NoSuchKey": ObjectMissingError,
+    "ObjectLockedByBucketPolicy": ObjectLockedError,
+}
+# R2's number for the same refusal, and what MinIO says of a locked object.
+_LOCKED_WORDS = ("10069", "WORM protected")
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,10 @@ class S3Store:
     prefix: str
     variables: Variables = Variables()
 
+    @property
+    def location(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
     @contextmanager
     def writer(self, name: str) -> Iterator[_Upload]:
         """Upload in parts while the block writes; memory holds one part."""
@@ -77,6 +94,27 @@ class S3Store:
     def delete(self, name: str) -> None:
         with self._errors(name):
             self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def discard_unfinished(self, name: str) -> None:
+        key = self.prefix + name
+        with self._errors(name):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=key
+            )
+            for upload in [item for page in pages for item in page.get("Uploads", [])]:
+                if upload["Key"] == key:
+                    self._client.abort_multipart_upload(
+                        Bucket=self.bucket, Key=key, UploadId=upload["UploadId"]
+                    )
+
+    def objects(self) -> Iterator[Listed]:
+        with self._errors(self.prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    yield Listed(found["Key"].removeprefix(self.prefix), found["Size"])
 
     @cached_property
     def _client(self) -> S3Client:
@@ -110,7 +148,8 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            raise StoreError(f"{name}: {self._refusal(error.response)}") from error
+            text = f"{name}: {self._refusal(error.response)}"
+            raise _kind(error.response)(text) from error
         except (BotoCoreError, HTTPError, ValueError) as error:
             text = one_line(" ".join(str(error).split()))
             raise StoreError(
@@ -133,6 +172,13 @@ class S3Store:
         for secret in (self.secret_access_key, self.access_key_id):
             text = text.replace(secret, "***")
         return re.sub(r"AWS4-HMAC\S*.*", "***", text)
+
+
+def _kind(response: Mapping[str, Any]) -> type[StoreError]:
+    error = response.get("Error", {})
+    if any(words in str(error.get("Message", "")) for words in _LOCKED_WORDS):
+        return ObjectLockedError
+    return _KINDS.get(error.get("Code", ""), StoreError)
 
 
 class _Upload:

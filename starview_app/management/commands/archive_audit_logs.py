@@ -1,7 +1,10 @@
 """`archive_audit_logs`: options in, the guide's report out."""
 
-from typing import Any
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
+import structlog
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
@@ -9,26 +12,32 @@ from django.utils import timezone
 from starview.env import ARCHIVE
 from starview_app.maintenance.jobs import archive_audit_logs as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.command import JobCommand, whole_number
-from starview_app.maintenance.stores.base import Store
-from starview_app.maintenance.stores.folder import FolderStore
-from starview_app.maintenance.stores.s3 import S3Store, Variables
-
-PREFIX = "audit-archives/"
-AUDIT_VARIABLES = Variables(
-    key_id="AUDIT_R2_ACCESS_KEY_ID",
-    secret="AUDIT_R2_SECRET_ACCESS_KEY",  # noqa: S106 - a name
-    bucket="AUDIT_R2_BUCKET_NAME",
+from starview_app.maintenance.runner.archive_store import (
+    LOCK_NAME,
+    archive_location,
+    archive_store,
+    public_warning,
 )
+from starview_app.maintenance.runner.command import JobCommand, whole_number
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 FORMATS = {"json": ("json",), "txt": ("txt",), "both": ("json", "txt")}
+MEGABYTE = 1_000_000
+
+logger = structlog.get_logger(__name__)
 
 
 class Command(JobCommand):
     job_name = "archive_audit_logs"
+    lock_name = LOCK_NAME
+    keeps_records = True
     needs = (ARCHIVE,)
     help = (
-        "Moves audit rows older than --days to JSON and TXT objects in R2. No row is"
-        " deleted before every object has been read back and compared."
+        "Moves audit rows older than --days to JSON and TXT objects in R2, listed in a"
+        " manifest. No row is deleted before every object that holds it has been read"
+        " back and compared."
     )
 
     def add_options(self, parser: CommandParser) -> None:
@@ -44,6 +53,18 @@ class Command(JobCommand):
             default="both",
             help="json for machines, txt for people (default: both)",
         )
+        parser.add_argument(
+            "--segment-rows",
+            type=whole_number(1, "rows", maximum=10_000_000),
+            default=job.SEGMENT_ROWS,
+            help="rows that are written, compared and deleted at a time; a segment is"
+            f" of one calendar month at most (default: {job.SEGMENT_ROWS})",
+        )
+        parser.add_argument(
+            "--compress",
+            action="store_true",
+            help="write .json.gz and .txt.gz",
+        )
 
     def run(
         self,
@@ -52,33 +73,56 @@ class Command(JobCommand):
         dry_run: bool,
         days: int,
         format: str,
+        segment_rows: int,
+        compress: bool,
         **options: Any,
     ) -> JobResult:
         self._days = days
         self._dry_run = dry_run
-        return job.archive_audit_logs(
-            now=timezone.now(),
-            days=days,
-            formats=FORMATS[format],
-            store=_store(),
-            report=self._print,
-            should_stop=should_stop,
-            dry_run=dry_run,
-        )
+        self._archived = 0
+        self._segment_started = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if warning := public_warning():
+            logger.warning("archive_is_public", detail=warning)
+        try:
+            return job.archive_audit_logs(
+                now=timezone.now(),
+                days=days,
+                formats=FORMATS[format],
+                store=archive_store(),
+                report=self._report,
+                should_stop=should_stop,
+                dry_run=dry_run,
+                segment_rows=segment_rows,
+                compress=compress,
+            )
+        finally:
+            # However it ends: what is archived is archived.
+            if self._bar is not None:
+                self._bar.close()
+            if self._archived:
+                self.stdout.write(f"\nArchived {self._archived} audit logs")
+                self.stdout.write(f"Archive location: {archive_location()}")
 
-    def _print(self, event: job.Event) -> None:
+    def _report(self, event: job.Event) -> None:
         write = self.stdout.write
         match event:
             case job.Found(count, cutoff):
                 write(f"Found {count} audit logs older than {self._days} days")
                 write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n\n")
                 write(self._intention(count))
+                self._start_progress(count)
+            case job.Settled(names, is_finished):
+                done = "finished" if is_finished else "undone, its rows come anew"
+                write(f"Left by an earlier run, {done}: {', '.join(names)}")
             case job.Stored(kind, name):
                 verb = "saved to folder" if settings.DEBUG else "uploaded to R2"
                 write(f"{kind.upper()} archive {verb}: {name}")
-            case job.Archived(count):
-                write(f"\nArchived {count} audit logs")
-                write(f"Archive location: {_location()}")
+            case job.SegmentArchived(count, size_bytes):
+                self._archived += count
+                self._show_progress(count, size_bytes)
+            case job.ManifestWritten(name):
+                write(f"Manifest written: {name}")
 
     def _intention(self, count: int) -> str:
         if not count:
@@ -89,28 +133,24 @@ class Command(JobCommand):
             return "Development mode: Archives will be stored in audit_archives/"
         return "Production mode: Archives will be stored in R2"
 
+    def _start_progress(self, count: int) -> None:
+        """A bar for a person at a terminal; a log gets a line for each segment."""
+        if count and not self._dry_run and sys.stderr.isatty():
+            from tqdm import tqdm
 
-def _store() -> Store:
-    """The separate audit bucket where there is one, a folder in development."""
-    if settings.DEBUG:
-        return FolderStore(settings.AUDIT_ARCHIVE_FOLDER)
-    variables = AUDIT_VARIABLES if settings.AUDIT_R2_BUCKET_NAME else Variables()
-    return S3Store(
-        endpoint_url=settings.AWS_S3_ENDPOINT_URL,
-        access_key_id=getattr(settings, variables.key_id),
-        secret_access_key=getattr(settings, variables.secret),
-        bucket=_bucket(),
-        prefix=PREFIX,
-        variables=variables,
-    )
+            tqdm.monitor_interval = 0  # no thread beside the one that handles signals
+            self._bar = tqdm(total=count, unit=" rows", dynamic_ncols=True)
 
-
-def _bucket() -> str:
-    bucket: str = settings.AUDIT_R2_BUCKET_NAME or settings.AWS_STORAGE_BUCKET_NAME
-    return bucket
-
-
-def _location() -> str:
-    if settings.DEBUG:
-        return f"{settings.AUDIT_ARCHIVE_FOLDER.name}/ folder"
-    return f'R2 bucket "{_bucket()}" in {PREFIX} folder'
+    def _show_progress(self, count: int, size_bytes: int) -> None:
+        now = time.monotonic()
+        seconds, self._segment_started = now - self._segment_started, now
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        logger.info(
+            "segment_archived",
+            job=self.job_name,
+            rows=count,
+            megabytes=round(size_bytes / MEGABYTE, 1),
+            rows_per_second=round(count / max(seconds, 0.001)),
+        )

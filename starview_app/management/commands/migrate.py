@@ -8,6 +8,7 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from starview_app.maintenance.apps import MaintenanceConfig
+from starview_app.maintenance.runner.tables import create_own_tables
 
 # Recorded among the applied migrations before the first table is made, so that a
 # `migrate` that was killed half-way can be run again. It is no migration: one that
@@ -22,8 +23,12 @@ class Command(migrate.Command):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["app_label"] != MaintenanceConfig.label:
-            self._mark_or_refuse(options["database"])
+        if options["app_label"] == MaintenanceConfig.label:
+            # Django's own would also write content types of the web service's models.
+            is_new = create_own_tables()
+            self.stdout.write("Made maintenance_*" if is_new else "Nothing to do")
+            return
+        self._mark_or_refuse(options["database"])
         super().handle(*args, **options)
 
     def _mark_or_refuse(self, alias: str) -> None:

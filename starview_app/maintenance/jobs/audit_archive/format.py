@@ -17,17 +17,67 @@ SEPARATOR = {"json": b",", "txt": b""}
 # A date that only a slip can have made stays in the table: no object could be named
 # after it.
 _DUE = "timestamp < %(cutoff)s AND timestamp > '1900-01-01'"
-SUMMARY = f"""
-    SELECT count(*), min(timestamp), max(timestamp)
-    FROM starview_app_auditlog
-    WHERE {_DUE}
+COUNT_DUE = f"SELECT count(*) FROM starview_app_auditlog WHERE {_DUE}"
+# The next segment behind (after_timestamp, after_id): as many due rows as allowed, in
+# the order (timestamp, id), of one calendar month of UTC. Index: timestamp.
+PLAN = f"""
+    WITH start AS (
+        SELECT timestamp, id
+        FROM starview_app_auditlog
+        WHERE
+            {_DUE}
+            AND timestamp >= %(after_timestamp)s
+            AND (timestamp, id) > (%(after_timestamp)s, %(after_id)s)
+        ORDER BY timestamp, id
+        LIMIT 1
+    ),
+    segment AS (
+        SELECT log.timestamp, log.id
+        FROM starview_app_auditlog AS log, start
+        WHERE
+            log.timestamp < %(cutoff)s
+            AND log.timestamp >= start.timestamp
+            AND (log.timestamp, log.id) >= (start.timestamp, start.id)
+            AND log.timestamp < (
+                date_trunc('month', start.timestamp AT TIME ZONE 'UTC')
+                + INTERVAL '1 month'
+            ) AT TIME ZONE 'UTC'
+        ORDER BY log.timestamp, log.id
+        LIMIT %(segment_rows)s
+    )
+    (SELECT timestamp, id FROM segment ORDER BY timestamp, id LIMIT 1)
+    UNION ALL
+    (SELECT timestamp, id FROM segment ORDER BY timestamp DESC, id DESC LIMIT 1)
 """
-DELETE = f"DELETE FROM starview_app_auditlog WHERE {_DUE}"
+
+# The rows of a segment: both ends inclusive.
+_RANGE = """
+    timestamp BETWEEN %(first_timestamp)s AND %(last_timestamp)s
+    AND (timestamp, id) >= (%(first_timestamp)s, %(first_id)s)
+    AND (timestamp, id) <= (%(last_timestamp)s, %(last_id)s)
+"""
+SUMMARY = f"""
+    SELECT
+        count(*),
+        min(timestamp),
+        max(timestamp),
+        (
+            SELECT id FROM starview_app_auditlog WHERE {_RANGE}
+            ORDER BY timestamp, id LIMIT 1
+        ),
+        (
+            SELECT id FROM starview_app_auditlog WHERE {_RANGE}
+            ORDER BY timestamp DESC, id DESC LIMIT 1
+        )
+    FROM starview_app_auditlog
+    WHERE {_RANGE}
+"""
+DELETE = f"DELETE FROM starview_app_auditlog WHERE {_RANGE}"
 # To be completed with the condition that no row of another table refers to the log.
 COUNT_REFERRED = f"""
     SELECT count(*)
     FROM starview_app_auditlog AS log
-    WHERE {_DUE} AND NOT ({{unreferenced}})
+    WHERE {_RANGE} AND NOT ({{unreferenced}})
 """
 
 # What to_json leaves as it is although a terminal or an editor would act on it: for a
@@ -66,7 +116,7 @@ _JSON_ROW = f"""
             id, event_type, timestamp, success, message,
             user_id, username, ip_address, user_agent, metadata
         FROM starview_app_auditlog
-        WHERE {_DUE}
+        WHERE {_RANGE}
         ORDER BY timestamp, id
     ) AS log
 """
@@ -88,7 +138,7 @@ _TXT_ROW = f"""
         'id=' || id
     )
     FROM starview_app_auditlog
-    WHERE {_DUE}
+    WHERE {_RANGE}
     ORDER BY timestamp, id
 """
 
@@ -101,20 +151,15 @@ COPY = {
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one archive: how many, from when to when (both inclusive)."""
+    """The rows of one segment: how many, from where to where (both inclusive)."""
 
     count: int
     first: datetime
     last: datetime
+    first_id: int
+    last_id: int
     archived_at: datetime
     retention_days: int
-
-    def object_name(self, kind: str) -> str:
-        """The guide's name; archived_at, to the second, tells two runs apart."""
-        return (
-            f"audit_logs_{_utc(self.first):%Y%m%d}_to_{_utc(self.last):%Y%m%d}"
-            f"_{_utc(self.archived_at):%Y%m%d_%H%M%S}.{kind}"
-        )
 
     def head(self, kind: str) -> bytes:
         """What stands before the rows; it ends with a line end."""
@@ -126,12 +171,12 @@ class Batch:
 
     def _json_head(self) -> bytes:
         envelope = {
-            "archive_date": _utc(self.archived_at).isoformat(),
+            "archive_date": moment_text(self.archived_at),
             "retention_days": self.retention_days,
             "log_count": self.count,
             "date_range": {
-                "from": _utc(self.first).isoformat(),
-                "to": _utc(self.last).isoformat(),
+                "from": moment_text(self.first),
+                "to": moment_text(self.last),
             },
         }
         return json.dumps(envelope)[:-1].encode() + b', "logs": [\n'
@@ -140,7 +185,7 @@ class Batch:
         rule = "=" * 80
         return (
             f"STARVIEW AUDIT LOG ARCHIVE\n{rule}\n"
-            f"Archived:  {_utc(self.archived_at):%Y-%m-%d %H:%M:%S} UTC,"
+            f"Archived:  {moment_text(self.archived_at)},"
             f" rows older than {self.retention_days} days\n"
             f"Rows:      {self.count}\n"
             f"From:      {_utc(self.first):%Y-%m-%d %H:%M:%S} UTC\n"
@@ -149,6 +194,30 @@ class Batch:
             "or control character inside a field is written \\n or \\u001b.\n"
             f"{rule}\n"
         ).encode()
+
+
+def object_name(
+    kind: str, *, first: datetime, last: datetime, archived_at: datetime, number: int
+) -> str:
+    """The guide's name; `number` counts the segments of one second from 1.
+
+    archived_at, to the second, tells runs apart. `kind` may end in `.gz`.
+    """
+    suffix = f"_{number:04d}" if number > 1 else ""
+    return (
+        f"audit_logs_{_utc(first):%Y%m%d}_to_{_utc(last):%Y%m%d}"
+        f"_{_utc(archived_at):%Y%m%d_%H%M%S}{suffix}.{kind}"
+    )
+
+
+def kind_of(name: str) -> str:
+    """`json` or `txt`, of an object that `object_name` named."""
+    return "json" if name.removesuffix(".gz").endswith(".json") else "txt"
+
+
+def moment_text(moment: datetime) -> str:
+    """ISO 8601 in UTC, to the microsecond."""
+    return _utc(moment).isoformat()
 
 
 def _utc(moment: datetime) -> datetime:

@@ -1,0 +1,1 @@
+"""What the four commands of the audit archive share."""

@@ -1,0 +1,187 @@
+"""Reading the chain of manifests back, and what is wrong with it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from starview_app.maintenance.jobs.audit_archive.manifests import (
+    Entry,
+    Manifest,
+    is_manifest,
+    parse_manifest,
+    sequence_of,
+    sha256_of,
+)
+from starview_app.maintenance.models import AuditArchive, AuditManifest
+from starview_app.maintenance.stores.base import Store
+
+MISSING = "missing"
+CHANGED = "changed"
+STRAY = "not in any manifest"
+State = AuditArchive.State
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is in a store, and what the database knows of it at the same time."""
+
+    # {name: bytes} of every object.
+    sizes: dict[str, int]
+    manifests: list[AuditManifest]
+    # What a run, under way or killed, has in the store and in no manifest yet, or is
+    # about to remove: the next run settles it.
+    unsettled: set[str]
+
+
+def take_inventory(store: Store) -> Inventory:
+    """List the store, again when a manifest was added meanwhile. Raises StoreError."""
+    while True:
+        before = _manifests(store)
+        sizes = {found.name: found.size_bytes for found in store.objects()}
+        unsettled = _unsettled(store.location)
+        after = _manifests(store)
+        if [(row.pk, row.is_written) for row in before] == [
+            (row.pk, row.is_written) for row in after
+        ]:
+            return Inventory(sizes, after, unsettled)
+
+
+def _manifests(store: Store) -> list[AuditManifest]:
+    rows = AuditManifest.objects.filter(location=store.location)
+    return list(rows.order_by("sequence"))
+
+
+def _unsettled(location: str) -> set[str]:
+    records = AuditArchive.objects.filter(location=location)
+    touched = records.filter(state__in=(State.OPEN, State.REMOVING))
+    unlisted = records.filter(state=State.ARCHIVED, manifest=None)
+    planned = AuditManifest.objects.filter(location=location, is_written=False)
+    in_planned = records.filter(state=State.ARCHIVED, manifest__is_written=False)
+    names = [
+        name for record in [*touched, *unlisted, *in_planned] for name in record.names
+    ]
+    return {*names, *(manifest.name for manifest in planned)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one object of the store: `missing` or `changed`, or stray."""
+
+    status: str
+    name: str
+    detail: str
+
+
+@dataclass
+class Chain:
+    """The manifests of a store, oldest first, as far as they vouch for each other."""
+
+    manifests: list[Manifest] = field(default_factory=list)
+    # The objects that should be there, by name, and when a manifest first listed them.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    listed_at: dict[str, datetime] = field(default_factory=dict)
+    # Of the entries, those whose manifest nobody vouches for.
+    doubtful: set[str] = field(default_factory=set)
+    # What is wrong with the manifests themselves.
+    findings: list[Finding] = field(default_factory=list)
+    # Without the database's word nobody knows whether the newest ones were removed.
+    is_on_record: bool = True
+
+
+def read_chain(store: Store, inventory: Inventory) -> Chain:
+    """Read and check every manifest of the inventory.
+
+    A manifest is vouched for by the database that planned it, else by the manifest
+    after it. Raises StoreError.
+    """
+    return _ChainReader(store, inventory).read()
+
+
+@dataclass(frozen=True)
+class _Voucher:
+    """What a manifest has to be, and who says so."""
+
+    name: str
+    sha256: str
+    who: str
+
+
+class _ChainReader:
+    def __init__(self, store: Store, inventory: Inventory) -> None:
+        self._store = store
+        self._on_record = {row.sequence: row for row in inventory.manifests}
+        self._found: dict[int, list[str]] = {}
+        for name in sorted(filter(is_manifest, inventory.sizes)):
+            self._found.setdefault(sequence_of(name), []).append(name)
+        self._chain = Chain()
+
+    def read(self) -> Chain:
+        chain = self._chain
+        newest = max([*self._found, *self._on_record], default=0)
+        chain.is_on_record = not newest or newest in self._on_record
+        # From the newest on, since each one says what the one before it has to be.
+        voucher: _Voucher | None = None
+        for sequence in range(newest, 0, -1):
+            if record := self._on_record.get(sequence):
+                voucher = _Voucher(record.name, record.sha256, "the database")
+            voucher = self._read_one(sequence, voucher)
+        chain.manifests.reverse()
+        chain.findings.reverse()
+        for manifest in chain.manifests:
+            for name in manifest.removed:
+                chain.entries.pop(name, None)
+        return chain
+
+    def _read_one(self, sequence: int, voucher: _Voucher | None) -> _Voucher | None:
+        """Check one manifest; returns what it says of the one before."""
+        names = self._found.get(sequence, [])
+        wanted = voucher.name if voucher else next(iter(names), "")
+        for name in names:
+            if name != wanted:
+                self._note(STRAY, name, f"number {sequence} is {wanted}")
+        if wanted not in names:
+            return self._read_missing(sequence, wanted)
+        body = b"".join(self._store.read(wanted))
+        if voucher and sha256_of(body) != voucher.sha256:
+            self._note(CHANGED, wanted, f"{voucher.who} has another hash of it")
+            if record := self._on_record.get(sequence):
+                return self._take(parse_manifest(record.body.encode()))
+            return self._take_if_readable(body, wanted, is_doubtful=True)
+        return self._take_if_readable(body, wanted, is_doubtful=False)
+
+    def _read_missing(self, sequence: int, wanted: str) -> _Voucher | None:
+        record = self._on_record.get(sequence)
+        if record is None or record.is_written:
+            shown = wanted or f"audit_manifest_{sequence:06d}"
+            self._note(MISSING, shown, "the chain is broken here")
+        # What was planned is at hand: what it lists can be checked all the same.
+        return self._take(parse_manifest(record.body.encode())) if record else None
+
+    def _take_if_readable(
+        self, body: bytes, name: str, *, is_doubtful: bool
+    ) -> _Voucher | None:
+        try:
+            manifest = parse_manifest(body)
+            if manifest.name != name:
+                raise ValueError(f"it was written as {manifest.name}")
+        except ValueError as error:
+            if not is_doubtful:  # else it is known as changed already
+                self._note(CHANGED, name, str(error))
+            return None
+        return self._take(manifest, is_doubtful=is_doubtful)
+
+    def _take(
+        self, manifest: Manifest, *, is_doubtful: bool = False
+    ) -> _Voucher | None:
+        chain = self._chain
+        chain.manifests.append(manifest)
+        for entry in manifest.objects:
+            chain.entries[entry.name] = entry
+            chain.listed_at[entry.name] = manifest.created_at
+            if is_doubtful:
+                chain.doubtful.add(entry.name)
+        if not manifest.previous_name:
+            return None
+        return _Voucher(manifest.previous_name, manifest.previous_sha256, manifest.name)
+
+    def _note(self, status: str, name: str, detail: str) -> None:
+        self._chain.findings.append(Finding(status, name, detail))

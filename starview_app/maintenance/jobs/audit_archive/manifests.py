@@ -1,0 +1,188 @@
+"""The manifests: a chain that shows a removed, swapped or edited object.
+
+Each run with rows, and each removal, adds one object beside the archives. It lists
+what was written and what was removed, and the hash of the manifest before it. After
+CloudTrail's digest files: what an object should be is said outside of it, and each
+statement is vouched for by the next one, the newest by the database.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import transaction
+
+from starview_app.maintenance.jobs.audit_archive.format import moment_text
+from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.models import AuditArchive, AuditManifest
+from starview_app.maintenance.stores.base import (
+    ObjectExistsError,
+    Store,
+)
+
+VERSION = 1
+_NAME = re.compile(r"audit_manifest_(\d{6,})_\d{8}_\d{6}\.json")
+State = AuditArchive.State
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object, as a manifest lists it. Ends are inclusive."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    rows: int
+    first_id: int
+    first_timestamp: datetime
+    last_id: int
+    last_timestamp: datetime
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    sequence: int
+    created_at: datetime
+    previous_name: str
+    previous_sha256: str
+    objects: tuple[Entry, ...]
+    removed: tuple[str, ...]
+
+
+def is_manifest(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def sequence_of(name: str) -> int:
+    """The number in a manifest's name; ValueError for any other name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no manifest's name")
+    return int(match.group(1))
+
+
+# -- writing --------------------------------------------------------------------------
+
+
+def plan_manifest(
+    *, location: str, now: datetime, removed: Sequence[AuditArchive] = ()
+) -> AuditManifest | None:
+    """Fix the text of the manifest for what no manifest lists yet; None if nothing.
+
+    That is every archived segment without one, and the segments `removed`, whose
+    objects are gone: their state is `removed` from this commit on.
+    """
+    records = AuditArchive.objects.filter(location=location).order_by("id")
+    with transaction.atomic():
+        archived = list(records.filter(state=State.ARCHIVED, manifest=None))
+        if not archived and not removed:
+            return None
+        previous = (
+            AuditManifest.objects.filter(location=location).order_by("sequence").last()
+        )
+        manifest = _manifest(location, now, previous, archived, removed)
+        manifest.save()
+        ids = [record.pk for record in archived]
+        records.filter(pk__in=ids).update(manifest=manifest)
+        ids = [record.pk for record in removed]
+        records.filter(pk__in=ids).update(state=State.REMOVED)
+    return manifest
+
+
+def write_manifests(store: Store) -> Iterator[AuditManifest]:
+    """Have every planned manifest in the store, read back and equal; yields each.
+
+    Raises JobError when the store has something else under its name or gives something
+    else back; StoreError.
+    """
+    planned = AuditManifest.objects.filter(location=store.location, is_written=False)
+    for manifest in planned.order_by("sequence"):
+        _write(store, manifest)
+        yield manifest
+
+
+def _write(store: Store, manifest: AuditManifest) -> None:
+    store.discard_unfinished(manifest.name)
+    body = manifest.body.encode()
+    try:
+        with store.writer(manifest.name) as target:
+            target.write(body)
+    except ObjectExistsError:
+        pass  # by a run that was killed before it could note it; compared below
+    if b"".join(store.read(manifest.name)) != body:
+        raise JobError(
+            f"{manifest.name} is in the store with another content HINT: somebody"
+            " changed it, or another deployment uses this bucket; give each its own"
+        )
+    manifest.is_written = True
+    manifest.save(update_fields=["is_written"])
+
+
+def _manifest(
+    location: str,
+    now: datetime,
+    previous: AuditManifest | None,
+    archived: Sequence[AuditArchive],
+    removed: Sequence[AuditArchive],
+) -> AuditManifest:
+    sequence = previous.sequence + 1 if previous else 1
+    name = f"audit_manifest_{sequence:06d}_{now.astimezone(UTC):%Y%m%d_%H%M%S}.json"
+    content = {
+        "starview_audit_manifest": VERSION,
+        "name": name,
+        "sequence": sequence,
+        "created_at": moment_text(now),
+        "previous": (
+            {"name": previous.name, "sha256": previous.sha256} if previous else None
+        ),
+        "objects": [entry for record in archived for entry in record.objects_written],
+        "removed": [name for record in removed for name in record.names],
+    }
+    body = json.dumps(content, indent=1) + "\n"
+    return AuditManifest(
+        location=location,
+        sequence=sequence,
+        name=name,
+        body=body,
+        sha256=sha256_of(body.encode()),
+    )
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# -- reading --------------------------------------------------------------------------
+
+
+def parse_manifest(body: bytes) -> Manifest:
+    """Read a manifest's text; ValueError when it is not one."""
+    try:
+        content = json.loads(body)
+        previous = content["previous"] or {"name": "", "sha256": ""}
+        if content["starview_audit_manifest"] != VERSION:
+            raise ValueError("a version that this program does not know")
+        return Manifest(
+            name=content["name"],
+            sequence=content["sequence"],
+            created_at=datetime.fromisoformat(content["created_at"]),
+            previous_name=previous["name"],
+            previous_sha256=previous["sha256"],
+            objects=tuple(_entry(entry) for entry in content["objects"]),
+            removed=tuple(content["removed"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("its fields are not a manifest's") from error
+
+
+def _entry(content: dict[str, Any]) -> Entry:
+    moments = {
+        name: datetime.fromisoformat(content[name])
+        for name in ("first_timestamp", "last_timestamp")
+    }
+    return Entry(**{**content, **moments})

@@ -1,0 +1,152 @@
+"""Walk the chain of manifests and read the archived objects back.
+
+Nothing is changed, here or in the store.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from starview_app.maintenance.jobs.audit_archive.chain import (
+    CHANGED,
+    MISSING,
+    STRAY,
+    Chain,
+    Finding,
+    read_chain,
+    take_inventory,
+)
+from starview_app.maintenance.jobs.audit_archive.manifests import Entry, is_manifest
+from starview_app.maintenance.jobs.audit_archive.transfer import (
+    Source,
+    StopRequested,
+)
+from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.stores.base import (
+    ObjectMissingError,
+    Store,
+    StoreError,
+)
+
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class ChainRead:
+    """`is_on_record`: the database knows the newest manifest, so none can be cut off.
+
+    `expected` counts the objects that should be there, `to_read` those that are read.
+    """
+
+    manifests: int
+    is_on_record: bool
+    expected: int
+    to_read: int
+
+
+Event = ChainRead | Finding
+Report = Callable[[Event], None]
+
+
+def verify_audit_archives(
+    *,
+    store: Store,
+    report: Report,
+    should_stop: ShouldStop,
+    since: datetime | None = None,
+    sample: int | None = None,
+) -> JobResult:
+    """Say of each object whether it is good, missing, changed or in no manifest.
+
+    The manifests are all checked. Objects that were archived before `since` are left
+    out; of the others `sample`, chosen at random, are read back, and the rest are
+    checked by presence and size. Without `sample` all are read. What an archive run
+    has not finished is left out too: the next run settles it.
+
+    Counts: manifests, good, missing, changed, stray, read. Each object that is not good
+    is a problem. Raises JobError when the store cannot be read.
+    """
+    try:
+        return _Verification(store, report, should_stop).run(since, sample)
+    except StoreError as error:
+        raise JobError(f"the archives could not be verified: {error}") from error
+
+
+class _Verification:
+    def __init__(self, store: Store, report: Report, should_stop: ShouldStop) -> None:
+        self._store = store
+        self._report = report
+        self._should_stop = should_stop
+        names = (GOOD, MISSING, CHANGED, "stray", "read")
+        self._result = JobResult({"manifests": 0} | dict.fromkeys(names, 0))
+
+    def run(self, since: datetime | None, sample: int | None) -> JobResult:
+        inventory = take_inventory(self._store)
+        sizes, unsettled = inventory.sizes, inventory.unsettled
+        chain = read_chain(self._store, inventory)
+        expected = [
+            entry
+            for name, entry in sorted(chain.entries.items())
+            if name not in unsettled
+            and (since is None or chain.listed_at[name] >= since)
+        ]
+        to_read = _chosen(expected, sample)
+        self._result.counts["manifests"] = len(chain.manifests)
+        self._report(
+            ChainRead(
+                len(chain.manifests), chain.is_on_record, len(expected), len(to_read)
+            )
+        )
+        for finding in chain.findings:
+            self._note(finding)
+        try:
+            for entry in expected:
+                self._note(self._check(chain, entry, sizes, entry.name in to_read))
+        except StopRequested:
+            self._result.interrupted = True
+            return self._result
+        for name in sorted(sizes):
+            if not (is_manifest(name) or name in chain.entries or name in unsettled):
+                self._note(Finding(STRAY, name, "nobody has archived it"))
+        return self._result
+
+    def _check(
+        self, chain: Chain, entry: Entry, sizes: dict[str, int], is_read: bool
+    ) -> Finding:
+        if self._should_stop():
+            raise StopRequested
+        name = entry.name
+        if name not in sizes:
+            return Finding(MISSING, name, f"{entry.rows} rows")
+        if sizes[name] != entry.size_bytes:
+            detail = f"{sizes[name]} bytes instead of {entry.size_bytes}"
+            return Finding(CHANGED, name, detail)
+        if not is_read:
+            return Finding(GOOD, name, f"{entry.rows} rows, by its size only")
+        self._result.counts["read"] += 1
+        try:
+            source = Source(name, self._store.read(name), self._should_stop)
+            digest = source.read_all()
+        except ObjectMissingError:
+            return Finding(MISSING, name, f"{entry.rows} rows")
+        if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
+            return Finding(CHANGED, name, "its content is not what was archived")
+        if name in chain.doubtful:
+            return Finding(CHANGED, name, "only a changed manifest lists it so")
+        return Finding(GOOD, name, f"{entry.rows} rows")
+
+    def _note(self, finding: Finding) -> None:
+        self._report(finding)
+        count = "stray" if finding.status == STRAY else finding.status
+        self._result.counts[count] += 1
+        if finding.status != GOOD:
+            self._result.problems.append(f"{finding.name} is {finding.status}")
+
+
+def _chosen(entries: list[Entry], sample: int | None) -> set[str]:
+    names = [entry.name for entry in entries]
+    if sample is None or sample >= len(names):
+        return set(names)
+    return set(random.sample(names, sample))

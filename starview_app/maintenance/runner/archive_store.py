@@ -1,0 +1,56 @@
+"""The store that the settings name for the audit archive."""
+
+from django.conf import settings
+
+from starview_app.maintenance.stores.base import Store
+from starview_app.maintenance.stores.folder import FolderStore
+from starview_app.maintenance.stores.s3 import S3Store, Variables
+
+# Jobs that write to the archive's chain of manifests must not run side by side.
+LOCK_NAME = "audit_archives"
+PREFIX = "audit-archives/"
+AUDIT_VARIABLES = Variables(
+    key_id="AUDIT_R2_ACCESS_KEY_ID",
+    secret="AUDIT_R2_SECRET_ACCESS_KEY",  # noqa: S106 - a name
+    bucket="AUDIT_R2_BUCKET_NAME",
+)
+
+
+def archive_store() -> Store:
+    """The separate audit bucket where there is one, a folder in development."""
+    if settings.DEBUG:
+        return FolderStore(settings.AUDIT_ARCHIVE_FOLDER)
+    variables = AUDIT_VARIABLES if settings.AUDIT_R2_BUCKET_NAME else Variables()
+    return S3Store(
+        endpoint_url=settings.AWS_S3_ENDPOINT_URL,
+        access_key_id=getattr(settings, variables.key_id),
+        secret_access_key=getattr(settings, variables.secret),
+        bucket=_bucket(),
+        prefix=PREFIX,
+        variables=variables,
+    )
+
+
+def archive_location() -> str:
+    """Where the archives are, in the guide's words."""
+    if settings.DEBUG:
+        return f"{settings.AUDIT_ARCHIVE_FOLDER.name}/ folder"
+    return f'R2 bucket "{_bucket()}" in {PREFIX} folder'
+
+
+def public_warning() -> str:
+    """What to say when the bucket is served to the world; else empty."""
+    is_public = settings.R2_PUBLIC_URL and not settings.AUDIT_R2_BUCKET_NAME
+    if settings.DEBUG or not is_public:
+        return ""
+    return (
+        f"the archives, with IP addresses and user names, go to bucket {_bucket()!r},"
+        f" which R2_PUBLIC_URL={settings.R2_PUBLIC_URL} serves to everybody HINT: set"
+        " AUDIT_R2_BUCKET_NAME, AUDIT_R2_ACCESS_KEY_ID and AUDIT_R2_SECRET_ACCESS_KEY"
+        " to a private bucket"
+    )
+
+
+def _bucket() -> str:
+    bucket: str = settings.AUDIT_R2_BUCKET_NAME or settings.AWS_STORAGE_BUCKET_NAME
+    return bucket

@@ -1,0 +1,96 @@
+"""`restore_audit_logs`: bring archived rows back into the table."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from starview.env import ARCHIVE
+from starview_app.maintenance.jobs import restore_audit_logs as job
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.runner.archive_store import PREFIX, archive_store
+from starview_app.maintenance.runner.command import JobCommand, utc_day
+
+
+class Command(JobCommand):
+    job_name = "restore_audit_logs"
+    keeps_records = True
+    needs = (ARCHIVE,)
+    # A dry run reads the archive as well.
+    needs_in_dry_run = True
+    help = (
+        "Brings archived audit rows back with their ids and all fields unchanged, from"
+        " one object or for a range of days. Rows that are there already are skipped;"
+        " an object that is not what its manifest lists is refused."
+    )
+
+    def add_options(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "key", nargs="?", metavar="KEY", help="an archived JSON object"
+        )
+        parser.add_argument(
+            "--from",
+            dest="since",
+            type=utc_day,
+            metavar="DATE",
+            help="the first day (UTC) of the rows to restore",
+        )
+        parser.add_argument(
+            "--to",
+            dest="until",
+            type=utc_day,
+            metavar="DATE",
+            help="the last day (UTC), which is restored too",
+        )
+
+    def check_options(self, options: dict[str, Any]) -> str:
+        days = (options["since"], options["until"])
+        if options["key"] and any(days):
+            return "KEY and --from, --to exclude each other"
+        if not options["key"] and not all(days):
+            return "name a KEY, or both --from and --to"
+        if all(days) and days[0] > days[1]:
+            return "--from is after --to"
+        return ""
+
+    def run(
+        self,
+        *,
+        should_stop: ShouldStop,
+        dry_run: bool,
+        key: str | None,
+        since: Any,
+        until: Any,
+        **options: Any,
+    ) -> JobResult:
+        self._dry_run = dry_run
+        result = job.restore_audit_logs(
+            store=archive_store(),
+            report=self._print,
+            should_stop=should_stop,
+            name=(key or "").removeprefix(PREFIX),
+            since=since,
+            until=until + timedelta(days=1) if until else None,
+            dry_run=dry_run,
+        )
+        counts = result.counts
+        verb = "Dry run: would restore" if dry_run else "Restored"
+        self.stdout.write(
+            f"\n{verb} {counts['restored']} audit logs from {counts['objects']}"
+            f" archives, skipped {counts['skipped']} that are there already"
+        )
+        if counts["restored"] and not dry_run:
+            self.stdout.write(
+                "The next archive run moves those that are old enough out again."
+            )
+        return result
+
+    def _print(self, event: job.Restored) -> None:
+        text = (
+            f"{event.name}: {event.rows - event.present} of {event.rows} rows"
+            f" {'to restore' if self._dry_run else 'restored'}, {event.present} there"
+            " already"
+        )
+        if event.unlinked:
+            text += f"; {event.unlinked} of accounts that are gone, without that link"
+        self.stdout.write(text)
