@@ -104,6 +104,10 @@ def _demo() -> int:
         _show_changes(before, _count(services))
         _show_kept(services)
         _show_archive(services)
+        _heading("Is every archived object what was archived?")
+        _run_command(
+            [sys.executable, "manage.py", "verify_audit_archives"], environment
+        )
         _show_mail(services)
     _show_next_runs(jobs)
     return _show_end(runs)

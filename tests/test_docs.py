@@ -53,6 +53,18 @@ def test_every_job_has_a_name_and_a_deadline(job: ScheduledJob) -> None:
     )
 
 
+def test_a_job_that_is_off_can_be_switched_on_by_taking_its_sign_away(
+    tmp_path: Path,
+) -> None:
+    text = (ROOT / "crontab").read_text(encoding="utf-8")
+    switched_on = tmp_path / "crontab"
+    switched_on.write_text(re.sub(r"(?m)^#(?=\d)", "", text), encoding="utf-8")
+
+    names = {job.name for job in read_crontab(switched_on)}
+
+    assert names - {job.name for job in JOBS} == {"starview-cleanup-audit-archives"}
+
+
 def test_the_schedule_is_the_guides() -> None:
     assert {
         job.name: (job.times, job.command.partition("python ")[2]) for job in JOBS

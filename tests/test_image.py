@@ -208,6 +208,25 @@ def test_archives_reach_the_bucket_and_leave_the_table() -> None:
     assert psql(f"{due}::interval") == "0"
 
 
+def test_archives_are_verified_and_restored_from_the_bucket() -> None:
+    due = "SELECT count(*) FROM starview_app_auditlog WHERE timestamp < now() - '30 d'"
+    archived = run_once("python", "manage.py", "archive_audit_logs", "--days=30")
+    held = int(psql(f"{due}::interval"))
+
+    verified = run_once("python", "manage.py", "verify_audit_archives")
+    restored = run_once(
+        *("python", "manage.py", "restore_audit_logs"),
+        *("--from=2000-01-01", "--to=2100-01-01"),
+    )
+
+    assert archived.returncode == 0, archived.stdout
+    assert verified.returncode == 0, verified.stdout
+    assert "missing: 0, changed: 0, not in any manifest: 0" in verified.stdout
+    assert restored.returncode == 0, restored.stdout
+    assert held == 0
+    assert int(psql(f"{due}::interval")) > 0
+
+
 def test_the_schedule_runs_a_job_and_stops_cleanly(tmp_path: Path) -> None:
     line = "JOB=probe timeout -k 60 1h python manage.py cleanup_unverified_users"
     with scheduled(tmp_path / "crontab", line) as container:

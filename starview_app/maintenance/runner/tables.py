@@ -10,6 +10,11 @@ from starview_app.maintenance.apps import MaintenanceConfig
 
 LABEL = MaintenanceConfig.label
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+_TABLES = """
+    SELECT
+        to_regclass('starview_app_auditlog') IS NOT NULL,
+        to_regclass('django_migrations') IS NOT NULL
+"""
 _APPLIED = """
     SELECT name
     FROM django_migrations
@@ -21,8 +26,9 @@ def create_own_tables() -> bool:
     """Bring `maintenance_*` up to date; says whether there was something to do.
 
     Nothing else is touched: no signal is sent that would make Django write content
-    types or permissions of the web service's models. Two containers that start at once
-    wait for each other. It costs one query when there is nothing to do.
+    types or permissions of the web service's models. A database without the web
+    service's tables is the wrong one, and left as it is. Two containers that start at
+    once wait for each other. It costs two queries when there is nothing to do.
     """
     if not _missing():
         return False
@@ -39,8 +45,9 @@ def _missing() -> bool:
     folder = Path(apps.get_app_config(LABEL).path) / "migrations"
     files = {path.stem for path in folder.glob("[0-9]*.py")}
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('django_migrations') IS NOT NULL")
-        if cursor.fetchone() == (False,):
-            return True
+        cursor.execute(_TABLES)
+        has_audit_log, has_migrations = cursor.fetchone()
+        if not has_audit_log or not has_migrations:
+            return bool(has_audit_log)
         cursor.execute(_APPLIED, {"app": LABEL})
         return not files <= {name for (name,) in cursor.fetchall()}
