@@ -17,6 +17,8 @@ from starview_app.maintenance.stores.base import Store
 MISSING = "missing"
 CHANGED = "changed"
 STRAY = "not in any manifest"
+# 100,000 objects are listed in less: more is no manifest.
+MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
 
 
@@ -116,20 +118,42 @@ class _ChainReader:
 
     def read(self) -> Chain:
         chain = self._chain
-        newest = max([*self._found, *self._on_record], default=0)
-        chain.is_on_record = not newest or newest in self._on_record
+        chain.is_on_record = bool(self._on_record) or not self._found
+        self._drop_forged()
         # From the newest on, since each one says what the one before it has to be.
         voucher: _Voucher | None = None
-        for sequence in range(newest, 0, -1):
+        above: int | None = None
+        for sequence in sorted({*self._found, *self._on_record}, reverse=True):
+            if above is not None and above - sequence > 1:
+                self._note_gap(sequence + 1, above - 1)
+                voucher = None
             if record := self._on_record.get(sequence):
                 voucher = _Voucher(record.name, record.sha256, "the database")
             voucher = self._read_one(sequence, voucher)
+            above = sequence
+        if above is not None and above > 1:
+            self._note_gap(1, above - 1)
         chain.manifests.reverse()
         chain.findings.reverse()
         for manifest in chain.manifests:
             for name in manifest.removed:
                 chain.entries.pop(name, None)
         return chain
+
+    def _drop_forged(self) -> None:
+        """Leave out what comes after the newest manifest that the database planned."""
+        newest = max(self._on_record, default=None)
+        for sequence in sorted(self._found, reverse=True):
+            if newest is not None and sequence > newest:
+                for name in self._found.pop(sequence):
+                    self._note(STRAY, name, "the database has planned no such number")
+
+    def _note_gap(self, first: int, last: int) -> None:
+        """Numbers `first` to `last`, both inclusive, are not there."""
+        until = f" to {last:06d}" if last > first else ""
+        self._note(
+            MISSING, f"audit_manifest_{first:06d}{until}", "the chain is broken here"
+        )
 
     def _read_one(self, sequence: int, voucher: _Voucher | None) -> _Voucher | None:
         """Check one manifest; returns what it says of the one before."""
@@ -140,13 +164,22 @@ class _ChainReader:
                 self._note(STRAY, name, f"number {sequence} is {wanted}")
         if wanted not in names:
             return self._read_missing(sequence, wanted)
-        body = b"".join(self._store.read(wanted))
+        body = self._read_body(wanted)
         if voucher and sha256_of(body) != voucher.sha256:
             self._note(CHANGED, wanted, f"{voucher.who} has another hash of it")
             if record := self._on_record.get(sequence):
                 return self._take(parse_manifest(record.body.encode()))
             return self._take_if_readable(body, wanted, is_doubtful=True)
         return self._take_if_readable(body, wanted, is_doubtful=False)
+
+    def _read_body(self, name: str) -> bytes:
+        """No more of it than any manifest has: somebody may have put anything there."""
+        body = b""
+        for piece in self._store.read(name):
+            body += piece
+            if len(body) > MANIFEST_BYTES:
+                break
+        return body
 
     def _read_missing(self, sequence: int, wanted: str) -> _Voucher | None:
         record = self._on_record.get(sequence)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from django.db import transaction
 
@@ -161,28 +160,52 @@ def sha256_of(content: bytes) -> str:
 
 
 def parse_manifest(body: bytes) -> Manifest:
-    """Read a manifest's text; ValueError when it is not one."""
+    """Read a manifest's text; ValueError when it is not one, whatever it is."""
     try:
         content = json.loads(body)
-        previous = content["previous"] or {"name": "", "sha256": ""}
         if content["starview_audit_manifest"] != VERSION:
             raise ValueError("a version that this program does not know")
+        previous = content["previous"] or {"name": "", "sha256": ""}
         return Manifest(
-            name=content["name"],
-            sequence=content["sequence"],
-            created_at=datetime.fromisoformat(content["created_at"]),
-            previous_name=previous["name"],
-            previous_sha256=previous["sha256"],
+            name=_text(content["name"]),
+            sequence=_number(content["sequence"]),
+            created_at=_moment(content["created_at"]),
+            previous_name=_text(previous["name"]),
+            previous_sha256=_text(previous["sha256"]),
             objects=tuple(_entry(entry) for entry in content["objects"]),
-            removed=tuple(content["removed"]),
+            removed=tuple(_text(name) for name in content["removed"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("its fields are not a manifest's") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it is no manifest") from error
 
 
-def _entry(content: dict[str, Any]) -> Entry:
-    moments = {
-        name: datetime.fromisoformat(content[name])
-        for name in ("first_timestamp", "last_timestamp")
-    }
-    return Entry(**{**content, **moments})
+def _entry(content: dict[str, object]) -> Entry:
+    return Entry(
+        name=_text(content["name"]),
+        size_bytes=_number(content["size_bytes"]),
+        sha256=_text(content["sha256"]),
+        rows=_number(content["rows"]),
+        first_id=_number(content["first_id"]),
+        first_timestamp=_moment(content["first_timestamp"]),
+        last_id=_number(content["last_id"]),
+        last_timestamp=_moment(content["last_timestamp"]),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _moment(value: object) -> datetime:
+    moment = datetime.fromisoformat(_text(value))
+    if moment.tzinfo is None:
+        raise TypeError
+    return moment

@@ -147,6 +147,8 @@ class SegmentArchiver:
     def _archive_once(self, record: AuditArchive, objects: "_Objects") -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            # While an object is read back the session has nothing to do.
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             # Once this block has ended the commit may have happened, even if its
             # answer was lost: from there on the objects stay.
             with objects.removed_on_failure():
@@ -186,9 +188,10 @@ class _Objects:
     should_stop: ShouldStop
     # There, and this segment's.
     own: set[str]
-    # Whether they are there is not known: the store failed while one was written.
+    # They may be there, or a part of them, or still appear: the store failed, or the
+    # run was ended, while one was written.
     doubtful: set[str] = field(default_factory=set)
-    # Set when a failure has been cleaned up after.
+    # Set when a failure has been cleaned up after, without any doubt.
     are_removed: bool = False
 
     def put(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
@@ -217,27 +220,23 @@ class _Objects:
             yield
         except BaseException:
             with suppress(StoreError):  # the failure that led here is reported
-                self._remove()
-                self.are_removed = True
+                for name in list(self.own):
+                    self.store.delete(name)
+                    self.own.discard(name)
+                self.are_removed = not self.doubtful
             raise
 
-    def _remove(self) -> None:
-        for name in list(self.doubtful):
-            if _is_marked(self.store, self.record, name):
-                self.own.add(name)
-            self.doubtful.discard(name)
-        for name in list(self.own):
-            self.store.delete(name)
-            self.own.discard(name)
-
     def _write(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
-        self.doubtful.add(name)
         try:
             with self.store.writer(name) as target:
                 sink = Sink(name, target, self.should_stop)
                 digest = self._copy(cursor, batch, sink)
+                self.doubtful.add(name)  # the end of the block makes it appear
         except ObjectExistsError:
             self.doubtful.discard(name)  # it is another's
+            raise
+        except StoreError:
+            self.doubtful.add(name)
             raise
         self.doubtful.discard(name)
         self.own.add(name)
