@@ -1,6 +1,7 @@
 """Archives in a folder: for development, with the guarantees of the bucket."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +64,8 @@ class FolderStore:
     def discard_unfinished(self, name: str) -> None:
         with self._errors(name):
             for path in self._files():
-                if self._is_unfinished(path) and path.name.startswith(f".{name}."):
+                # mkstemp's own part of the name holds no point.
+                if re.fullmatch(rf"\.{re.escape(name)}\.[^.]+\.part", path.name):
                     path.unlink()
 
     def objects(self) -> Iterator[Listed]:

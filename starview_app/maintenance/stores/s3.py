@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-# R2 wants all parts but the last of one size, and at most 10,000: 80 GB an object.
-PART_BYTES = 8 << 20
+# R2 wants all parts but the last of one size, 5 MiB at least, and at most 10,000: 50 GB
+# an object. The smallest, since one is held in memory.
+PART_BYTES = 5 << 20
 _READ_BYTES = 1 << 20
 _R2_HOST = ".r2.cloudflarestorage.com"
 
@@ -195,8 +196,11 @@ class _Upload:
     def write(self, data: bytes) -> None:
         self._buffer += data
         while len(self._buffer) > PART_BYTES:
-            self._send_part(bytes(self._buffer[:PART_BYTES]))
-            del self._buffer[:PART_BYTES]
+            # The rest is small, the part is not: only the rest is copied.
+            rest = self._buffer[PART_BYTES:]
+            del self._buffer[PART_BYTES:]
+            self._send_part(self._buffer)
+            self._buffer = rest
 
     def finish(self) -> None:
         """Complete the object; the store refuses a key that exists.
@@ -221,13 +225,12 @@ class _Upload:
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._key,
-                Body=bytes(self._buffer),
+                Body=self._buffer,
                 IfNoneMatch="*",
             )
             return
         if self._buffer:
-            self._send_part(bytes(self._buffer))
-            self._buffer.clear()
+            self._send_part(self._buffer)
         self._client.complete_multipart_upload(
             Bucket=self._bucket,
             Key=self._key,
@@ -256,7 +259,7 @@ class _Upload:
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )
 
-    def _send_part(self, body: bytes) -> None:
+    def _send_part(self, body: bytearray) -> None:
         if not self._upload_id:
             answer = self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=self._key
