@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+# With BENCH_ROWS=20000, say: what such a run finds is no figure for the documentation.
+BENCH_SMALL = --rows=$(BENCH_ROWS) --turns=1 --output=.bench/benchmarks.md
 # Our scripts: by their ending, or in .ci by their first line.
 SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '.demo' \
 		-o -name '.git' \) -prune -o -type f \( -name '*.sh' -o -name '*.bash' \) -print; \
@@ -33,16 +35,16 @@ test: $(INSTALLED) supercronic ## run the tests, against real local services
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) ## measure what an idle job costs, into docs/benchmarks.md
-	@$(BIN)/python -m bench.startup
+bench: $(INSTALLED) ## measure start-up and archive, 10 minutes, into docs/benchmarks.md
+	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
 requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
 	$(COMPILE) $(UPGRADE) requirements.in -o requirements.txt
 	$(COMPILE) $(UPGRADE) requirements-dev.in -o requirements-dev.txt
 
-clean: ## remove what make made: .venv, .tools, .demo, caches (never audit_archives)
+clean: ## remove what make made: .venv, .tools, caches, ... (never audit_archives)
 	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
-	rm -rf $(VENV) $(TOOLS) .demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) .demo .bench .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what `make check` is made of -------------------------------------------------------

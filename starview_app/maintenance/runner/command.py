@@ -22,6 +22,7 @@ from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
 from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
 from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
@@ -123,7 +124,7 @@ class JobCommand(BaseCommand):
 
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return f"{self.job_name} {self.failure}: {problems[0]}{more}"
+        return one_line(f"{self.job_name} {self.failure}: {problems[0]}{more}")
 
     def _run_logged(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]

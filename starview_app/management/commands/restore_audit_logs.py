@@ -69,11 +69,15 @@ class Command(JobCommand):
             report=self._print,
             should_stop=should_stop,
             name=(key or "").removeprefix(PREFIX),
-            since=since,
-            until=until + timedelta(days=1) if until else None,
+            since=since or job.BEGIN,
+            until=until + timedelta(days=1) if until else job.END,
             dry_run=dry_run,
         )
         counts = result.counts
+        for problem in result.problems:
+            self.stdout.write(f"Not restored: {problem}")
+        if not counts["objects"] and not result.problems and not result.interrupted:
+            self.stdout.write("No archive has rows of these days")
         verb = "Dry run: would restore" if dry_run else "Restored"
         self.stdout.write(
             f"\n{verb} {counts['restored']} audit logs from {counts['objects']}"
@@ -91,6 +95,6 @@ class Command(JobCommand):
             f" {'to restore' if self._dry_run else 'restored'}, {event.present} there"
             " already"
         )
-        if event.unlinked:
+        if event.unlinked and event.rows > event.present:
             text += f"; {event.unlinked} of accounts that are gone, without that link"
         self.stdout.write(text)

@@ -1,0 +1,63 @@
+"""Measure start-up and archive, and write docs/benchmarks.md.
+
+    make bench                      all of it, some ten minutes
+    make bench BENCH_ROWS=20000     smaller and once, into .bench/benchmarks.md
+
+Nothing here fails because a machine is slow: what is over its limit is marked.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import startup
+from bench.archive import ArchiveBenchmark
+from bench.laboratory import ROOT, Laboratory
+from bench.machine import machine, today, versions
+from bench.report import Heading, report
+from demo.services import LocalServices
+
+STARTUP_TURNS = 5  # to one turn of the archive: they are short
+
+
+def main() -> None:
+    options = _options()
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="starview-bench-") as folder,
+        LocalServices(Path(folder) / "services") as services,
+    ):
+        laboratory = Laboratory(services)
+        laboratory.migrate()
+        heading = Heading(today(), machine(), versions(laboratory))
+        say("start-up")
+        start_up = startup.measure(laboratory, turns=STARTUP_TURNS * options.turns)
+        figures = ArchiveBenchmark(laboratory, Path(folder), say=say).run(
+            rows=options.rows, large_rows=options.large_rows, turns=options.turns
+        )
+    say("done")
+    text = report(heading, start_up, figures)
+    print(text)
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(text, encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--large-rows", type=int, help="default: three times --rows")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    options = parser.parse_args()
+    options.large_rows = options.large_rows or 3 * options.rows
+    return options
+
+
+if __name__ == "__main__":
+    main()
