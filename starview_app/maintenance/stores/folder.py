@@ -49,7 +49,8 @@ class FolderStore:
         finally:
             with suppress(OSError):
                 Path(aside).unlink()
-        self._sync_folder()
+        with self._errors(name):
+            self._sync_folder()
 
     def read(self, name: str) -> Iterator[bytes]:
         with self._errors(name), (self._folder / name).open("rb") as file:

@@ -14,7 +14,11 @@ from datetime import UTC, datetime
 
 from django.db import DatabaseError, connection, transaction
 from django.db.backends.utils import CursorWrapper
-from psycopg2.errors import SerializationFailure
+from psycopg2.errors import (
+    DeadlockDetected,
+    LockNotAvailable,
+    SerializationFailure,
+)
 
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.format import Batch, moment_text
@@ -36,8 +40,12 @@ from starview_app.maintenance.stores.base import (
     StoreError,
 )
 
-# A row of the segment was changed by somebody else: the segment is written anew.
+# A row of the segment was changed or held by another: the segment is written anew.
 ATTEMPTS = 3
+# Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
+# service ever wait for each other, it is the job that gives way and tries again.
+LOCK_TIMEOUT_MS = 900
+_CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,9 @@ class SegmentArchiver:
         """Finish an open segment that a run left behind, or undo it; says which.
 
         It is undone when a row of it is not before `cutoff`, when its rows are gone, or
-        when its name is another's by now. Objects that the store's lock keeps from
-        being replaced stay where they are, and the segment is forgotten.
+        when its name is another's by now. While a lock of the store keeps an object of
+        it, the segment stays open: its rows go into another one, and a later run
+        removes the object.
         """
         left = set()
         for name in record.names:
@@ -121,10 +130,7 @@ class SegmentArchiver:
                 record.delete()
                 return False
             self.archive(record, left)
-        except (SegmentVanishedError, ObjectExistsError):
-            return False
-        except ObjectLockedError:
-            record.delete()
+        except (SegmentVanishedError, ObjectExistsError, ObjectLockedError):
             return False
         return True
 
@@ -136,12 +142,12 @@ class SegmentArchiver:
                 self._archive_once(record, objects)
                 return
             except DatabaseError as error:
-                if not isinstance(error.__cause__, SerializationFailure):
+                if not isinstance(error.__cause__, _CHANGED_MEANWHILE):
                     raise
                 if attempt == ATTEMPTS or not objects.are_removed:
                     raise JobError(
-                        "audit rows were changed while they were archived, three times"
-                        " over HINT: run the job again later"
+                        "audit rows were changed, or held, while they were archived,"
+                        " three times over HINT: run the job again later"
                     ) from error
 
     def _archive_once(self, record: AuditArchive, objects: "_Objects") -> None:
@@ -170,6 +176,7 @@ class SegmentArchiver:
         """Delete the rows of this snapshot: the ones that were written."""
         if self.should_stop():
             raise StopRequested
+        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
         cursor.execute(archive_format.DELETE, _range(record))
         if cursor.rowcount != batch.count:
             raise JobError(
@@ -219,11 +226,11 @@ class _Objects:
         try:
             yield
         except BaseException:
-            with suppress(StoreError):  # the failure that led here is reported
-                for name in list(self.own):
+            for name in list(self.own):
+                with suppress(StoreError):  # the failure that led here is reported
                     self.store.delete(name)
                     self.own.discard(name)
-                self.are_removed = not self.doubtful
+            self.are_removed = not (self.doubtful or self.own)
             raise
 
     def _write(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
@@ -233,7 +240,10 @@ class _Objects:
                 digest = self._copy(cursor, batch, sink)
                 self.doubtful.add(name)  # the end of the block makes it appear
         except ObjectExistsError:
-            self.doubtful.discard(name)  # it is another's
+            # Another's; or ours after all, when an answer was lost or came late.
+            with suppress(StoreError):
+                if not _is_marked(self.store, self.record, name):
+                    self.doubtful.discard(name)
             raise
         except StoreError:
             self.doubtful.add(name)

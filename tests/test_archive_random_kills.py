@@ -1,0 +1,167 @@
+"""archive_audit_logs, killed at random moments while the website writes.
+
+The seed is shown when the test fails; CRASH_SEED=... repeats its choices.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+
+from demo.services import LocalServices
+from starview_app.maintenance.models import AuditArchive
+from tests.archive_processes import (
+    OCTOBER,
+    WAIT_SECONDS,
+    Bucket,
+    Commands,
+    Rows,
+    archived_rows,
+    commands,
+    kept,
+    table_rows,
+    wait_for_sessions_to_end,
+)
+
+__all__ = ["commands", "kept"]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+JOB = "archive_audit_logs"
+KILLS = 50
+
+
+class Website(threading.Thread):
+    """Writes to the audit log all the while, and remembers what it has committed.
+
+    It inserts rows of now and of long ago, and deletes accounts, which sets user_id
+    NULL, and single rows. What one of its statements has changed is there for good: an
+    archive that has the old value would have lost the change.
+    """
+
+    def __init__(self, rng: random.Random, users: list[int]) -> None:
+        super().__init__(daemon=True)
+        self.rows: Rows = {}
+        self.changed = self.removed = 0
+        self.error: BaseException | None = None
+        self._rng, self._users = rng, users
+        self._stop_asked = threading.Event()
+        self._parameters = connection.get_connection_params()
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(WAIT_SECONDS)
+        assert not self.is_alive()
+        if self.error:
+            raise self.error
+
+    def run(self) -> None:
+        website = psycopg2.connect(**self._parameters)
+        website.autocommit = True
+        # The pause lets the job have the machine; nothing depends on its length.
+        try:
+            with website.cursor() as cursor:
+                cursor.execute("SET TimeZone = 'UTC'")
+                while not self._stop_asked.wait(0.02):
+                    # As a website: one that is chosen to end a deadlock tries later.
+                    with suppress(psycopg2.errors.DeadlockDetected):
+                        self._do_something(cursor)
+        except BaseException as error:  # noqa: BLE001 - raised again in `stop`
+            self.error = error
+        finally:
+            website.close()
+
+    def _do_something(self, cursor: psycopg2.extensions.cursor) -> None:
+        choice = self._rng.random()
+        if choice < 0.5:
+            self._insert(cursor)
+        elif choice < 0.9:
+            cursor.execute(
+                "UPDATE starview_app_auditlog SET user_id = NULL WHERE user_id = %s"
+                " RETURNING id",
+                [self._rng.choice(self._users)],
+            )
+            for (number,) in cursor.fetchall():
+                self.rows[number]["user_id"] = None
+                self.changed += 1
+        else:
+            number = self._rng.choice([*self.rows, 0])
+            cursor.execute(
+                "DELETE FROM starview_app_auditlog WHERE id = %s RETURNING id", [number]
+            )
+            for (number,) in cursor.fetchall():
+                del self.rows[number]
+                self.removed += 1
+
+    def _insert(self, cursor: psycopg2.extensions.cursor) -> None:
+        age = timedelta(seconds=self._rng.randrange(90 * 86_400))
+        is_old = self._rng.random() < 0.9
+        timestamp = OCTOBER + age if is_old else datetime.now(UTC)
+        cursor.execute(
+            "INSERT INTO starview_app_auditlog AS log (event_type, timestamp,"
+            " success, message, user_id, username, ip_address, user_agent, metadata)"
+            " SELECT 'logout', %s + n * INTERVAL '1 second', true, %s, %s, 'zoé',"
+            " '2001:db8::7', 'curl', '{}' FROM generate_series(1, %s) AS n"
+            " RETURNING id, to_jsonb(log)",
+            [
+                timestamp,
+                f"said {self._rng.random()}",
+                self._rng.choice(self._users),
+                self._rng.randrange(1, 4),
+            ],
+        )
+        self.rows.update(cursor.fetchall())
+
+
+def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
+    commands: Commands, bucket: LocalServices
+) -> None:
+    seed = int(os.environ.get("CRASH_SEED") or random.randrange(10**9))
+    print(f"CRASH_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
+    rng = random.Random(seed)
+    place = Bucket(bucket)
+    users = [User.objects.create(username=f"user{n}").pk for n in range(30)]
+    website = Website(random.Random(seed + 1), users)
+    website.start()
+    arguments = (JOB, "--segment-rows=10")
+    left_open = kills = 0
+
+    while kills < KILLS:
+        if rng.random() < 0.5:
+            # In the middle of anything, also of a request or a statement.
+            running = commands.start(*arguments, settings=place.settings)
+            done = running.finish(kill_after_seconds=rng.uniform(0.05, 0.4))
+        else:
+            number = rng.randrange(2, 60)
+            done = commands.run(*arguments, settings=place.settings, before=number)
+        wait_for_sessions_to_end()
+        kills += done.was_killed
+        left_open += AuditArchive.objects.filter(state="open").count()
+        assert done.was_killed or done.code in (0, 1), done
+    website.stop()
+    last = commands.run(*arguments, settings=place.settings)
+
+    assert last.code == 0, last
+    archived, kept = archived_rows(place), table_rows()
+    assert archived.keys() & kept.keys() == set()
+    assert {**archived, **kept} == website.rows
+    assert {row["timestamp"][:4] for row in kept.values()} == {
+        str(datetime.now(UTC).year)
+    }
+    checked = commands.run("verify_audit_archives", settings=place.settings)
+    assert checked.code == 0, checked
+    place.empty()
+    # It was worth it: otherwise nothing was tried.
+    assert left_open >= 10
+    assert len(archived) > 100
+    assert website.changed > 20
+    assert website.removed > 0
