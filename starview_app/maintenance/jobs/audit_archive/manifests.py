@@ -109,17 +109,34 @@ def _write(store: Store, manifest: AuditManifest) -> None:
     store.discard_unfinished(manifest.name)
     body = manifest.body.encode()
     try:
-        with store.writer(manifest.name) as target:
-            target.write(body)
+        _write_new(store, manifest.name, body)
     except ObjectExistsError:
-        pass  # by a run that was killed before it could note it; compared below
-    if b"".join(store.read(manifest.name)) != body:
-        raise JobError(
-            f"{manifest.name} is in the store with another content HINT: somebody"
-            " changed it, or another deployment uses this bucket; give each its own"
-        )
+        # By a run that was killed before it could note it, or that wrote it badly.
+        found = b"".join(store.read(manifest.name))
+        if found != body:
+            _remove_own(store, manifest, found)
+            _write_new(store, manifest.name, body)
     manifest.is_written = True
     manifest.save(update_fields=["is_written"])
+
+
+def _write_new(store: Store, name: str, body: bytes) -> None:
+    with store.writer(name) as target:
+        target.write(body)
+    if b"".join(store.read(name)) != body:
+        store.delete(name)
+        raise JobError(f"{name} came back from the store changed")
+
+
+def _remove_own(store: Store, manifest: AuditManifest, found: bytes) -> None:
+    """Remove what has another content than planned, if it is this manifest at all."""
+    created_at = json.loads(manifest.body)["created_at"]
+    if created_at.encode() not in found:
+        raise JobError(
+            f"{manifest.name} is in the store with another content HINT: another"
+            " deployment uses this bucket, give each its own; or remove that object"
+        )
+    store.delete(manifest.name)
 
 
 def _manifest(
