@@ -105,5 +105,6 @@ def socket_folder() -> str:
 
 
 def _empty_bucket(services: LocalServices) -> None:
+    client = services.s3
     for found in services.archived_objects():
-        services.s3.delete_object(Bucket=BUCKET, Key=found.key)
+        client.delete_object(Bucket=BUCKET, Key=found.key)

@@ -31,9 +31,11 @@ def _escape(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+# Half a character: from a file's name that is no text, or JSON's escapes.
+_SURROGATES = (0xD800, 0xDFFF)
 _ESCAPES = {
     code: _escape(code)
-    for first, last in UNPRINTABLE_RANGES
+    for first, last in (*UNPRINTABLE_RANGES, _SURROGATES)
     for code in range(first, last + 1)
 }
 

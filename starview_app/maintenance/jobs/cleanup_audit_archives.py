@@ -82,9 +82,9 @@ def cleanup_audit_archives(
     result = JobResult(dict.fromkeys(names, 0))
     try:
         due = _due(store.location, cutoff)
-        _look_around(store, report, result, due, cutoff)
+        listed = _look_around(store, report, result, due, cutoff)
         if not dry_run:
-            _remove(store, now, report, should_stop, result, due)
+            _remove(store, now, report, should_stop, result, due, listed)
     except StoreError as error:
         raise JobError(
             f"{result.counts['removed']} archives are removed, the rest failed: {error}"
@@ -97,7 +97,7 @@ def _due(location: str, cutoff: datetime) -> list[AuditArchive]:
     records = AuditArchive.objects.filter(location=location)
     archived = records.filter(state=State.ARCHIVED)
     newest = archived.order_by("last_timestamp", "id").last()
-    old = archived.filter(last_timestamp__lt=cutoff).exclude(manifest=None)
+    old = archived.filter(last_timestamp__lt=cutoff, manifest__is_written=True)
     if newest:
         old = old.exclude(pk=newest.pk)
     marked = records.filter(state=State.REMOVING)
@@ -110,7 +110,8 @@ def _look_around(
     result: JobResult,
     due: list[AuditArchive],
     cutoff: datetime,
-) -> None:
+) -> set[str]:
+    """Report what is there; returns the names of all objects."""
     known = {
         name
         for names in AuditArchive.objects.filter(location=store.location).values_list(
@@ -125,6 +126,7 @@ def _look_around(
     report(Found(len(listed), len(due), cutoff))
     for name in unknown:
         report(Unknown(name))
+    return set(listed)
 
 
 def _remove(
@@ -134,6 +136,7 @@ def _remove(
     should_stop: ShouldStop,
     result: JobResult,
     due: list[AuditArchive],
+    listed: set[str],
 ) -> None:
     removed: list[AuditArchive] = []
     try:
@@ -141,7 +144,7 @@ def _remove(
             if should_stop():
                 result.interrupted = True
                 break
-            if _remove_objects(store, record, report, result):
+            if _remove_objects(store, record, report, result, listed):
                 removed.append(record)
                 result.counts["removed"] += 1
     finally:
@@ -152,7 +155,11 @@ def _remove(
 
 
 def _remove_objects(
-    store: Store, record: AuditArchive, report: Report, result: JobResult
+    store: Store,
+    record: AuditArchive,
+    report: Report,
+    result: JobResult,
+    listed: set[str],
 ) -> bool:
     """Remove one archive; False when the store's lock keeps a part of it."""
     AuditArchive.objects.filter(pk=record.pk).update(state=State.REMOVING)
@@ -165,8 +172,9 @@ def _remove_objects(
             result.counts["kept_by_lock"] += 1
         else:
             gone += 1
-            result.counts["objects"] += 1
-            report(Removed(name))
+            if name in listed:  # else an earlier run removed it
+                result.counts["objects"] += 1
+                report(Removed(name))
     if not gone:
         AuditArchive.objects.filter(pk=record.pk).update(state=State.ARCHIVED)
     return gone == len(record.names)

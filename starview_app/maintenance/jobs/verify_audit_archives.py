@@ -16,6 +16,7 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
     Finding,
     read_chain,
     take_inventory,
+    was_removed,
 )
 from starview_app.maintenance.jobs.audit_archive.manifests import Entry, is_manifest
 from starview_app.maintenance.jobs.audit_archive.transfer import (
@@ -103,7 +104,8 @@ class _Verification:
             self._note(finding)
         try:
             for entry in expected:
-                self._note(self._check(chain, entry, sizes, entry.name in to_read))
+                if found := self._check(chain, entry, sizes, entry.name in to_read):
+                    self._note(found)
         except StopRequested:
             self._result.interrupted = True
             return self._result
@@ -114,7 +116,8 @@ class _Verification:
 
     def _check(
         self, chain: Chain, entry: Entry, sizes: dict[str, int], is_read: bool
-    ) -> Finding:
+    ) -> Finding | None:
+        """None for what a clean-up removed meanwhile."""
         if self._should_stop():
             raise StopRequested
         name = entry.name
@@ -130,6 +133,8 @@ class _Verification:
             source = Source(name, self._store.read(name), self._should_stop)
             digest = source.read_all()
         except ObjectMissingError:
+            if was_removed(self._store, name):
+                return None
             return Finding(MISSING, name, f"{entry.rows} rows")
         if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
             return Finding(CHANGED, name, "its content is not what was archived")

@@ -196,11 +196,11 @@ class _Upload:
     def write(self, data: bytes) -> None:
         self._buffer += data
         while len(self._buffer) > PART_BYTES:
-            # The rest is small, the part is not: only the rest is copied.
+            # The rest is small, the part is not: it is copied once.
             rest = self._buffer[PART_BYTES:]
             del self._buffer[PART_BYTES:]
-            self._send_part(self._buffer)
-            self._buffer = rest
+            part, self._buffer = bytes(self._buffer), rest
+            self._send_part(part)
 
     def finish(self) -> None:
         """Complete the object; the store refuses a key that exists.
@@ -225,12 +225,12 @@ class _Upload:
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._key,
-                Body=self._buffer,
+                Body=bytes(self._buffer),
                 IfNoneMatch="*",
             )
             return
         if self._buffer:
-            self._send_part(self._buffer)
+            self._send_part(bytes(self._buffer))
         self._client.complete_multipart_upload(
             Bucket=self._bucket,
             Key=self._key,
@@ -259,7 +259,7 @@ class _Upload:
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )
 
-    def _send_part(self, body: bytearray) -> None:
+    def _send_part(self, body: bytes) -> None:
         if not self._upload_id:
             answer = self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=self._key

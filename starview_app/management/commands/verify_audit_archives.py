@@ -76,4 +76,4 @@ class Command(JobCommand):
                     )
             case Finding(status, name, detail):
                 shown = one_line(name)
-                self.stdout.write(f"{status:<9} {shown} ({detail})")
+                self.stdout.write(f"{status:<9} {shown} ({one_line(detail)})")

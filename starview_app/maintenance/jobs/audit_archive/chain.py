@@ -38,8 +38,10 @@ def take_inventory(store: Store) -> Inventory:
     """List the store, again when a manifest was added meanwhile. Raises StoreError."""
     while True:
         before = _manifests(store)
-        sizes = {found.name: found.size_bytes for found in store.objects()}
+        # Before and after: a run may begin, or give up, while the store is listed.
         unsettled = _unsettled(store.location)
+        sizes = {found.name: found.size_bytes for found in store.objects()}
+        unsettled |= _unsettled(store.location)
         after = _manifests(store)
         if [(row.pk, row.is_written) for row in before] == [
             (row.pk, row.is_written) for row in after
@@ -62,6 +64,14 @@ def _unsettled(location: str) -> set[str]:
         name for record in [*touched, *unlisted, *in_planned] for name in record.names
     ]
     return {*names, *(manifest.name for manifest in planned)}
+
+
+def was_removed(store: Store, name: str) -> bool:
+    """Whether a clean-up has removed the object, perhaps just now."""
+    records = AuditArchive.objects.filter(
+        location=store.location, names__contains=[name]
+    )
+    return records.filter(state__in=(State.REMOVING, State.REMOVED)).exists()
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ class _ChainReader:
         for name in sorted(filter(is_manifest, inventory.sizes)):
             self._found.setdefault(sequence_of(name), []).append(name)
         self._chain = Chain()
+        # As manifests say that somebody vouches for.
+        self._removed: set[str] = set()
 
     def read(self) -> Chain:
         chain = self._chain
@@ -135,16 +147,15 @@ class _ChainReader:
             self._note_gap(1, above - 1)
         chain.manifests.reverse()
         chain.findings.reverse()
-        for manifest in chain.manifests:
-            for name in manifest.removed:
-                chain.entries.pop(name, None)
+        for name in self._removed:
+            chain.entries.pop(name, None)
         return chain
 
     def _drop_forged(self) -> None:
         """Leave out what comes after the newest manifest that the database planned."""
         newest = max(self._on_record, default=None)
         for sequence in sorted(self._found, reverse=True):
-            if newest is not None and sequence > newest:
+            if sequence < 1 or (newest is not None and sequence > newest):
                 for name in self._found.pop(sequence):
                     self._note(STRAY, name, "the database has planned no such number")
 
@@ -196,6 +207,8 @@ class _ChainReader:
             manifest = parse_manifest(body)
             if manifest.name != name:
                 raise ValueError(f"it was written as {manifest.name}")
+            if manifest.sequence != sequence_of(name):
+                raise ValueError(f"it was written as number {manifest.sequence}")
         except ValueError as error:
             if not is_doubtful:  # else it is known as changed already
                 self._note(CHANGED, name, str(error))
@@ -207,6 +220,8 @@ class _ChainReader:
     ) -> _Voucher | None:
         chain = self._chain
         chain.manifests.append(manifest)
+        if not is_doubtful:
+            self._removed.update(manifest.removed)
         for entry in manifest.objects:
             chain.entries[entry.name] = entry
             chain.listed_at[entry.name] = manifest.created_at

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from django.db import transaction
 
@@ -24,7 +25,7 @@ from starview_app.maintenance.stores.base import (
 )
 
 VERSION = 1
-_NAME = re.compile(r"audit_manifest_(\d{6,})_\d{8}_\d{6}\.json")
+_NAME = re.compile(r"audit_manifest_([0-9]{6,})_[0-9]{8}_[0-9]{6}\.json")
 State = AuditArchive.State
 
 
@@ -189,8 +190,8 @@ def parse_manifest(body: bytes) -> Manifest:
             created_at=_moment(content["created_at"]),
             previous_name=_text(previous["name"]),
             previous_sha256=_text(previous["sha256"]),
-            objects=tuple(_entry(entry) for entry in content["objects"]),
-            removed=tuple(_text(name) for name in content["removed"]),
+            objects=tuple(_entry(entry) for entry in _list(content["objects"])),
+            removed=tuple(_text(name) for name in _list(content["removed"])),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no manifest") from error
@@ -207,6 +208,12 @@ def _entry(content: dict[str, object]) -> Entry:
         last_id=_number(content["last_id"]),
         last_timestamp=_moment(content["last_timestamp"]),
     )
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
 
 
 def _text(value: object) -> str:

@@ -145,6 +145,8 @@ class _Unpacker:
                 return
             if text:
                 yield text
+            # What follows its end is hashed, not kept.
+            self._is_broken = self._unpacker.eof
             piece = self._unpacker.unconsumed_tail
 
 
