@@ -223,6 +223,7 @@ def _with_flipped_byte(body: bytes) -> bytes:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms
     s3: FailingS3
 
     def _serve(self) -> None:
@@ -237,7 +238,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _operation(self, query: str) -> str:
         words = parse_qs(query, keep_blank_values=True)
         if "uploads" in words:
-            return "CreateMultipartUpload"
+            return {"GET": "ListMultipartUploads"}.get(
+                self.command, "CreateMultipartUpload"
+            )
+        if "list-type" in words:
+            return "ListObjectsV2"
         if "uploadId" in words:
             return {
                 "PUT": "UploadPart",

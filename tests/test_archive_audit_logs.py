@@ -1,7 +1,15 @@
 """archive_audit_logs: what is archived, how it looks, and what stays."""
 
+import errno
+import gzip
+import hashlib
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -15,22 +23,29 @@ from django.core.management import execute_from_command_line
 from django.db import connection, connections
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs import archive_audit_logs as job
 from starview_app.maintenance.jobs.archive_audit_logs import (
-    Archived,
     Event,
     Found,
+    ManifestWritten,
+    SegmentArchived,
     Stored,
     archive_audit_logs,
 )
+from starview_app.maintenance.jobs.audit_archive import transfer
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores import s3 as s3_store
-from starview_app.maintenance.stores.base import ObjectWriter, StoreError
+from starview_app.maintenance.stores.base import (
+    Listed,
+    ObjectExistsError,
+    ObjectMissingError,
+    ObjectWriter,
+)
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
-from tests.conftest import ROOT, Manage
+from tests.conftest import ROOT, Manage, merged
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,6 +53,7 @@ NOW = datetime(2025, 1, 27, 4, 0, 1, tzinfo=UTC)
 CUTOFF = NOW - timedelta(days=30)
 OLD = datetime(2024, 10, 1, 12, 0, tzinfo=UTC)
 NAME = "audit_logs_20241001_to_20241001_20250127_040001"
+MANIFEST = "audit_manifest_000001_20250127_040001.json"
 TXT_HEADER_LINES = 9
 
 # What a terminal, an editor or a reader's eye would act on instead of show.
@@ -65,30 +81,57 @@ HOSTILE = {
 
 
 class MemoryStore:
-    """The store protocol on a dict; `after_write` runs once an object is complete."""
+    """The store protocol on a dict; `after_write` runs once an archive is complete."""
 
     def __init__(self, after_write: Callable[[str], None] | None = None) -> None:
-        self.objects: dict[str, bytes] = {}
+        self.location = "memory"
+        self.content: dict[str, bytes] = {}
         self._after_write = after_write
+
+    @property
+    def archives(self) -> dict[str, bytes]:
+        return {
+            name: content
+            for name, content in self.content.items()
+            if not name.startswith("audit_manifest_")
+        }
+
+    @property
+    def manifests(self) -> list[dict[str, Any]]:
+        """Their content, the first one first."""
+        return [
+            json.loads(self.content[name])
+            for name in sorted(self.content)
+            if name not in self.archives
+        ]
 
     def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
         return self._writer(name)
 
     @contextmanager
     def _writer(self, name: str) -> Iterator[ObjectWriter]:
-        if name in self.objects:
-            raise StoreError(f"{name}: exists")
+        if name in self.content:
+            raise ObjectExistsError(f"{name}: exists")
         pieces = Pieces()
         yield pieces
-        self.objects[name] = b"".join(pieces.received)
-        if self._after_write:
+        self.content[name] = b"".join(pieces.received)
+        if self._after_write and name in self.archives:
             self._after_write(name)
 
     def read(self, name: str) -> Iterator[bytes]:
-        yield self.objects[name]
+        if name not in self.content:
+            raise ObjectMissingError(f"{name}: is not there")
+        yield self.content[name]
 
     def delete(self, name: str) -> None:
-        self.objects.pop(name, None)
+        self.content.pop(name, None)
+
+    def discard_unfinished(self, name: str) -> None:
+        """Nothing is ever left."""
+
+    def objects(self) -> Iterator[Listed]:
+        for name, content in sorted(self.content.items()):
+            yield Listed(name, len(content))
 
 
 @dataclass
@@ -102,6 +145,8 @@ class Pieces:
 class NoStore:
     """A store that must not be asked for anything."""
 
+    location = "nowhere"
+
     def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
         raise AssertionError(f"asked to write {name}")
 
@@ -110,6 +155,12 @@ class NoStore:
 
     def delete(self, name: str) -> None:
         raise AssertionError(f"asked to delete {name}")
+
+    def discard_unfinished(self, name: str) -> None:
+        raise AssertionError(f"asked to discard {name}")
+
+    def objects(self) -> Iterator[Listed]:
+        raise AssertionError("asked for a list")
 
 
 def add_row(**fields: Any) -> AuditLog:
@@ -152,6 +203,12 @@ def s3(services: LocalServices) -> S3Store:
     return S3Store(services.aws_url, "key", "secret", BUCKET, "audit-archives/")
 
 
+def jsons(store: MemoryStore) -> list[bytes]:
+    """The JSON archives, in the order in which they were written."""
+    archives = store.archives.items()
+    return [content for name, content in archives if name.endswith(".json")]
+
+
 def archived_ids(content: bytes) -> list[int]:
     return [row["id"] for row in json.loads(content)["logs"]]
 
@@ -171,10 +228,10 @@ def test_it_archives_rows_older_than_the_days_and_keeps_one_exactly_that_old() -
 
     result = run(store)
 
-    assert result == JobResult({"found": 1, "archived": 1, "objects": 2})
+    assert result == JobResult({"found": 1, "archived": 1, "segments": 1, "objects": 2})
     assert remaining_ids() == {row.id for row in kept}
     name = "audit_logs_20241228_to_20241228_20250127_040001.json"
-    assert archived_ids(store.objects[name]) == [older.id]
+    assert archived_ids(store.content[name]) == [older.id]
 
 
 def test_the_age_in_days_is_the_one_it_is_given() -> None:
@@ -193,7 +250,7 @@ def test_with_nothing_to_do_it_asks_the_store_for_nothing() -> None:
 
     result = run(NoStore(), report=events.append)
 
-    assert result == JobResult({"found": 0, "archived": 0, "objects": 0})
+    assert result == JobResult({"found": 0, "archived": 0, "segments": 0, "objects": 0})
     assert events == [Found(0, CUTOFF)]
     assert AuditLog.objects.count() == 1
 
@@ -204,7 +261,7 @@ def test_a_dry_run_changes_nothing_and_asks_the_store_for_nothing() -> None:
 
     result = run(NoStore(), dry_run=True, report=events.append)
 
-    assert result == JobResult({"found": 1, "archived": 0, "objects": 0})
+    assert result == JobResult({"found": 1, "archived": 0, "segments": 0, "objects": 0})
     assert events == [Found(1, CUTOFF)]
     assert remaining_ids() == {row.id}
 
@@ -213,12 +270,12 @@ def test_a_second_run_changes_nothing() -> None:
     add_row()
     store = MemoryStore()
     run(store)
-    before = dict(store.objects)
+    before = dict(store.content)
 
     result = run(store, now=NOW + timedelta(seconds=1))
 
-    assert result == JobResult({"found": 0, "archived": 0, "objects": 0})
-    assert store.objects == before
+    assert result == JobResult({"found": 0, "archived": 0, "segments": 0, "objects": 0})
+    assert store.content == before
 
 
 def test_a_row_that_comes_between_two_runs_goes_into_an_archive_of_its_own() -> None:
@@ -229,7 +286,7 @@ def test_a_row_that_comes_between_two_runs_goes_into_an_archive_of_its_own() -> 
 
     run(store, formats=("json",), now=NOW + timedelta(seconds=1))
 
-    assert [archived_ids(content) for content in store.objects.values()] == [
+    assert [archived_ids(content) for content in store.archives.values()] == [
         [first.id],
         [second.id],
     ]
@@ -243,35 +300,44 @@ def test_it_writes_the_formats_it_is_asked_for(formats: tuple[str, ...]) -> None
 
     run(store, formats=formats)
 
-    assert list(store.objects) == [f"{NAME}.{kind}" for kind in formats]
+    assert list(store.archives) == [f"{NAME}.{kind}" for kind in formats]
     assert remaining_ids() == set()
 
 
 def test_it_reports_what_it_found_stored_and_archived_in_this_order() -> None:
-    add_row()
+    for _ in range(3):
+        add_row()
     events: list[Event] = []
+    store = MemoryStore()
 
-    run(MemoryStore(), report=events.append)
+    run(store, report=events.append, segment_rows=2)
+
+    def size_bytes(name: str) -> int:
+        return len(store.content[f"{name}.json"] + store.content[f"{name}.txt"])
 
     assert events == [
-        Found(1, CUTOFF),
+        Found(3, CUTOFF),
         Stored("json", f"{NAME}.json"),
         Stored("txt", f"{NAME}.txt"),
-        Archived(1),
+        SegmentArchived(2, size_bytes(NAME)),
+        Stored("json", f"{NAME}_0002.json"),
+        Stored("txt", f"{NAME}_0002.txt"),
+        SegmentArchived(1, size_bytes(f"{NAME}_0002")),
+        ManifestWritten(MANIFEST),
     ]
 
 
 def test_an_objects_name_has_the_first_and_the_last_day_and_the_time_of_the_run() -> (
     None
 ):
-    add_row(timestamp=datetime(2024, 12, 27, 23, 59, 59, 999_999, tzinfo=UTC))
+    add_row(timestamp=datetime(2024, 10, 30, 23, 59, 59, 999_999, tzinfo=UTC))
     add_row(timestamp=datetime(2024, 10, 1, tzinfo=UTC))
     store = MemoryStore()
 
     run(store, formats=("json",))
 
-    assert list(store.objects) == [
-        "audit_logs_20241001_to_20241227_20250127_040001.json"
+    assert list(store.archives) == [
+        "audit_logs_20241001_to_20241030_20250127_040001.json"
     ]
 
 
@@ -285,9 +351,9 @@ def test_the_names_are_in_utc_whatever_zone_the_database_prefers() -> None:
 
         run(store)
 
-        content = json.loads(store.objects[f"{NAME}.json"])
+        content = json.loads(store.content[f"{NAME}.json"])
         assert content["logs"][0]["timestamp"] == "2024-10-01T23:00:00+00:00"
-        assert b"2024-10-01 23:00:00.000000 OK" in store.objects[f"{NAME}.txt"]
+        assert b"2024-10-01 23:00:00.000000 OK" in store.content[f"{NAME}.txt"]
     finally:
         in_another_session(f'ALTER DATABASE "{database}" RESET timezone')
         connection.close()
@@ -318,7 +384,7 @@ def test_the_json_archive_is_this_byte_for_byte() -> None:
 
     run(store, formats=("json",), now=NOW.replace(microsecond=5))
 
-    (content,) = store.objects.values()
+    (content,) = store.archives.values()
     assert content.decode() == (
         '{"archive_date": "2025-01-27T04:00:01.000005+00:00", "retention_days": 30,'
         ' "log_count": 2, "date_range": {"from": "2024-10-01T12:00:00.123456+00:00",'
@@ -338,12 +404,12 @@ def test_the_json_archive_is_this_byte_for_byte() -> None:
 
 def test_the_envelope_says_when_how_old_how_many_and_from_when_to_when() -> None:
     first = add_row(timestamp=datetime(2024, 10, 1, 1, 2, 3, 4, tzinfo=UTC))
-    last = add_row(timestamp=datetime(2024, 12, 27, 1, 2, 3, 5, tzinfo=UTC))
+    last = add_row(timestamp=datetime(2024, 10, 27, 1, 2, 3, 5, tzinfo=UTC))
     store = MemoryStore()
 
     run(store, formats=("json",), days=29)
 
-    envelope = json.loads(next(iter(store.objects.values())))
+    envelope = json.loads(next(iter(store.archives.values())))
     logs = envelope.pop("logs")
     assert envelope == {
         "archive_date": NOW.isoformat(),
@@ -409,7 +475,7 @@ def test_the_json_row_has_every_field_as_the_database_has_it(
 
     run(store)
 
-    content = store.objects[f"{NAME}.json"]
+    content = store.content[f"{NAME}.json"]
     assert json.loads(content)["logs"] == [
         {
             "id": row.id,
@@ -425,7 +491,7 @@ def test_the_json_row_has_every_field_as_the_database_has_it(
         }
     ]
     assert content.count(b"\n") == 3
-    assert store.objects[f"{NAME}.txt"].count(b"\n") == TXT_HEADER_LINES + 1
+    assert store.content[f"{NAME}.txt"].count(b"\n") == TXT_HEADER_LINES + 1
 
 
 def test_a_rows_user_is_archived_by_id() -> None:
@@ -435,9 +501,9 @@ def test_a_rows_user_is_archived_by_id() -> None:
 
     run(store)
 
-    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    logs = json.loads(store.content[f"{NAME}.json"])["logs"]
     assert (logs[0]["id"], logs[0]["user_id"]) == (row.id, user.id)
-    assert f" user_id={user.id} ".encode() in store.objects[f"{NAME}.txt"]
+    assert f" user_id={user.id} ".encode() in store.content[f"{NAME}.txt"]
     assert User.objects.get() == user
 
 
@@ -449,8 +515,8 @@ def test_rows_are_ordered_by_time_and_then_by_id() -> None:
     run(store)
 
     expected = [first.id, second.id, later.id]
-    assert archived_ids(store.objects[f"{NAME}.json"]) == expected
-    lines = store.objects[f"{NAME}.txt"].decode().splitlines()[TXT_HEADER_LINES:]
+    assert archived_ids(store.content[f"{NAME}.json"]) == expected
+    lines = store.content[f"{NAME}.txt"].decode().splitlines()[TXT_HEADER_LINES:]
     assert [int(line.rpartition(" id=")[2]) for line in lines] == expected
 
 
@@ -473,13 +539,13 @@ def test_the_txt_archive_is_this_byte_for_byte() -> None:
 
     run(store, formats=("txt",))
 
-    (content,) = store.objects.values()
+    (content,) = store.archives.values()
     *head, explained, more, second_rule, row, end = content.decode().split("\n")
     rule = "=" * 80
     assert head == [
         "STARVIEW AUDIT LOG ARCHIVE",
         rule,
-        "Archived:  2025-01-27 04:00:01 UTC, rows older than 30 days",
+        "Archived:  2025-01-27T04:00:01+00:00, rows older than 30 days",
         "Rows:      1",
         "From:      2024-10-01 12:00:00 UTC",
         "To:        2024-10-01 12:00:00 UTC",
@@ -509,7 +575,7 @@ def test_no_field_can_forge_or_hide_a_part_of_the_txt_archive(sign: str) -> None
 
     run(store)
 
-    text = store.objects[f"{NAME}.txt"].decode()
+    text = store.content[f"{NAME}.txt"].decode()
     assert len(text.splitlines()) == text.count("\n") == TXT_HEADER_LINES + 1
     assert {char for char in text if not char.isprintable()} == {"\n"}
     assert fields_of(text.splitlines()[-1]) == row
@@ -543,7 +609,7 @@ def test_an_escape_in_the_txt_archive_differs_from_the_same_letters_typed() -> N
 
     run(store)
 
-    typed = re.findall(rb"message=(\S+)", store.objects[f"{NAME}.txt"])
+    typed = re.findall(rb"message=(\S+)", store.content[f"{NAME}.txt"])
     assert typed == [rb'"\u2028"', rb'"\\u2028"']
 
 
@@ -553,7 +619,7 @@ def test_a_txt_line_leaves_out_what_a_row_does_not_have() -> None:
 
     run(store)
 
-    line = store.objects[f"{NAME}.txt"].decode().splitlines()[-1]
+    line = store.content[f"{NAME}.txt"].decode().splitlines()[-1]
     assert line == (
         '2024-10-01 12:00:00.000000 OK   "login_success" user="alice" message="ok"'
         f' agent="Mozilla/5.0" metadata={{}} id={row.id}'
@@ -561,61 +627,6 @@ def test_a_txt_line_leaves_out_what_a_row_does_not_have() -> None:
 
 
 # -- while others write ---------------------------------------------------------------
-
-INSERT = """
-    INSERT INTO starview_app_auditlog (
-        event_type, timestamp, success, message, username, user_agent, metadata
-    ) VALUES ('logout', %s, true, 'late', '', '', '{}')
-"""
-
-
-@pytest.mark.parametrize("moment", [OLD, OLD - timedelta(days=9)], ids=["in", "before"])
-@pytest.mark.parametrize("written", [".json", ".txt"])
-def test_a_row_inserted_into_the_range_meanwhile_stays_for_the_next_run(
-    moment: datetime, written: str
-) -> None:
-    archived = add_row()
-
-    def insert(name: str) -> None:
-        if name.endswith(written):
-            in_another_session(INSERT, [moment])
-
-    store = MemoryStore(insert)
-
-    result = run(store)
-
-    (late,) = AuditLog.objects.values("id", "message")
-    assert result.counts == {"found": 1, "archived": 1, "objects": 2}
-    assert late["message"] == "late"
-    assert archived_ids(store.objects[f"{NAME}.json"]) == [archived.id]
-
-
-def test_a_row_inserted_between_counting_and_archiving_is_archived_or_kept() -> None:
-    add_row()
-
-    def insert(event: Event) -> None:
-        if isinstance(event, Found):
-            in_another_session(INSERT, [OLD])
-
-    store = MemoryStore()
-
-    result = run(store, report=insert)
-
-    assert len(archived_ids(store.objects[f"{NAME}.json"])) == 2
-    assert result.counts["archived"] == 2
-    assert remaining_ids() == set()
-
-
-def test_a_row_back_dated_into_the_range_meanwhile_stays_for_the_next_run() -> None:
-    add_row()
-    recent = add_row(timestamp=NOW)
-    update = "UPDATE starview_app_auditlog SET timestamp = %s WHERE id = %s"
-    store = MemoryStore(lambda name: in_another_session(update, [OLD, recent.id]))
-
-    run(store)
-
-    assert remaining_ids() == {recent.id}
-    assert recent.id not in archived_ids(store.objects[f"{NAME}.json"])
 
 
 def once(action: Callable[[], None]) -> Callable[[str], None]:
@@ -629,6 +640,92 @@ def once(action: Callable[[], None]) -> Callable[[str], None]:
     return act
 
 
+INSERT = """
+    INSERT INTO starview_app_auditlog (
+        event_type, timestamp, success, message, username, user_agent, metadata
+    ) VALUES ('logout', %s, true, 'late', '', '', '{}')
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [OLD + timedelta(minutes=30), OLD - timedelta(days=9)],
+    ids=["between its rows", "before it"],
+)
+@pytest.mark.parametrize("written", [".json", ".txt"])
+def test_a_row_inserted_into_a_range_that_is_written_stays_for_the_next_run(
+    moment: datetime, written: str
+) -> None:
+    archived = [add_row(), add_row(timestamp=OLD + timedelta(hours=1))]
+    insert = once(lambda: in_another_session(INSERT, [moment]))
+    store = MemoryStore(lambda name: insert(name) if name.endswith(written) else None)
+
+    result = run(store)
+
+    (late,) = AuditLog.objects.values("id", "message")
+    assert result.counts == {"found": 2, "archived": 2, "segments": 1, "objects": 2}
+    assert late["message"] == "late"
+    assert archived_ids(store.content[f"{NAME}.json"]) == [row.id for row in archived]
+
+    run(store, now=NOW + timedelta(seconds=1))
+
+    assert archived_ids(jsons(store)[-1]) == [late["id"]]
+    assert remaining_ids() == set()
+
+
+def test_a_row_inserted_behind_the_segment_is_archived_by_the_same_run() -> None:
+    add_row()
+    later = OLD + timedelta(days=1)
+    store = MemoryStore(once(lambda: in_another_session(INSERT, [later])))
+
+    result = run(store)
+
+    assert result.counts == {"found": 1, "archived": 2, "segments": 2, "objects": 4}
+    assert remaining_ids() == set()
+
+
+def test_a_row_inserted_between_counting_and_archiving_is_archived_or_kept() -> None:
+    add_row()
+
+    def insert(event: Event) -> None:
+        if isinstance(event, Found):
+            in_another_session(INSERT, [OLD])
+
+    store = MemoryStore()
+
+    result = run(store, report=insert)
+
+    assert len(archived_ids(store.content[f"{NAME}.json"])) == 2
+    assert result.counts["archived"] == 2
+    assert remaining_ids() == set()
+
+
+@pytest.mark.parametrize("segment", ["", "_0002"])
+def test_a_row_back_dated_into_a_finished_range_meanwhile_stays_for_the_next_run(
+    segment: str,
+) -> None:
+    first = add_row()
+    add_row(timestamp=OLD + timedelta(hours=1))
+    recent = add_row(timestamp=NOW)
+    update = "UPDATE starview_app_auditlog SET timestamp = %s WHERE id = %s"
+    before = OLD - timedelta(microseconds=1)
+
+    def back_date(name: str) -> None:
+        if name == f"{NAME}{segment}.json":
+            in_another_session(update, [before, recent.id])
+
+    store = MemoryStore(back_date)
+
+    run(store, segment_rows=1)
+
+    assert remaining_ids() == {recent.id}
+    assert archived_ids(store.content[f"{NAME}.json"]) == [first.id]
+
+    run(store, now=NOW + timedelta(seconds=1))
+
+    assert archived_ids(jsons(store)[-1]) == [recent.id]
+
+
 def test_a_row_changed_meanwhile_is_archived_as_it_is_when_it_is_deleted() -> None:
     row = add_row()
     change = "UPDATE starview_app_auditlog SET message = 'changed'"
@@ -636,10 +733,10 @@ def test_a_row_changed_meanwhile_is_archived_as_it_is_when_it_is_deleted() -> No
 
     result = run(store)
 
-    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    logs = json.loads(store.content[f"{NAME}.json"])["logs"]
     assert [(log["id"], log["message"]) for log in logs] == [(row.id, "changed")]
-    assert b'message="changed"' in store.objects[f"{NAME}.txt"]
-    assert result == JobResult({"found": 1, "archived": 1, "objects": 2})
+    assert b'message="changed"' in store.content[f"{NAME}.txt"]
+    assert result == JobResult({"found": 1, "archived": 1, "segments": 1, "objects": 2})
     assert remaining_ids() == set()
 
 
@@ -655,7 +752,7 @@ def test_a_user_deleted_meanwhile_does_not_cost_a_row() -> None:
 
     run(store)
 
-    logs = json.loads(store.objects[f"{NAME}.json"])["logs"]
+    logs = json.loads(store.content[f"{NAME}.json"])["logs"]
     assert [(log["id"], log["user_id"]) for log in logs] == [(row.id, None)]
     assert remaining_ids() == set()
 
@@ -667,7 +764,7 @@ def test_a_row_moved_out_of_the_range_meanwhile_is_kept() -> None:
 
     run(store)
 
-    assert archived_ids(store.objects[f"{NAME}.json"]) == [old.id]
+    assert archived_ids(store.content[f"{NAME}.json"]) == [old.id]
     assert remaining_ids() == {moved.id}
 
 
@@ -679,7 +776,7 @@ def test_rows_changed_at_every_attempt_are_kept_and_no_object_is_left() -> None:
     with pytest.raises(JobError, match="nothing was deleted.*HINT: run the job again"):
         run(store)
 
-    assert store.objects == {}
+    assert store.content == {}
     assert remaining_ids() == {row.id}
 
 
@@ -692,12 +789,39 @@ def test_when_all_rows_vanish_before_they_are_archived_the_run_has_nothing_to_do
         if isinstance(event, Found):
             in_another_session("DELETE FROM starview_app_auditlog")
 
+    result = run(NoStore(), report=delete)
+
+    assert result == JobResult({"found": 1, "archived": 0, "segments": 0, "objects": 0})
+
+
+@pytest.fixture
+def rows_that_vanish() -> Iterator[None]:
+    """Row 1 is deleted at the instant at which a segment is opened."""
+    in_another_session(
+        "CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN DELETE FROM starview_app_auditlog WHERE id = 1; RETURN NULL; END $$;"
+        " CREATE TRIGGER vanish AFTER INSERT ON maintenance_auditarchive"
+        " FOR EACH ROW EXECUTE FUNCTION vanish()"
+    )
+    yield
+    in_another_session(
+        "DROP TRIGGER vanish ON maintenance_auditarchive; DROP FUNCTION vanish"
+    )
+
+
+@pytest.mark.usefixtures("rows_that_vanish")
+def test_a_segment_whose_rows_vanish_is_passed_over_and_the_next_one_is_archived() -> (
+    None
+):
+    add_row(id=1)
+    second = add_row(id=2, timestamp=OLD + timedelta(seconds=1))
     store = MemoryStore()
 
-    with pytest.raises(JobError, match="the due rows were gone"):
-        run(store, report=delete)
+    result = run(store, segment_rows=1)
 
-    assert store.objects == {}
+    assert result == JobResult({"found": 2, "archived": 1, "segments": 1, "objects": 2})
+    assert [archived_ids(content) for content in jsons(store)] == [[second.id]]
+    assert [record.state for record in AuditArchive.objects.all()] == ["archived"]
 
 
 def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> None:
@@ -707,7 +831,7 @@ def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> Non
 
     result = run(store)
 
-    assert archived_ids(store.objects[f"{NAME}.json"]) == [old.id]
+    assert archived_ids(store.content[f"{NAME}.json"]) == [old.id]
     assert result.counts["archived"] == 1
     assert remaining_ids() == set()
 
@@ -737,10 +861,53 @@ def test_told_to_stop_at_any_question_it_keeps_every_row_and_leaves_no_object() 
         )
 
         assert result == JobResult(
-            {"found": 1, "archived": 0, "objects": 0}, interrupted=True
+            {"found": 1, "archived": 0, "segments": 0, "objects": 0}, interrupted=True
         )
-        assert store.objects == {}
+        assert store.content == {}
         assert remaining_ids() == {row.id}
+
+
+def test_told_to_stop_at_any_question_the_next_run_archives_each_row_exactly_once() -> (
+    None
+):
+    rows = [add_row() for _ in range(3)]
+    questions = 0
+
+    def count() -> bool:
+        nonlocal questions
+        questions += 1
+        return False
+
+    run(MemoryStore(), should_stop=count, segment_rows=2)
+    archived = set()
+
+    for stop_at in range(1, questions + 1):
+        AuditLog.objects.bulk_create(rows)
+        AuditArchive.objects.all().delete()
+        AuditManifest.objects.all().delete()
+        asked = iter(range(1, questions + 2))
+        store = MemoryStore()
+
+        stopped = run(
+            store,
+            should_stop=lambda asked=asked, at=stop_at: next(asked) >= at,
+            segment_rows=2,
+        )
+        kept = remaining_ids()
+        listed = [
+            entry["name"] for found in store.manifests for entry in found["objects"]
+        ]
+        assert stopped.interrupted
+        assert stopped.counts["archived"] == 3 - len(kept)
+        assert listed == list(store.archives)
+        run(store, now=NOW + timedelta(seconds=1))
+
+        ids = [id for content in jsons(store) for id in archived_ids(content)]
+        assert sorted(ids) == [row.id for row in rows]
+        assert remaining_ids() == set()
+        archived.add(stopped.counts["archived"])
+
+    assert archived == {0, 2}
 
 
 def test_a_stop_in_the_middle_of_many_rows_leaves_a_connection_that_works() -> None:
@@ -757,6 +924,356 @@ def test_a_stop_in_the_middle_of_many_rows_leaves_a_connection_that_works() -> N
     assert run(MemoryStore()).counts["archived"] == 2000
 
 
+# -- segments -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(1, [1]), (2, [2]), (3, [3]), (4, [3, 1]), (6, [3, 3]), (7, [3, 3, 1])],
+)
+def test_a_segment_has_as_many_rows_as_allowed_and_the_last_one_the_rest(
+    rows: int, expected: list[int]
+) -> None:
+    ids = [add_row(timestamp=OLD + timedelta(seconds=n)).id for n in range(rows)]
+    store = MemoryStore()
+
+    result = run(store, formats=("json",), segment_rows=3)
+
+    segments = [archived_ids(content) for content in jsons(store)]
+    assert [len(segment) for segment in segments] == expected
+    assert [number for segment in segments for number in segment] == ids
+    assert result.counts == {
+        "found": rows,
+        "archived": rows,
+        "segments": len(expected),
+        "objects": len(expected),
+    }
+    assert remaining_ids() == set()
+
+
+def test_from_the_second_segment_of_a_second_on_the_names_end_in_its_number() -> None:
+    for number in range(3):
+        add_row(timestamp=OLD + timedelta(days=number))
+    store = MemoryStore()
+
+    run(store, segment_rows=1)
+
+    run_at = "20250127_040001"
+    assert list(store.content) == [
+        f"audit_logs_20241001_to_20241001_{run_at}.json",
+        f"audit_logs_20241001_to_20241001_{run_at}.txt",
+        f"audit_logs_20241002_to_20241002_{run_at}_0002.json",
+        f"audit_logs_20241002_to_20241002_{run_at}_0002.txt",
+        f"audit_logs_20241003_to_20241003_{run_at}_0003.json",
+        f"audit_logs_20241003_to_20241003_{run_at}_0003.txt",
+        MANIFEST,
+    ]
+
+
+def test_two_runs_of_one_second_do_not_share_a_name() -> None:
+    store = MemoryStore()
+    ids = []
+    for microsecond in (0, 999_999):
+        ids.append(add_row().id)
+        run(store, formats=("json",), now=NOW.replace(microsecond=microsecond))
+    ids.append(add_row().id)
+    run(store, formats=("json",), now=NOW + timedelta(seconds=1))
+
+    assert list(store.archives) == [
+        f"{NAME}.json",
+        f"{NAME}_0002.json",
+        NAME.replace("040001", "040002") + ".json",
+    ]
+    assert [archived_ids(content) for content in jsons(store)] == [[id] for id in ids]
+
+
+def test_rows_of_one_instant_are_cut_between_two_ids() -> None:
+    ids = [add_row().id for _ in range(5)]
+    store = MemoryStore()
+
+    run(store, segment_rows=2)
+
+    assert [archived_ids(content) for content in jsons(store)] == [
+        ids[:2],
+        ids[2:4],
+        ids[4:],
+    ]
+    assert remaining_ids() == set()
+
+
+def test_a_row_that_comes_below_the_cut_of_one_instant_is_left_and_not_lost() -> None:
+    AuditLog.objects.bulk_create(
+        AuditLog(id=id, event_type="logout", timestamp=OLD) for id in (10, 20, 30, 40)
+    )
+    insert = (
+        INSERT.replace("(", "(id, ", 1).replace("VALUES (", "VALUES (15, ", 1),
+        [OLD],
+    )
+    store = MemoryStore(once(lambda: in_another_session(*insert)))
+
+    run(store, formats=("json",), segment_rows=2)
+
+    assert [archived_ids(c) for c in jsons(store)] == [[10, 20], [30, 40]]
+    assert remaining_ids() == {15}
+
+
+MONTH_END = datetime(2024, 10, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+@pytest.fixture(params=["UTC", "Pacific/Kiritimati", "Etc/GMT+12", "Asia/Kolkata"])
+def session_zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have Django ask for this zone in the database session, instead of UTC."""
+
+    def connect_anew(zone: str | None) -> None:
+        connection.close()
+        connection.settings_dict["TIME_ZONE"] = zone
+        for cached in ("timezone", "timezone_name"):
+            connections["default"].__dict__.pop(cached, None)
+
+    connect_anew(request.param)
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW timezone")
+        assert cursor.fetchone() == (request.param,)
+    yield
+    connect_anew(None)
+
+
+@pytest.mark.usefixtures("session_zone")
+def test_a_segment_ends_with_the_last_microsecond_of_its_month_in_utc() -> None:
+    tick = timedelta(microseconds=1)
+    october = [add_row(timestamp=MONTH_END - tick).id, add_row(timestamp=MONTH_END).id]
+    november = [
+        add_row(timestamp=MONTH_END + tick).id,
+        add_row(timestamp=MONTH_END + 2 * tick).id,
+    ]
+    store = MemoryStore()
+
+    run(store)
+
+    assert [archived_ids(content) for content in jsons(store)] == [october, november]
+    assert [name for name in store.archives if name.endswith(".txt")] == [
+        "audit_logs_20241031_to_20241031_20250127_040001.txt",
+        "audit_logs_20241101_to_20241101_20250127_040001_0002.txt",
+    ]
+
+
+@pytest.mark.usefixtures("session_zone")
+def test_a_year_ends_a_segment_too_and_a_month_without_rows_makes_none() -> None:
+    moments = [
+        datetime(2023, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2024, 1, 1, tzinfo=UTC),
+        datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2024, 10, 1, tzinfo=UTC),
+        datetime(2024, 10, 31, tzinfo=UTC),
+    ]
+    ids = [add_row(timestamp=moment).id for moment in moments]
+    store = MemoryStore()
+
+    run(store)
+
+    assert [archived_ids(content) for content in jsons(store)] == [
+        [ids[0]],
+        [ids[1]],
+        [ids[2]],
+        [ids[3], ids[4]],
+    ]
+
+
+def test_the_next_run_takes_what_a_larger_segment_would_have_taken() -> None:
+    for number in range(5):
+        add_row(timestamp=OLD + timedelta(seconds=number))
+    store = MemoryStore()
+    asked: list[bool] = []
+
+    def stop_in_the_second_segment() -> bool:
+        asked.append(len(store.archives) >= 2)
+        return asked[-1]
+
+    first = run(
+        store, segment_rows=1, formats=("json",), should_stop=stop_in_the_second_segment
+    )
+    second = run(store, formats=("json",), now=NOW + timedelta(seconds=1))
+
+    assert first == JobResult(
+        {"found": 5, "archived": 1, "segments": 1, "objects": 1}, interrupted=True
+    )
+    assert second == JobResult({"found": 4, "archived": 4, "segments": 1, "objects": 1})
+    assert AuditLog.objects.count() == 0
+
+
+# -- gzip -----------------------------------------------------------------------------
+
+
+def run_again(rows: list[AuditLog], **changes: Any) -> MemoryStore:
+    """Archive these very rows as if they had never been archived."""
+    AuditLog.objects.all().delete()
+    AuditLog.objects.bulk_create(rows)
+    AuditArchive.objects.all().delete()
+    AuditManifest.objects.all().delete()
+    store = MemoryStore()
+    run(store, **changes)
+    return store
+
+
+def test_compressed_objects_are_gzip_of_the_plain_ones() -> None:
+    rows = [add_row(message=f"zoë\n{number}\u2028") for number in range(3)]
+
+    plain = run_again(rows)
+    packed = run_again(rows, compress=True)
+
+    assert {
+        name.removesuffix(".gz"): gzip.decompress(content)
+        for name, content in packed.archives.items()
+    } == plain.archives
+    assert list(packed.archives) == [f"{NAME}.json.gz", f"{NAME}.txt.gz"]
+    assert list(packed.content)[-1] == MANIFEST  # which is not compressed
+
+
+def test_compressing_the_same_rows_twice_gives_the_same_bytes() -> None:
+    rows = [add_row(message=f"{number}" * 1000) for number in range(300)]
+
+    once, again = [run_again(rows, compress=True) for _ in range(2)]
+
+    assert once.archives == again.archives
+    # No time in it: bytes 4 to 7 of gzip's header.
+    assert {content[4:8] for content in once.archives.values()} == {bytes(4)}
+
+
+def test_a_compressed_archive_is_smaller_and_its_events_say_so() -> None:
+    events: list[Event] = []
+    rows = [add_row(message="x" * 1000) for _ in range(100)]
+
+    store = run_again(rows, compress=True, report=events.append)
+
+    stored_bytes = sum(len(content) for content in store.archives.values())
+    assert SegmentArchived(100, stored_bytes) in events
+    assert stored_bytes < 20_000
+    assert Stored("json", f"{NAME}.json.gz") in events
+    assert Stored("txt", f"{NAME}.txt.gz") in events
+
+
+# -- the manifest ---------------------------------------------------------------------
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
+def test_the_manifest_lists_every_object_as_it_is_stored(compress: bool) -> None:
+    # Not in the order of the ids.
+    AuditLog.objects.bulk_create(
+        AuditLog(id=id, event_type="logout", timestamp=OLD + timedelta(seconds=seconds))
+        for id, seconds in ((9, 0), (3, 1), (5, 2))
+    )
+    store = MemoryStore()
+
+    run(store, segment_rows=2, compress=compress)
+
+    ends = [
+        ("", (9, "2024-10-01T12:00:00+00:00"), (3, "2024-10-01T12:00:01+00:00"), 2),
+        (
+            "_0002",
+            *((5, "2024-10-01T12:00:02+00:00"), (5, "2024-10-01T12:00:02+00:00")),
+            1,
+        ),
+    ]
+    suffix = ".gz" if compress else ""
+    entries = []
+    for number, first, last, rows in ends:
+        for kind in ("json", "txt"):
+            name = f"{NAME}{number}.{kind}{suffix}"
+            entries.append(
+                {
+                    "name": name,
+                    "size_bytes": len(store.content[name]),
+                    "sha256": sha256(store.content[name]),
+                    "rows": rows,
+                    "first_id": first[0],
+                    "first_timestamp": first[1],
+                    "last_id": last[0],
+                    "last_timestamp": last[1],
+                }
+            )
+    assert store.manifests == [
+        {
+            "starview_audit_manifest": 1,
+            "name": MANIFEST,
+            "sequence": 1,
+            "created_at": "2025-01-27T04:00:01+00:00",
+            "previous": None,
+            "objects": entries,
+            "removed": [],
+        }
+    ]
+
+
+def test_each_manifest_has_the_name_and_the_hash_of_the_one_before() -> None:
+    store = MemoryStore()
+    for number in range(3):
+        add_row()
+        run(store, now=NOW + timedelta(seconds=number))
+
+    names = [name for name in store.content if name not in store.archives]
+    assert names == [
+        f"audit_manifest_00000{number}_20250127_04000{number}.json"
+        for number in (1, 2, 3)
+    ]
+    assert [manifest["previous"] for manifest in store.manifests] == [
+        None,
+        {"name": names[0], "sha256": sha256(store.content[names[0]])},
+        {"name": names[1], "sha256": sha256(store.content[names[1]])},
+    ]
+    listed = [entry["name"] for found in store.manifests for entry in found["objects"]]
+    assert listed == list(store.archives)
+
+
+def test_a_run_without_rows_writes_no_manifest() -> None:
+    add_row()
+    store = MemoryStore()
+    run(store)
+
+    run(store, now=NOW + timedelta(seconds=1))
+
+    assert len(store.manifests) == 1
+
+
+def test_each_place_has_a_chain_of_its_own() -> None:
+    here, there = MemoryStore(), MemoryStore()
+    there.location = "there"
+    add_row()
+    run(here)
+    add_row()
+
+    run(there)
+
+    (manifest,) = there.manifests
+    assert (manifest["sequence"], manifest["previous"]) == (1, None)
+    assert list(there.archives) == [f"{NAME}.json", f"{NAME}.txt"]
+
+
+def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run() -> None:
+    store = MemoryStore()
+    store.content[MANIFEST] = b"somebody's"
+    row = add_row()
+
+    with pytest.raises(JobError, match="1 audit logs are archived, their manifest is"):
+        run(store)
+
+    assert archived_ids(store.content[f"{NAME}.json"]) == [row.id]
+    assert remaining_ids() == set()
+    assert store.content.pop(MANIFEST) == b"somebody's"
+    events: list[Event] = []
+
+    result = run(store, now=NOW + timedelta(days=1), report=events.append)
+
+    assert result == JobResult({"found": 0, "archived": 0, "segments": 0, "objects": 0})
+    assert events[1:] == [ManifestWritten(MANIFEST)]
+    assert [entry["name"] for entry in store.manifests[0]["objects"]] == list(
+        store.archives
+    )
+
+
 # -- large and in parts, in the real S3 -----------------------------------------------
 
 
@@ -771,7 +1288,12 @@ def test_a_large_archive_is_uploaded_in_parts_of_one_size_and_read_back(
 
     result = run(s3(bucket))
 
-    assert result.counts == {"found": 2000, "archived": 2000, "objects": 2}
+    assert result.counts == {
+        "found": 2000,
+        "archived": 2000,
+        "segments": 1,
+        "objects": 2,
+    }
     content = bucket.read_object(f"audit-archives/{NAME}.json")
     assert len(content) > 2 * (5 << 20)
     assert [log["message"][:5] for log in json.loads(content)["logs"]] == [
@@ -795,18 +1317,22 @@ def test_a_json_row_longer_than_every_buffer_keeps_its_end(
     assert remaining_ids() == set()
 
 
-@pytest.mark.parametrize("surplus", range(-9, 2))
+@pytest.mark.parametrize("surplus", range(-12, 3))
 def test_the_last_comma_goes_wherever_the_pieces_end(
     surplus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "PIECE_BYTES", 512 + surplus)
-    for _ in range(2):
-        add_row(message="x" * 100)
+    rows = [add_row(message="x" * 100) for _ in range(2)]
+    whole = MemoryStore()
+    run(whole, formats=("json",))
+    AuditLog.objects.bulk_create(rows)
+    AuditArchive.objects.all().delete()
+    length = len(whole.content[f"{NAME}.json"])
+    monkeypatch.setattr(transfer, "PIECE_BYTES", length + surplus)
     store = MemoryStore()
 
     run(store, formats=("json",))
 
-    assert len(archived_ids(store.objects[f"{NAME}.json"])) == 2
+    assert store.archives == whole.archives
 
 
 # -- the command, as an operator runs it ----------------------------------------------
@@ -818,6 +1344,7 @@ Cutoff date: {cutoff}
 Production mode: Archives will be stored in R2
 JSON archive uploaded to R2: {name}.json
 TXT archive uploaded to R2: {name}.txt
+Manifest written: {manifest}
 
 Archived 1523 audit logs
 Archive location: R2 bucket "starview-media" in audit-archives/ folder
@@ -834,7 +1361,7 @@ DEVELOPMENT = (
 
 
 def add_the_guides_rows() -> None:
-    step = (datetime(2024, 12, 27, tzinfo=UTC) - OLD) / 1522
+    step = (datetime(2024, 10, 24, 12, tzinfo=UTC) - OLD) / 1522
     AuditLog.objects.bulk_create(
         AuditLog(event_type="logout", timestamp=OLD + number * step)
         for number in range(1523)
@@ -844,10 +1371,16 @@ def add_the_guides_rows() -> None:
 def with_its_dates(template: str, printed: str) -> str:
     """The guide's text with the two dates that differ at every run."""
     cutoff = re.search(r"Cutoff date: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", printed)
-    name = re.search(r"(audit_logs_20241001_to_20241227_\d{8}_\d{6})\.json\n", printed)
+    name = re.search(
+        r"(audit_logs_20241001_to_20241024_(\d{8}_\d{6}))\.json\n", printed
+    )
     assert cutoff
     assert name
-    return template.format(cutoff=cutoff.group(1), name=name.group(1))
+    return template.format(
+        cutoff=cutoff.group(1),
+        name=name.group(1),
+        manifest=f"audit_manifest_000001_{name.group(2)}.json",
+    )
 
 
 def test_the_command_prints_the_guides_example_character_for_character(
@@ -859,7 +1392,7 @@ def test_the_command_prints_the_guides_example_character_for_character(
 
     assert done.returncode == 0
     assert done.stdout == with_its_dates(GUIDE, done.stdout)
-    keys = re.findall(r"uploaded to R2: (\S+)", done.stdout)
+    keys = re.findall(r"(?:uploaded to R2|written): (\S+)", done.stdout)
     assert [found.key for found in bucket.archived_objects()] == [
         f"audit-archives/{key}" for key in keys
     ]
@@ -879,7 +1412,7 @@ def test_in_development_the_archives_go_to_a_folder_of_the_project(
         done = manage("archive_audit_logs", env={**unset, "DEBUG": "True"})
 
         assert done.returncode == 0, done.stderr
-        names = re.findall(r"saved to folder: (\S+)", done.stdout)
+        names = re.findall(r"(?:saved to folder|written): (\S+)", done.stdout)
         written = [ROOT / "audit_archives" / name for name in names]
         assert done.stdout == with_its_dates(DEVELOPMENT, done.stdout)
         assert len(archived_ids(written[0].read_bytes())) == 1523
@@ -930,9 +1463,10 @@ def test_the_command_writes_one_format_when_asked(
 
     done = manage("archive_audit_logs", "--format", kind)
 
-    (found,) = bucket.archived_objects()
+    archive, manifest = (found.key for found in bucket.archived_objects())
     assert done.returncode == 0
-    assert found.key.endswith(f".{kind}")
+    assert archive.endswith(f".{kind}")
+    assert manifest.startswith("audit-archives/audit_manifest_000001_")
     assert AuditLog.objects.count() == 0
 
 
@@ -972,7 +1506,7 @@ def test_a_separate_audit_bucket_is_used_and_named(
     assert done.stdout.endswith(
         'Archive location: R2 bucket "starview-audit" in audit-archives/ folder\n'
     )
-    assert len(audit_bucket()) == 2
+    assert len(audit_bucket()) == 3  # JSON, TXT and manifest
     assert bucket.archived_objects() == []
 
 
@@ -989,7 +1523,7 @@ def test_with_a_separate_audit_bucket_the_media_key_pair_is_not_needed(
     done = manage("archive_audit_logs", env={**AUDIT_STORE, **media})
 
     assert done.returncode == 0, done.stderr
-    assert len(audit_bucket()) == 2
+    assert len(audit_bucket()) == 3  # JSON, TXT and manifest
 
 
 @pytest.mark.parametrize(
@@ -1006,6 +1540,12 @@ def test_with_a_separate_audit_bucket_the_media_key_pair_is_not_needed(
         ["--days=36501"],
         ["--days=" + "9" * 5000],
         ["--days"],
+        ["--segment-rows=0"],
+        ["--segment-rows=-1"],
+        ["--segment-rows=1e3"],
+        ["--segment-rows=10000001"],
+        ["--segment-rows"],
+        ["--compress=9"],
         ["--format", "xml"],
         ["--format", "JSON"],
         ["--format="],
@@ -1042,11 +1582,6 @@ def test_the_first_and_the_last_number_of_days_are_taken(
 def test_the_command_works_from_any_directory(
     bucket: LocalServices, test_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    import subprocess
-    import sys
-
-    from tests.conftest import merged
-
     add_row()
 
     done = subprocess.run(
@@ -1064,11 +1599,12 @@ def test_the_command_works_from_any_directory(
 
 
 def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) -> None:
+    from starview_app.maintenance.runner.archive_store import LOCK_NAME
     from starview_app.maintenance.runner.lock import job_lock
 
     row = add_row()
 
-    with job_lock("archive_audit_logs"):
+    with job_lock("archive_audit_logs", LOCK_NAME):
         done = manage("archive_audit_logs")
 
     assert (done.returncode, done.stdout) == (75, "")
@@ -1105,3 +1641,96 @@ def test_a_row_whose_date_makes_no_sense_stays_and_the_others_go(
     result = run(FolderStore(tmp_path))
 
     assert (result.counts["archived"], remaining_ids()) == (1, {row.pk})
+
+
+# -- progress and the public bucket ---------------------------------------------------
+
+
+def test_a_log_has_a_line_for_each_segment_and_no_bar(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    for days in range(3):
+        add_row(message="x" * 1_000_000, timestamp=OLD + timedelta(days=days))
+
+    done = manage("archive_audit_logs", "--segment-rows=2")
+
+    started, first, second, finished = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert "job_started" in started
+    assert "job_finished" in finished
+    for line, rows, megabytes in ((first, 2, 4.0), (second, 1, 2.0)):
+        words = line.split()
+        assert "segment_archived" in words
+        assert f"rows={rows}" in words
+        assert f"megabytes={megabytes}" in words
+        assert "job=archive_audit_logs" in words
+        assert re.search(r" rows_per_second=\d+( |$)", line)
+    assert "segments=2" in finished
+
+
+def test_a_terminal_has_a_bar_that_ends_at_the_number_of_rows(
+    bucket: LocalServices, test_environment: dict[str, str]
+) -> None:
+    for _ in range(5):
+        add_row()
+    terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(stderr, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "archive_audit_logs", "--segment-rows=2"],
+        cwd=ROOT,
+        env=merged(test_environment, {"TERM": "xterm"}),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+    os.close(stderr)
+
+    shown = b"".join(iter(lambda: read_or_end(terminal), b"")).decode()
+    out, _ = process.communicate(timeout=60)
+    os.close(terminal)
+
+    assert process.returncode == 0, shown
+    assert re.search(r"\r *100%\|.*\| 5/5 \[.* rows/s\]", shown), shown
+    assert "segment_archived" not in shown
+    assert b"Archived 5 audit logs\n" in out
+
+
+def read_or_end(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError as error:  # what Linux says when the other side was closed
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
+PUBLIC = "https://media.starview.app"
+SERVED = "serves to everybody HINT: set AUDIT_R2_BUCKET_NAME, AUDIT_R2_ACCESS_KEY_ID"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_each_run_warns_when_the_bucket_of_the_archives_is_public(
+    arguments: list[str], bucket: LocalServices, manage: Manage
+) -> None:
+    done = manage("archive_audit_logs", *arguments, env={"R2_PUBLIC_URL": PUBLIC})
+
+    (line,) = (line for line in done.stderr.splitlines() if "warning" in line.lower())
+    assert done.returncode == 0
+    assert "archive_is_public" in line
+    assert "'starview-media'" in line
+    assert f"R2_PUBLIC_URL={PUBLIC}" in line
+    assert SERVED in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"R2_PUBLIC_URL": None}, {"R2_PUBLIC_URL": ""}, AUDIT_STORE, {"DEBUG": "True"}],
+    ids=["no public address", "an empty one", "a separate bucket", "development"],
+)
+def test_a_run_whose_archives_nobody_is_served_does_not_warn(
+    changes: dict[str, str | None], bucket: LocalServices, manage: Manage
+) -> None:
+    done = manage("archive_audit_logs", env={"R2_PUBLIC_URL": PUBLIC, **changes})
+
+    assert done.returncode == 0, done.stderr
+    assert "archive_is_public" not in done.stderr
+    assert PUBLIC not in done.stderr

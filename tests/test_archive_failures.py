@@ -1,9 +1,11 @@
 """archive_audit_logs when the store, the database or the machine lets it down.
 
 Whatever fails: no row is deleted that is not in the store, the command exits 1 and says
-one line, and no object is left behind that could have been removed.
+one line, no object is left behind that could have been removed, and the next run has
+every row in exactly one archive.
 """
 
+import io
 import json
 import signal
 import socket
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,24 +21,38 @@ from typing import Any
 import botocore.config
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
+from django.db import DatabaseError, OperationalError, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.test import override_settings
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.archive_audit_logs import archive_audit_logs
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores import s3 as s3_module
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
 from tests import failing_s3
+from tests.archive_processes import (
+    Bucket,
+    Rows,
+    assert_each_row_once,
+    table_rows,
+    wait_for_sessions_to_end,
+)
 from tests.conftest import ROOT, Manage, merged
-from tests.failing_s3 import FailingS3, Fault
+from tests.factories import wait_until
+from tests.failing_s3 import Call, FailingS3, Fault
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = datetime(2025, 1, 27, 4, 0, 1, tzinfo=UTC)
 OLD = datetime(2024, 10, 1, 12, 0, tzinfo=UTC)
 NAME = "audit-archives/audit_logs_20241001_to_20241001_20250127_040001"
+MANIFEST = "audit-archives/audit_manifest_000001_20250127_040001.json"
+# Of the first run's manifest; the archives' names end in the same second.
+MANIFEST_SUFFIX = "_000001_20250127_040001.json"
 SECRETS = (
     "demo-r2-key",
     "demo-r2-secret",
@@ -47,11 +63,13 @@ SECRETS = (
 WAIT_SECONDS = 20  # for what happens within one; a slow machine may take longer
 
 
-def add_rows(count: int = 3, message: str = "ok") -> None:
+def add_rows(count: int = 3, message: str = "ok") -> Rows:
+    """The whole table, with these rows in it."""
     AuditLog.objects.bulk_create(
         AuditLog(event_type="logout", timestamp=OLD, message=message)
         for _ in range(count)
     )
+    return table_rows()
 
 
 def rows() -> int:
@@ -72,6 +90,35 @@ def run(url: str, **changes: Any) -> JobResult:
 
 def keys(services: LocalServices) -> list[str]:
     return [found.key for found in services.archived_objects()]
+
+
+def listed(services: LocalServices, manifest: str) -> list[str]:
+    """The keys of the objects that a manifest lists."""
+    content = json.loads(services.read_object(manifest))
+    return [f"audit-archives/{entry['name']}" for entry in content["objects"]]
+
+
+CONFIG = botocore.config.Config
+
+
+def assert_the_next_run_completes_it(services: LocalServices, originals: Rows) -> None:
+    """Without the fault: all is archived once, and good, and nothing else is there."""
+    with (
+        override_settings(
+            DEBUG=False,
+            AWS_S3_ENDPOINT_URL=services.aws_url,
+            AUDIT_R2_BUCKET_NAME="",
+        ),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(botocore.config, "Config", CONFIG)
+        call_command("archive_audit_logs", stdout=io.StringIO())
+        call_command("verify_audit_archives", stdout=io.StringIO())
+
+    assert rows() == 0
+    assert_each_row_once(Bucket(services), originals)
+    here = AuditArchive.objects.filter(location=Bucket(services).store.location)
+    assert not here.exclude(state="archived").exists()
 
 
 def unfinished_uploads(services: LocalServices) -> list[str]:
@@ -101,16 +148,21 @@ def s3(bucket: LocalServices) -> Iterator[FailingS3]:
         yield proxy
 
 
+def patch_config(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    monkeypatch.setattr(
+        botocore.config, "Config", lambda **options: CONFIG(**{**options, **changes})
+    )
+
+
 @pytest.fixture
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One attempt with short time-outs; what the job does about it is the same."""
-    original = botocore.config.Config
+    """One attempt; what the job does about it is the same."""
+    patch_config(monkeypatch, retries={"total_max_attempts": 1})
 
-    def impatient(**options: Any) -> botocore.config.Config:
-        changes = {"read_timeout": 0.3, "retries": {"total_max_attempts": 1}}
-        return original(**{**options, **changes})
 
-    monkeypatch.setattr(botocore.config, "Config", impatient)
+@pytest.fixture
+def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_config(monkeypatch, retries={"total_max_attempts": 1}, read_timeout=1)
 
 
 @pytest.fixture
@@ -119,9 +171,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "PART_BYTES", 5 << 20)
 
 
-def big_rows() -> None:
+def big_rows() -> Rows:
     """About 12 MB of JSON: three parts."""
-    add_rows(12, "x" * 1_000_000)
+    return add_rows(12, "x" * 1_000_000)
 
 
 # -- the store fails ------------------------------------------------------------------
@@ -173,7 +225,7 @@ def test_when_the_store(
     operation: str, fault: Fault, suffix: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
     """... fails like this at either object: nothing is deleted, no object is left."""
-    add_rows()
+    originals = add_rows()
     s3.on(operation, fault, suffix=suffix)
 
     with pytest.raises(JobError) as failure:
@@ -183,23 +235,78 @@ def test_when_the_store(
     assert str(failure.value).startswith("nothing was deleted")
     assert str(failure.value).isprintable()
     assert suffix in str(failure.value)
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize(("operation", "fault"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
+def test_in_the_second_segment_when_the_store(
+    operation: str,
+    fault: Fault,
+    compress: bool,
+    s3: FailingS3,
+    bucket: LocalServices,
+) -> None:
+    """... fails like this, the first one is archived and in a manifest."""
+    originals = add_rows()
+    end = ".gz" if compress else ""
+    s3.on(operation, fault, suffix=f"_0002.txt{end}")
+
+    with pytest.raises(JobError) as failure:
+        run(s3.url, segment_rows=2, compress=compress)
+
+    first_segment = [f"{NAME}.json{end}", f"{NAME}.txt{end}"]
+    assert str(failure.value).startswith(
+        "2 audit logs are archived and the rest is still in the database, archiving"
+        " failed: "
+    )
+    assert str(failure.value).isprintable()
+    assert f"_0002.txt{end}" in str(failure.value)
+    assert rows() == 1
+    assert keys(bucket) == [*first_segment, MANIFEST]
+    assert listed(bucket, MANIFEST) == first_segment
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.usefixtures("short_time_out")
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
 def test_when_the_store_hangs_the_run_ends_with_the_time_out(
     operation: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on(operation, failing_s3.hang(s3))
 
     with pytest.raises(JobError, match="nothing was deleted.*timeout"):
         run(s3.url)
 
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.usefixtures("short_time_out")
+@pytest.mark.parametrize("suffix", OBJECTS)
+def test_an_object_that_appears_after_the_run_gave_it_up_is_the_next_runs(
+    suffix: str, s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = add_rows()
+    go_on = threading.Event()
+    key = NAME + suffix
+    s3.on(
+        "PutObject", failing_s3.before(lambda: go_on.wait(WAIT_SECONDS)), suffix=suffix
+    )
+    with pytest.raises(JobError, match="nothing was deleted.*timeout"):
+        run(s3.url)
+    assert table_rows() == originals
+
+    go_on.set()
+    wait_until(lambda: key in keys(bucket), f"{key} has appeared")
+
+    assert_the_next_run_completes_it(bucket, originals)
+    assert key in keys(bucket)
 
 
 def test_a_request_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
@@ -216,15 +323,35 @@ def test_a_request_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
 def test_when_the_clean_up_fails_too_the_first_failure_is_the_one_to_read(
     s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("PutObject", failing_s3.refuse(403, "AccessDenied"), suffix=".txt")
     s3.on("DeleteObject", failing_s3.refuse(500, "InternalError"))
 
     with pytest.raises(JobError, match="403 AccessDenied"):
         run(s3.url)
 
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == [f"{NAME}.json"]
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+
+
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize("kind", ["json", "txt"])
+def test_a_changed_object_that_could_not_be_removed_is_replaced_by_the_next_run(
+    kind: str, s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = add_rows()
+    s3.on("PutObject", failing_s3.store_flipped_byte, suffix=f".{kind}")
+    s3.on("DeleteObject", failing_s3.refuse(500, "InternalError"))
+
+    with pytest.raises(JobError, match="came back from the store changed"):
+        run(s3.url)
+
+    assert table_rows() == originals
+    assert f"{NAME}.{kind}" in keys(bucket)
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
@@ -236,42 +363,47 @@ def test_when_the_clean_up_fails_too_the_first_failure_is_the_one_to_read(
 def test_when_the_store_fails_once_it_is_asked_again(
     operation: str, fault: Fault, s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on(operation, fault, times=1)
 
     result = run(s3.url)
 
-    assert result.counts == {"found": 3, "archived": 3, "objects": 2}
-    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
+    assert result.counts == {"found": 3, "archived": 3, "segments": 1, "objects": 2}
+    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt", MANIFEST]
+    assert_each_row_once(Bucket(bucket), originals)
 
 
+@pytest.mark.parametrize("suffix", OBJECTS)
 def test_when_the_answer_to_an_upload_is_lost_the_run_recognises_its_own_object(
-    s3: FailingS3, bucket: LocalServices
+    suffix: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
     # The repeated upload is then refused, because the object exists: it is ours.
-    add_rows()
-    s3.on("PutObject", failing_s3.lose_answer, suffix=".json", times=1)
+    originals = add_rows()
+    s3.on("PutObject", failing_s3.lose_answer, suffix=suffix, times=1)
 
     result = run(s3.url)
 
-    assert result.counts == {"found": 3, "archived": 3, "objects": 2}
-    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
+    assert result.counts == {"found": 3, "archived": 3, "segments": 1, "objects": 2}
+    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt", MANIFEST]
     assert rows() == 0
+    assert_each_row_once(Bucket(bucket), originals)
 
 
-def test_when_the_answer_to_an_upload_is_lost_no_row_is_lost(
-    s3: FailingS3, bucket: LocalServices
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize("suffix", OBJECTS)
+def test_when_every_answer_to_an_upload_is_lost_the_next_run_finishes_the_segment(
+    suffix: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
-    s3.on("PutObject", failing_s3.lose_answer, suffix=".txt", times=1)
+    originals = add_rows()
+    s3.on("PutObject", failing_s3.lose_answer, suffix=suffix)
 
-    try:
+    with pytest.raises(JobError, match="nothing was deleted"):
         run(s3.url)
-    except JobError:
-        assert rows() == 3
-    else:
-        assert rows() == 0
-        assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
+
+    assert table_rows() == originals
+    assert keys(bucket) == [NAME + suffix]
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
 
 
 # -- names that exist -----------------------------------------------------------------
@@ -281,7 +413,7 @@ def test_when_the_answer_to_an_upload_is_lost_no_row_is_lost(
 def test_another_runs_object_is_neither_overwritten_nor_removed(
     suffix: str, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     key = NAME + suffix
     bucket.s3.put_object(Bucket=BUCKET, Key=key, Body=b"another run's")
 
@@ -290,12 +422,14 @@ def test_another_runs_object_is_neither_overwritten_nor_removed(
 
     assert keys(bucket) == [key]
     assert bucket.read_object(key) == b"another run's"
-    assert rows() == 3
+    assert table_rows() == originals
+    bucket.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_another_runs_object_survives_an_upload_in_parts(bucket: LocalServices) -> None:
-    big_rows()
+    originals = big_rows()
     key = f"{NAME}.json"
     bucket.s3.put_object(Bucket=BUCKET, Key=key, Body=b"another run's")
 
@@ -305,13 +439,15 @@ def test_another_runs_object_survives_an_upload_in_parts(bucket: LocalServices) 
     assert keys(bucket) == [key]
     assert bucket.read_object(key) == b"another run's"
     assert unfinished_uploads(bucket) == []
-    assert rows() == 12
+    assert table_rows() == originals
+    bucket.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_an_object_that_appears_during_the_upload_is_another_runs(
     s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     key = f"{NAME}.txt"
     s3.on(
         "PutObject",
@@ -326,7 +462,9 @@ def test_an_object_that_appears_during_the_upload_is_another_runs(
 
     assert keys(bucket) == [key]
     assert bucket.read_object(key) == b"another run's"
-    assert rows() == 3
+    assert table_rows() == originals
+    bucket.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 # -- uploads in parts -----------------------------------------------------------------
@@ -357,16 +495,177 @@ PART_FAULTS: dict[str, tuple[str, Fault]] = {
 def test_with_an_upload_in_parts_when_the_store(
     operation: str, fault: Fault, s3: FailingS3, bucket: LocalServices
 ) -> None:
-    big_rows()
+    originals = big_rows()
     s3.on(operation, fault, suffix=".json")
 
     with pytest.raises(JobError, match="nothing was deleted"):
         run(s3.url)
 
     assert s3.count(operation) >= 1
-    assert rows() == 12
+    assert table_rows() == originals
     assert keys(bucket) == []
     assert unfinished_uploads(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.usefixtures("no_retries", "small_parts")
+def test_parts_that_could_not_be_given_up_are_given_up_by_the_next_run(
+    s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = big_rows()
+    s3.on("UploadPart", failing_s3.hang_up, suffix=".json")
+    s3.on("AbortMultipartUpload", failing_s3.refuse(500, "InternalError"))
+
+    with pytest.raises(JobError, match="nothing was deleted"):
+        run(s3.url)
+
+    assert unfinished_uploads(bucket) == [f"{NAME}.json"]
+    assert_the_next_run_completes_it(bucket, originals)
+    assert unfinished_uploads(bucket) == []
+
+
+# -- the manifest ---------------------------------------------------------------------
+
+MANIFEST_FAULTS: dict[str, tuple[str, Fault]] = {
+    "refuses it": ("PutObject", failing_s3.refuse(403, "AccessDenied")),
+    "has a bucket lock": (
+        "PutObject",
+        failing_s3.refuse(403, "ObjectLockedByBucketPolicy"),
+    ),
+    "has an internal error": ("PutObject", failing_s3.refuse(500, "InternalError")),
+    "hangs up": ("PutObject", failing_s3.hang_up),
+    "loses the answer": ("PutObject", failing_s3.lose_answer),
+    "refuses to be read": ("GetObject", failing_s3.refuse(403, "AccessDenied")),
+    "has lost it": ("GetObject", failing_s3.refuse(404, "NoSuchKey")),
+    "hangs up when read": ("GetObject", failing_s3.hang_up),
+    "cuts it short": ("GetObject", failing_s3.cut_short),
+    "answers with less": ("GetObject", failing_s3.shorten),
+    "answers with a changed byte": ("GetObject", failing_s3.flip_byte),
+    "stores a changed byte": ("PutObject", failing_s3.store_flipped_byte),
+    "refuses to list uploads": (
+        "ListMultipartUploads",
+        failing_s3.refuse(403, "AccessDenied"),
+    ),
+}
+NOT_WRITTEN = (
+    "3 audit logs are archived, their manifest is not written yet, which the next run"
+    " makes up for: "
+)
+
+
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize(
+    ("operation", "fault"), MANIFEST_FAULTS.values(), ids=MANIFEST_FAULTS
+)
+def test_at_the_manifest_when_the_store(
+    operation: str, fault: Fault, s3: FailingS3, bucket: LocalServices
+) -> None:
+    """... fails like this: the rows are archived, the next run writes the manifest."""
+    originals = add_rows()
+    suffix = "" if operation == "ListMultipartUploads" else MANIFEST_SUFFIX
+    s3.on(operation, fault, suffix=suffix)
+
+    with pytest.raises(JobError) as failure:
+        run(s3.url)
+
+    assert str(failure.value).startswith(NOT_WRITTEN)
+    assert str(failure.value).isprintable()
+    assert rows() == 0
+    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[2:] == [MANIFEST]
+
+
+@pytest.mark.usefixtures("short_time_out")
+@pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
+def test_when_the_store_hangs_at_the_manifest_the_run_ends_with_the_time_out(
+    operation: str, s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = add_rows()
+    s3.on(operation, failing_s3.hang(s3), suffix=MANIFEST_SUFFIX)
+
+    with pytest.raises(JobError, match=f"{NOT_WRITTEN}.*timeout"):
+        run(s3.url)
+
+    assert rows() == 0
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+def test_when_the_answer_to_the_manifest_is_lost_once_the_run_recognises_its_own(
+    s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = add_rows()
+    s3.on("PutObject", failing_s3.lose_answer, suffix=MANIFEST_SUFFIX, times=1)
+
+    result = run(s3.url)
+
+    assert result.counts["archived"] == 3
+    assert_each_row_once(Bucket(bucket), originals)
+
+
+def test_a_manifests_key_that_is_taken_is_not_overwritten_and_said_in_each_run(
+    bucket: LocalServices,
+) -> None:
+    originals = add_rows()
+    bucket.s3.put_object(Bucket=BUCKET, Key=MANIFEST, Body=b"another's")
+
+    with pytest.raises(JobError, match=f"{NOT_WRITTEN}.*with another content HINT: "):
+        run(bucket.aws_url)
+    with pytest.raises(JobError, match="their manifest is not written yet"):
+        run(bucket.aws_url)
+
+    assert bucket.read_object(MANIFEST) == b"another's"
+    assert rows() == 0
+    bucket.s3.delete_object(Bucket=BUCKET, Key=MANIFEST)
+    assert_the_next_run_completes_it(bucket, originals)
+    assert listed(bucket, MANIFEST) == [f"{NAME}.json", f"{NAME}.txt"]
+
+
+def refuse_manifests(call: Call) -> None:
+    if "audit_manifest_" in call.key:
+        failing_s3.refuse(403, "AccessDenied")(call)
+    else:
+        call.answer(call.forward())
+
+
+def test_a_failure_at_the_manifest_is_one_line_after_what_is_archived(
+    s3: FailingS3, bucket: LocalServices, manage: Manage
+) -> None:
+    originals = add_rows()
+    s3.on("PutObject", refuse_manifests)
+
+    done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": s3.url})
+
+    started, archived, finished, line = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "job_started" in started
+    assert "segment_archived" in archived
+    assert "outcome=failed" in finished
+    assert line.startswith(f"CommandError: {NOT_WRITTEN}audit_manifest_000001_")
+    assert "\nArchived 3 audit logs\n" in done.stdout
+    assert "Manifest written" not in done.stdout
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_two_manifests_that_could_not_be_written_are_both_written_in_their_order(
+    s3: FailingS3, bucket: LocalServices
+) -> None:
+    s3.on("PutObject", failing_s3.refuse(403, "No"), suffix=MANIFEST_SUFFIX, times=2)
+    originals = add_rows(1)
+    with pytest.raises(JobError, match="their manifest is not written yet"):
+        run(s3.url)
+    originals |= add_rows(1)
+    with pytest.raises(JobError, match="their manifest is not written yet"):
+        run(s3.url)
+    archives = [f"{NAME}{end}" for end in (".json", ".txt", "_0002.json", "_0002.txt")]
+    assert sorted(keys(bucket)) == sorted(archives)
+
+    run(s3.url)
+
+    assert listed(bucket, MANIFEST) == archives[:2]
+    assert listed(bucket, MANIFEST.replace("000001", "000002")) == archives[2:]
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 # -- the command ----------------------------------------------------------------------
@@ -395,7 +694,7 @@ def free_port() -> int:
 def test_a_store_that_is_down_is_one_line_with_its_address(
     bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
     url = f"http://127.0.0.1:{free_port()}"
 
     done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": url})
@@ -404,7 +703,8 @@ def test_a_store_that_is_down_is_one_line_with_its_address(
     assert url in line
     assert "HINT: is the store up" in line
     assert "Archived" not in done.stdout
-    assert rows() == 3
+    assert table_rows() == originals
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.parametrize(
@@ -418,9 +718,9 @@ def test_a_store_that_is_down_is_one_line_with_its_address(
     ],
 )
 def test_a_refusal_names_the_variable_or_the_right_to_repair(
-    code: str, hint: str, s3: FailingS3, settings: Any
+    code: str, hint: str, s3: FailingS3, settings: Any, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("PutObject", failing_s3.refuse(403, code, "two\nlines"))
     settings.AWS_S3_ENDPOINT_URL = s3.url
 
@@ -430,25 +730,27 @@ def test_a_refusal_names_the_variable_or_the_right_to_repair(
     assert f"403 {code}" in str(failure.value)
     assert hint in str(failure.value)
     assert "\n" not in str(failure.value)
-    assert rows() == 3
+    assert table_rows() == originals
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_what_a_store_says_cannot_forge_or_hide_a_part_of_the_line(
-    s3: FailingS3,
+    s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("PutObject", failing_s3.refuse(403, "No", "a\nb\u202ec\u0085d\u2028e\x7f"))
 
     with pytest.raises(JobError) as failure:
         run(s3.url)
 
     assert str(failure.value).isprintable()
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_a_refusal_of_the_audit_bucket_names_the_audit_variables(
-    s3: FailingS3, settings: Any
+    s3: FailingS3, settings: Any, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("PutObject", failing_s3.refuse(404, "NoSuchBucket"))
     settings.AWS_S3_ENDPOINT_URL = s3.url
     settings.AUDIT_R2_ACCESS_KEY_ID = "audit-key"
@@ -458,16 +760,20 @@ def test_a_refusal_of_the_audit_bucket_names_the_audit_variables(
     with pytest.raises(CommandError, match="AUDIT_R2_BUCKET_NAME"):
         call_command("archive_audit_logs")
 
+    assert table_rows() == originals
+    assert_the_next_run_completes_it(bucket, originals)
+
 
 def test_a_bucket_that_is_not_there_is_one_line(
     bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
 
     done = manage("archive_audit_logs", env={"AWS_STORAGE_BUCKET_NAME": "not-there"})
 
     assert "NoSuchBucket" in assert_one_clear_line(done)
-    assert rows() == 3
+    assert table_rows() == originals
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.parametrize(
@@ -503,29 +809,31 @@ def test_a_variable_that_boto3_cannot_use_is_named_without_its_secret(
 def test_a_byte_changed_on_the_way_back_is_one_line(
     s3: FailingS3, bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("GetObject", failing_s3.flip_byte, suffix=".txt")
 
     done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": s3.url})
 
     assert "came back from the store changed" in assert_one_clear_line(done)
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.usefixtures("no_retries")
 def test_the_next_run_archives_what_a_failed_one_kept(
     s3: FailingS3, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on("GetObject", failing_s3.refuse(403, "AccessDenied"), times=1)
     with pytest.raises(JobError):
         run(s3.url)
 
     result = run(s3.url)
 
-    assert result.counts == {"found": 3, "archived": 3, "objects": 2}
-    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
+    assert result.counts == {"found": 3, "archived": 3, "segments": 1, "objects": 2}
+    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt", MANIFEST]
+    assert_each_row_once(Bucket(bucket), originals)
     assert rows() == 0
 
 
@@ -537,19 +845,95 @@ def test_the_next_run_archives_what_a_failed_one_kept(
 def test_when_the_database_ends_the_session_nothing_is_deleted(
     operation: str, suffix: str, s3: FailingS3, bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
     s3.on(operation, failing_s3.before(end_the_jobs_sessions), suffix=suffix)
 
     done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": s3.url})
 
     assert "database: " in assert_one_clear_line(done)
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
-def test_when_the_database_cancels_the_copy_it_is_one_line() -> None:
+@pytest.mark.parametrize("suffix", ["_0002.json", "_0002.txt"], ids=["json", "txt"])
+def test_when_the_database_ends_the_session_in_a_later_segment_the_first_is_kept(
+    suffix: str, s3: FailingS3, bucket: LocalServices, manage: Manage
+) -> None:
+    originals = add_rows()
+    s3.on("PutObject", failing_s3.before(end_the_jobs_sessions), suffix=suffix)
+
+    done = manage(
+        "archive_audit_logs", "--segment-rows=2", env={"AWS_S3_ENDPOINT_URL": s3.url}
+    )
+
+    assert done.returncode == 1
+    assert "CommandError: database: " in done.stderr
+    assert "\nArchived 2 audit logs\n" in done.stdout
+    assert rows() == 1
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.fixture
+def session_ends_at_the_commit() -> Iterator[None]:
+    """PostgreSQL ends the session that is about to commit an archived segment."""
+    in_another_session(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;"
+        " CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON maintenance_auditarchive"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()"
+    )
+    yield
+    in_another_session(
+        "DROP TRIGGER IF EXISTS die ON maintenance_auditarchive; DROP FUNCTION die"
+    )
+
+
+@pytest.mark.usefixtures("session_ends_at_the_commit")
+def test_when_the_session_ends_in_the_commit_the_objects_stay_for_the_next_run(
+    bucket: LocalServices, manage: Manage
+) -> None:
+    originals = add_rows()
+
+    done = manage("archive_audit_logs")
+
+    assert "database: " in assert_one_clear_line(done)
+    assert table_rows() == originals
+    left = keys(bucket)
+    assert len(left) == 2
+    in_another_session("DROP TRIGGER die ON maintenance_auditarchive")
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[:2] == left
+
+
+def test_when_the_answer_to_the_commit_is_lost_the_next_run_writes_the_manifest(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    originals = add_rows()
+    commit: Any = vars(BaseDatabaseWrapper)["_commit"]
+
+    def commit_and_lose_the_answer(wrapper: BaseDatabaseWrapper) -> None:
+        commit(wrapper)
+        if AuditArchive.objects.filter(state="archived").exists():
+            wrapper.close()
+            raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseDatabaseWrapper, "_commit", commit_and_lose_the_answer)
+        with pytest.raises(DatabaseError, match="server closed the connection"):
+            run(bucket.aws_url)
+
+    assert rows() == 0
+    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
+    assert_the_next_run_completes_it(bucket, originals)
+    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+
+
+def test_when_the_database_cancels_the_copy_it_is_one_line(
+    bucket: LocalServices,
+) -> None:
     # What a statement_timeout does, and what a stop does after its grace.
-    add_rows(1, "\u202e" * 3_000_000)  # slow: every character is escaped
+    originals = add_rows(1, "\u202e" * 3_000_000)  # slow: every character is escaped
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = '200ms'")
     try:
@@ -558,13 +942,15 @@ def test_when_the_database_cancels_the_copy_it_is_one_line() -> None:
     finally:
         connection.close()
 
-    assert rows() == 1
+    assert table_rows() == originals
+    assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_when_another_table_needs_a_row_the_refusal_is_one_line(
     bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
     in_another_session(
         "CREATE TABLE web_note (log bigint REFERENCES starview_app_auditlog);"
         " INSERT INTO web_note SELECT max(id) FROM starview_app_auditlog"
@@ -575,14 +961,15 @@ def test_when_another_table_needs_a_row_the_refusal_is_one_line(
         in_another_session("DROP TABLE web_note")
 
     assert_one_clear_line(done)
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_when_the_database_is_a_read_only_replica_it_is_one_line(
     bucket: LocalServices, manage: Manage
 ) -> None:
-    add_rows()
+    originals = add_rows()
 
     done = manage(
         "archive_audit_logs",
@@ -590,14 +977,15 @@ def test_when_the_database_is_a_read_only_replica_it_is_one_line(
     )
 
     assert_one_clear_line(done)
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_when_the_rows_are_locked_by_a_schema_change_the_run_waits_and_then_works(
     bucket: LocalServices, s3: FailingS3
 ) -> None:
-    add_rows()
+    originals = add_rows()
     blocker = connections.create_connection("default")
     unlock = threading.Timer(0.2, blocker.close)
 
@@ -614,6 +1002,7 @@ def test_when_the_rows_are_locked_by_a_schema_change_the_run_waits_and_then_work
 
     unlock.join()
     assert result.counts["archived"] == 3
+    assert_each_row_once(Bucket(bucket), originals)
 
 
 def test_a_database_that_is_down_is_one_line_without_the_password(
@@ -638,14 +1027,20 @@ class Running:
     """The command as a process, held by the proxy at one of its requests."""
 
     def __init__(
-        self, s3: FailingS3, operation: str, suffix: str, environment: dict[str, str]
+        self,
+        s3: FailingS3,
+        operation: str,
+        suffix: str,
+        environment: dict[str, str],
+        *arguments: str,
     ) -> None:
         self.arrived = threading.Event()
         self.go_on = threading.Event()
-        self._s3 = s3
-        s3.on(operation, failing_s3.before(self._hold), suffix=suffix, times=1)
+        self._operation = operation
+        self._suffix = suffix
+        s3.on(operation, self._hold)
         self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "archive_audit_logs"],
+            [sys.executable, "manage.py", "archive_audit_logs", *arguments],
             cwd=ROOT,
             env=merged(environment, {"AWS_S3_ENDPOINT_URL": s3.url}),
             stdout=subprocess.PIPE,
@@ -654,35 +1049,21 @@ class Running:
         )
         assert self.arrived.wait(WAIT_SECONDS)
 
-    def _hold(self) -> None:
-        self.arrived.set()
-        self.go_on.wait(WAIT_SECONDS)
+    def _hold(self, call: Call) -> None:
+        is_manifest = "/audit_manifest_" in call.key
+        if self._suffix == "manifest":
+            is_meant = is_manifest
+        else:
+            is_meant = call.key.endswith(self._suffix) and not is_manifest
+        if is_meant:
+            self.arrived.set()
+            self.go_on.wait(WAIT_SECONDS)
+        call.answer(call.forward())
 
     def finish(self) -> subprocess.CompletedProcess[str]:
         self.go_on.set()
         out, err = self.process.communicate(timeout=WAIT_SECONDS)
         return subprocess.CompletedProcess([], self.process.returncode, out, err)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
-
-
-def wait_for_the_jobs_sessions_to_end() -> None:
-    """A killed client's session ends when the server next speaks to it."""
-
-    def none_left() -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE application_name LIKE 'archive_audit_logs%'"
-            )
-            return bool(cursor.fetchone()[0] == 0)
-
-    wait_until(none_left)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -698,7 +1079,7 @@ def test_a_signal_in_the_middle_stops_it_and_every_row_is_kept(
     bucket: LocalServices,
     test_environment: dict[str, str],
 ) -> None:
-    add_rows()
+    originals = add_rows()
     running = Running(s3, operation, suffix, test_environment)
 
     running.process.send_signal(number)
@@ -710,14 +1091,15 @@ def test_a_signal_in_the_middle_stops_it_and_every_row_is_kept(
     assert "outcome=interrupted" in lines[1]
     assert f"was stopped by {number.name}" in lines[2]
     assert "Archived" not in done.stdout
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 def test_a_second_signal_changes_nothing(
     s3: FailingS3, bucket: LocalServices, test_environment: dict[str, str]
 ) -> None:
-    add_rows()
+    originals = add_rows()
     running = Running(s3, "PutObject", ".txt", test_environment)
 
     running.process.send_signal(signal.SIGTERM)
@@ -726,76 +1108,153 @@ def test_a_second_signal_changes_nothing(
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 3
-    assert rows() == 3
+    assert table_rows() == originals
     assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
 
 
-def test_a_signal_is_obeyed_while_the_store_says_nothing(
-    s3: FailingS3, bucket: LocalServices, test_environment: dict[str, str]
+@pytest.mark.parametrize("suffix", [".json", ".txt"])
+def test_a_signal_is_obeyed_within_ten_seconds_while_the_store_says_nothing(
+    suffix: str,
+    s3: FailingS3,
+    bucket: LocalServices,
+    test_environment: dict[str, str],
 ) -> None:
     # docker stop kills after 10 s, Render after 30: a hanging store takes longer.
-    add_rows()
-    running = Running(s3, "PutObject", ".txt", test_environment)
+    originals = add_rows()
+    running = Running(s3, "PutObject", suffix, test_environment)
 
     running.process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
     out, err = running.process.communicate(timeout=WAIT_SECONDS)  # it is still held
+    seconds = time.monotonic() - signalled
+
+    assert running.process.returncode == 1
+    assert seconds < 10
+    assert "was stopped by SIGTERM" in err
+    assert table_rows() == originals
+    before = len(keys(bucket))
+    running.go_on.set()
+    wait_until(lambda: len(keys(bucket)) > before, "the late object is there")
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.parametrize("suffix", ["_0002.json", "_0002.txt"])
+def test_a_signal_in_the_second_segment_undoes_it_and_reports_the_first(
+    suffix: str, s3: FailingS3, bucket: LocalServices, test_environment: dict[str, str]
+) -> None:
+    originals = add_rows(5)
+    running = Running(s3, "PutObject", suffix, test_environment, "--segment-rows=2")
+
+    running.process.send_signal(signal.SIGTERM)
+    done = running.finish()
+
+    started, archived, finished, line = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "job_started" in started
+    assert "segment_archived" in archived
+    assert "outcome=interrupted" in finished
+    assert "archived=2" in finished.split()
+    assert "was stopped by SIGTERM" in line
+    assert "\nArchived 2 audit logs\n" in done.stdout
+    assert rows() == 3
+    first, second, manifest = keys(bucket)
+    assert listed(bucket, manifest) == [first, second]
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+def test_a_signal_in_the_second_segment_is_obeyed_while_the_store_says_nothing(
+    s3: FailingS3, bucket: LocalServices, test_environment: dict[str, str]
+) -> None:
+    originals = add_rows()
+    running = Running(
+        s3, "GetObject", "_0002.txt", test_environment, "--segment-rows=2"
+    )
+
+    running.process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    out, err = running.process.communicate(timeout=WAIT_SECONDS)  # it is still held
+    seconds = time.monotonic() - signalled
 
     running.go_on.set()
     assert running.process.returncode == 1
+    assert seconds < 10
     assert "was stopped by SIGTERM" in err
-    assert rows() == 3
+    assert "\nArchived 2 audit logs\n" in out
+    assert rows() == 1
+    wait_for_sessions_to_end()
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+def test_a_signal_at_the_manifest_is_obeyed_while_the_store_says_nothing(
+    s3: FailingS3, bucket: LocalServices, test_environment: dict[str, str]
+) -> None:
+    originals = add_rows()
+    running = Running(s3, "PutObject", "manifest", test_environment)
+
+    running.process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    out, err = running.process.communicate(timeout=WAIT_SECONDS)  # it is still held
+    seconds = time.monotonic() - signalled
+
+    running.go_on.set()
+    assert running.process.returncode == 1
+    assert seconds < 10
+    assert "was stopped by SIGTERM" in err
+    assert "\nArchived 3 audit logs\n" in out
+    assert "Manifest written" not in out
+    assert rows() == 0
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 @pytest.mark.parametrize(
-    ("operation", "suffix", "left"),
+    ("operation", "suffix", "kept", "left"),
     [
-        ("PutObject", ".json", 0),
-        ("GetObject", ".json", 1),
-        ("GetObject", ".txt", 2),
+        ("PutObject", ".json", 3, 0),
+        ("GetObject", ".json", 3, 1),
+        ("GetObject", ".txt", 3, 2),
+        ("PutObject", "_0002.json", 1, 2),
+        ("GetObject", "_0002.txt", 1, 4),
+        ("PutObject", "manifest", 0, 4),
+        ("GetObject", "manifest", 0, 5),
     ],
 )
 def test_after_a_kill_every_row_is_there_and_the_next_run_completes(
     operation: str,
     suffix: str,
+    kept: int,
     left: int,
     s3: FailingS3,
     bucket: LocalServices,
     manage: Manage,
     test_environment: dict[str, str],
 ) -> None:
-    add_rows()
-    ids = set(AuditLog.objects.values_list("id", flat=True))
-    running = Running(s3, operation, suffix, test_environment)
+    originals = add_rows()
+    running = Running(s3, operation, suffix, test_environment, "--segment-rows=2")
 
     running.process.kill()
     killed = running.process.wait(WAIT_SECONDS)
-    kept = rows()
-    orphans = keys(bucket)
+    found = (rows(), len(keys(bucket)))
     running.finish()
-    wait_for_the_jobs_sessions_to_end()
-    # A name has the second of its run: this one may start in the same second.
-    before = set(keys(bucket))
-    for key in before:
-        bucket.s3.delete_object(Bucket=BUCKET, Key=key)
+    wait_for_sessions_to_end()
     done = manage("archive_audit_logs")
+    verified = manage("verify_audit_archives")
 
     assert killed == -signal.SIGKILL
-    assert kept == 3
-    assert len(orphans) == left
+    assert found == (kept, left)
     assert done.returncode == 0, done.stderr
-    (archive,) = (key for key in keys(bucket) if key.endswith(".json"))
-    logs = json.loads(bucket.read_object(archive))["logs"]
-    assert {log["id"] for log in logs} == ids
+    assert verified.returncode == 0, verified.stdout
     assert rows() == 0
+    assert_each_row_once(Bucket(bucket), originals)
 
 
 # -- the folder of a developer fails --------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(
-    tmp_path: Path, settings: Any
+    tmp_path: Path, settings: Any, bucket: LocalServices
 ) -> None:
-    add_rows()
+    originals = add_rows()
     (tmp_path / "file").write_text("in the way")
     settings.DEBUG = True
     settings.AUDIT_ARCHIVE_FOLDER = tmp_path / "file" / "audit_archives"
@@ -803,4 +1262,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     with pytest.raises(CommandError, match="nothing was deleted.*Not a directory"):
         call_command("archive_audit_logs")
 
-    assert rows() == 3
+    assert table_rows() == originals
+    assert_the_next_run_completes_it(bucket, originals)

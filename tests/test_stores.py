@@ -2,20 +2,36 @@
 
 import errno
 import os
+import pickle
 import re
 import resource
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.stores import s3 as s3_module
-from starview_app.maintenance.stores.base import Store, StoreError
+from starview_app.maintenance.stores.base import (
+    Listed,
+    ObjectExistsError,
+    ObjectLockedError,
+    ObjectMissingError,
+    Store,
+    StoreError,
+)
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
+from tests import failing_s3
+from tests.conftest import ROOT
+from tests.failing_s3 import FailingS3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 PREFIX = "audit-archives/"
 PART = 5 << 20  # the smallest that S3 takes
@@ -26,10 +42,17 @@ def s3_store(services: LocalServices) -> S3Store:
 
 
 @pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "folder":
-        return FolderStore(tmp_path / "archives")
-    return s3_store(request.getfixturevalue("bucket"))
+        yield FolderStore(tmp_path / "archives")
+        return
+    services: LocalServices = request.getfixturevalue("bucket")
+    yield s3_store(services)
+    found = services.s3.list_multipart_uploads(Bucket=BUCKET)
+    for upload in found.get("Uploads", []):
+        services.s3.abort_multipart_upload(
+            Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"]
+        )
 
 
 @pytest.fixture
@@ -43,12 +66,15 @@ def names(
 
     def names_of_bucket() -> list[str]:
         found = [item.key for item in services.archived_objects()]
-        uploads = services.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-        return [key.removeprefix(PREFIX) for key in found] + [
-            f"unfinished {upload['Key']}" for upload in uploads
-        ]
+        return [key.removeprefix(PREFIX) for key in found] + unfinished(services)
 
     return names_of_folder if isinstance(store, FolderStore) else names_of_bucket
+
+
+def unfinished(services: LocalServices) -> list[str]:
+    """Uploads in parts that nobody completed or gave up."""
+    found = services.s3.list_multipart_uploads(Bucket=BUCKET)
+    return [f"unfinished {upload['Key']}" for upload in found.get("Uploads", [])]
 
 
 def put(store: Store, name: str, *pieces: bytes) -> None:
@@ -86,7 +112,7 @@ def test_a_name_that_exists_is_refused_and_its_content_kept(
 ) -> None:
     put(store, "a.json", b"first")
 
-    with pytest.raises(StoreError, match=r"a\.json"):
+    with pytest.raises(ObjectExistsError, match=r"a\.json"):
         put(store, "a.json", b"second")
 
     assert content(store, "a.json") == b"first"
@@ -107,11 +133,22 @@ def test_when_the_writing_fails_no_object_and_no_part_of_it_is_left(
     assert names() == []
 
 
-def test_reading_what_is_not_there_is_a_store_error(store: Store) -> None:
-    put(store, "b.json")
+def test_reading_what_is_not_there_says_that_it_is_missing(store: Store) -> None:
+    put(store, "a.json.gz")
 
-    with pytest.raises(StoreError, match=r"a\.json"):
+    with pytest.raises(ObjectMissingError, match=r"a\.json"):
         content(store, "a.json")
+
+
+def test_in_a_store_that_was_never_written_to_an_object_is_missing(
+    store: Store,
+) -> None:
+    with pytest.raises(ObjectMissingError, match=r"a\.json"):
+        content(store, "a.json")
+
+    store.delete("a.json")
+    store.discard_unfinished("a.json")
+    assert list(store.objects()) == []
 
 
 def test_deleting_removes_one_object_and_one_that_is_not_there_is_no_error(
@@ -135,7 +172,274 @@ def test_reading_comes_in_pieces_of_bounded_size(store: Store) -> None:
     assert max(sizes) <= 1 << 20
 
 
+# -- listing --------------------------------------------------------------------------
+
+
+def test_the_objects_are_listed_by_name_with_their_sizes(store: Store) -> None:
+    put(store, "b.json", b"12", b"345")
+    put(store, "a.json.gz", b"1")
+    put(store, "a.json")
+
+    assert list(store.objects()) == [
+        Listed("a.json", 0),
+        Listed("a.json.gz", 1),
+        Listed("b.json", 5),
+    ]
+
+
+def test_more_objects_than_the_store_lists_at_once_are_all_listed(
+    store: Store, services: LocalServices
+) -> None:
+    # S3 answers with 1,000 at most.
+    expected = [f"{number:04}.json" for number in range(1001)]
+    for name in reversed(expected):
+        put(store, name)
+    try:
+        assert [found.name for found in store.objects()] == expected
+    finally:
+        # One by one it takes much longer.
+        keys: list[ObjectIdentifierTypeDef] = [
+            {"Key": found.key} for found in services.archived_objects()
+        ]
+        for start in range(0, len(keys), 1000):
+            services.s3.delete_objects(
+                Bucket=BUCKET, Delete={"Objects": keys[start : start + 1000]}
+            )
+
+
+def test_what_is_being_written_is_not_listed(store: Store) -> None:
+    put(store, "b.json", b"whole")
+
+    with store.writer("a.json") as target:
+        target.write(b"half")
+        meanwhile = list(store.objects())
+
+    assert meanwhile == [Listed("b.json", 5)]
+    assert [found.name for found in store.objects()] == ["a.json", "b.json"]
+
+
+def test_objects_beside_the_archives_folder_of_the_bucket_are_not_listed(
+    bucket: LocalServices,
+) -> None:
+    for key in ("audit-archives-old/x", "audit-archives", "media/audit-archives/x"):
+        bucket.s3.put_object(Bucket=BUCKET, Key=key, Body=b"another's")
+    store = s3_store(bucket)
+    put(store, "a.json", b"ours")
+
+    assert list(store.objects()) == [Listed("a.json", 4)]
+
+
+def test_a_folder_in_the_folder_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    put(FolderStore(tmp_path), "a.json")
+
+    assert list(FolderStore(tmp_path).objects()) == [Listed("a.json", 0)]
+
+
+# -- what a killed writer leaves ------------------------------------------------------
+
+WRITE_HALF_AND_WAIT = """
+import pickle, sys
+
+store, name = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2]
+with store.writer(name) as target:
+    target.write(bytes(9 << 20))  # more than a part
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def kill_a_writer(store: Store, name: str) -> None:
+    """Have another process write half an object, and kill it there."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c", WRITE_HALF_AND_WAIT),
+            *(pickle.dumps(store).hex(), name),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == b"written\n"
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_writer_left_is_no_object_and_can_be_removed(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    kill_a_writer(store, "a.json")
+    (left,) = names()
+    assert "a.json" in left
+
+    assert list(store.objects()) == []
+    with pytest.raises(ObjectMissingError):
+        content(store, "a.json")
+    store.discard_unfinished("a.json")
+
+    assert names() == []
+
+
+def test_every_unfinished_writing_of_the_name_is_removed(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    kill_a_writer(store, "a.json")
+    kill_a_writer(store, "a.json")
+    assert len(names()) == 2
+
+    store.discard_unfinished("a.json")
+
+    assert names() == []
+
+
+# Of each pair one name begins or ends like the other one.
+@pytest.mark.parametrize(
+    "other", ["a.json.gz", "a.json_0002.json", "a.jso", "ba.json", "x.a.json", "aXjson"]
+)
+def test_what_a_killed_writer_of_another_name_left_is_not_touched(
+    other: str, store: Store, names: Callable[[], list[str]]
+) -> None:
+    kill_a_writer(store, other)
+    (left,) = names()
+
+    store.discard_unfinished("a.json")
+    assert names() == [left]
+
+    store.discard_unfinished(other)
+    assert names() == []
+
+
+def test_discarding_what_is_unfinished_keeps_every_object(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    kill_a_writer(store, "a.json")
+    put(store, "a.json", b"whole")
+    put(store, "a.json.gz", b"whole too")
+
+    store.discard_unfinished("a.json")
+
+    assert names() == ["a.json", "a.json.gz"]
+    assert content(store, "a.json") == b"whole"
+
+
+def test_after_a_killed_writer_the_name_can_be_written(
+    store: Store, names: Callable[[], list[str]]
+) -> None:
+    kill_a_writer(store, "a.json")
+    store.discard_unfinished("a.json")
+
+    put(store, "a.json", b"whole")
+
+    assert content(store, "a.json") == b"whole"
+    assert names() == ["a.json"]
+
+
+# -- which place it is ----------------------------------------------------------------
+
+
+def test_a_buckets_location_is_the_same_by_every_address_and_has_no_secret() -> None:
+    by_name = S3Store("http://minio:9000", "key", "a-secret-key", "audit", PREFIX)
+    by_address = S3Store("http://10.0.0.1:9000", "key2", "other", "audit", PREFIX)
+    another = S3Store("http://minio:9000", "key", "a-secret-key", "media", PREFIX)
+
+    assert by_name.location == by_address.location == "s3://audit/audit-archives/"
+    assert another.location != by_name.location
+
+
+def test_a_folders_location_is_its_path(tmp_path: Path) -> None:
+    assert FolderStore(tmp_path).location == str(tmp_path)
+
+
 # -- S3 -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3(bucket: LocalServices) -> Iterator[FailingS3]:
+    with FailingS3(bucket.aws_url) as proxy:
+        yield proxy
+
+
+LOCKED = {
+    "R2": ("ObjectLockedByBucketPolicy", "The object is locked by the bucket policy."),
+    "R2, by its number": ("Forbidden", "the object is locked (10069)"),
+    "MinIO": ("MethodNotAllowed", "Object is WORM protected and cannot be overwritten"),
+}
+
+
+@pytest.mark.parametrize(("code", "message"), LOCKED.values(), ids=LOCKED)
+def test_what_a_lock_keeps_from_being_removed_is_said_to_be_locked(
+    code: str, message: str, s3: FailingS3, bucket: LocalServices
+) -> None:
+    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    put(store, "a.json", b"kept")
+    s3.on("DeleteObject", failing_s3.refuse(403, code, message))
+
+    with pytest.raises(ObjectLockedError, match=r"a\.json: the store answered 403"):
+        store.delete("a.json")
+
+    assert content(store, "a.json") == b"kept"
+
+
+def test_what_a_lock_keeps_from_being_written_is_said_to_be_locked(
+    s3: FailingS3,
+) -> None:
+    s3.on("PutObject", failing_s3.refuse(403, "ObjectLockedByBucketPolicy"))
+
+    with pytest.raises(ObjectLockedError):
+        put(S3Store(s3.url, "key", "secret", BUCKET, PREFIX), "a.json", b"body")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "AccessDenied"), (401, "Unauthorized"), (404, "NoSuchBucket")],
+)
+def test_another_refusal_is_none_of_the_kinds_that_a_caller_tells_apart(
+    status: int, code: str, s3: FailingS3
+) -> None:
+    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    for operation in ("PutObject", "GetObject", "DeleteObject"):
+        s3.on(operation, failing_s3.refuse(status, code))
+
+    for act in (
+        lambda: put(store, "a.json", b"body"),
+        lambda: content(store, "a.json"),
+        lambda: store.delete("a.json"),
+    ):
+        with pytest.raises(StoreError, match=code) as failure:
+            act()
+        assert type(failure.value) is StoreError
+
+
+@pytest.mark.parametrize(
+    ("operation", "ask"),
+    [
+        ("ListObjectsV2", lambda store: list(store.objects())),
+        ("ListMultipartUploads", lambda store: store.discard_unfinished("a.json")),
+    ],
+    ids=["objects", "unfinished uploads"],
+)
+def test_a_list_that_is_refused_is_a_store_error_and_no_empty_list(
+    operation: str, ask: Callable[[Store], object], s3: FailingS3
+) -> None:
+    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    s3.on(operation, failing_s3.refuse(403, "AccessDenied"))
+
+    with pytest.raises(StoreError, match="403 AccessDenied"):
+        ask(store)
+
+
+def test_an_upload_in_parts_does_not_overwrite_either(bucket: LocalServices) -> None:
+    store = s3_store(bucket)
+    put(store, "a.json", b"first")
+
+    with pytest.raises(ObjectExistsError, match="never overwritten"):
+        put(store, "a.json", bytes(s3_module.PART_BYTES + 1))
+
+    assert content(store, "a.json") == b"first"
+    assert unfinished(bucket) == []
 
 
 @pytest.fixture
@@ -143,8 +447,6 @@ def requests_of(
     bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[bytes], list[str]]]:
     """Write bytes through a proxy; the operations that took, in order."""
-    from tests.failing_s3 import FailingS3
-
     monkeypatch.setattr(s3_module, "PART_BYTES", PART)
     with FailingS3(bucket.aws_url) as proxy:
         store = S3Store(proxy.url, "key", "secret", BUCKET, PREFIX)
@@ -275,7 +577,7 @@ def test_a_name_taken_during_the_writing_is_refused(tmp_path: Path) -> None:
             target.write(b"second")
             (tmp_path / "a.json").write_bytes(b"first")
 
-    with pytest.raises(StoreError, match="File exists"):
+    with pytest.raises(ObjectExistsError, match="File exists"):
         write()
 
     assert (tmp_path / "a.json").read_bytes() == b"first"
