@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## run every job against real local services, and show what i
 	@$(BIN)/python -m demo.run
 
 test: $(INSTALLED) supercronic ## run the tests, against real local services
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations

@@ -1257,7 +1257,7 @@ def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run() -> No
     store.content[MANIFEST] = b"somebody's"
     row = add_row()
 
-    with pytest.raises(JobError, match="1 audit logs are archived, their manifest is"):
+    with pytest.raises(JobError, match="1 audit logs are archived, but a manifest is"):
         run(store)
 
     assert archived_ids(store.content[f"{NAME}.json"]) == [row.id]

@@ -548,8 +548,8 @@ MANIFEST_FAULTS: dict[str, tuple[str, Fault]] = {
     ),
 }
 NOT_WRITTEN = (
-    "3 audit logs are archived, their manifest is not written yet, which the next run"
-    " makes up for: "
+    "3 audit logs are archived, but a manifest is not written yet, which the next run"
+    " tries again: "
 )
 
 
@@ -611,7 +611,7 @@ def test_a_manifests_key_that_is_taken_is_not_overwritten_and_said_in_each_run(
 
     with pytest.raises(JobError, match=f"{NOT_WRITTEN}.*with another content HINT: "):
         run(bucket.aws_url)
-    with pytest.raises(JobError, match="their manifest is not written yet"):
+    with pytest.raises(JobError, match="a manifest is not written yet"):
         run(bucket.aws_url)
 
     assert bucket.read_object(MANIFEST) == b"another's"
@@ -653,10 +653,10 @@ def test_two_manifests_that_could_not_be_written_are_both_written_in_their_order
 ) -> None:
     s3.on("PutObject", failing_s3.refuse(403, "No"), suffix=MANIFEST_SUFFIX, times=2)
     originals = add_rows(1)
-    with pytest.raises(JobError, match="their manifest is not written yet"):
+    with pytest.raises(JobError, match="a manifest is not written yet"):
         run(s3.url)
     originals |= add_rows(1)
-    with pytest.raises(JobError, match="their manifest is not written yet"):
+    with pytest.raises(JobError, match="a manifest is not written yet"):
         run(s3.url)
     archives = [f"{NAME}{end}" for end in (".json", ".txt", "_0002.json", "_0002.txt")]
     assert sorted(keys(bucket)) == sorted(archives)

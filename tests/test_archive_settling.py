@@ -780,7 +780,7 @@ def test_a_manifest_that_finds_no_room_is_written_by_the_next_run(
     with file_size_limit(800), pytest.raises(JobError) as failure:
         run(store, now=NOW)
 
-    assert str(failure.value).startswith("1 audit logs are archived, their manifest is")
+    assert str(failure.value).startswith("1 audit logs are archived, but a manifest is")
     assert (table_rows(), folder.unfinished()) == ({}, [])
     run(store)
     assert_good(store, folder, originals)

@@ -141,9 +141,14 @@ class _Run:
         try:
             self._write_manifests()
         except (JobError, StoreError) as error:
+            done = (
+                f"{self._archived} audit logs are archived, but"
+                if self._archived
+                else "nothing was left to archive, but"
+            )
             raise JobError(
-                f"{self._archived} audit logs are archived, their manifest is not"
-                f" written yet, which the next run makes up for: {error}"
+                f"{done} a manifest is not written yet, which the next run tries again:"
+                f" {error}"
             ) from error
 
     @property
@@ -180,6 +185,8 @@ class _Run:
             cutoff=self.cutoff, after=after, segment_rows=self.segment_rows
         ):
             self._check_stop()
+            if ends[0] <= after:
+                raise AssertionError(f"planned {ends[0]} again after {after}")
             record = self._open(*ends)
             with suppress(SegmentVanishedError):
                 archiver.archive(record)

@@ -48,7 +48,7 @@ LOCK_TIMEOUT_MS = 900
 _CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
     """A place in the order (timestamp, id)."""
 
