@@ -16,7 +16,6 @@ ARCHIVE = ["archive_audit_logs", "--days=30"]
 VERIFY = ["verify_audit_archives"]
 RESTORE = ["restore_audit_logs", "--from=2000-01-01", "--to=2999-12-31"]
 SMALL_ROWS = 100_000  # one segment
-FIRST_VERSION_ROWS = 200_000
 _EVERY_ROW = {
     "first_timestamp": "1900-01-01 00:00:00+00",
     "first_id": 0,
@@ -68,9 +67,6 @@ class Figures:
     server_parts: dict[str, float]
     stages: dict[str, dict[str, float]]  # by place
     peaks: list[Peak]
-    first_version_rows: int
-    first_version: Usage  # what the first version did, done by this one
-    first_version_psql: float
 
 
 class ArchiveBenchmark:
@@ -101,9 +97,7 @@ class ArchiveBenchmark:
         }
         lab.drop(template)
         small_rows = min(SMALL_ROWS, rows)
-        first_rows = min(FIRST_VERSION_ROWS, rows)
         peaks = self._peaks(small_rows, large_rows)
-        first, first_psql = self._as_first_version(first_rows)
         return Figures(
             rows=rows,
             small_rows=small_rows,
@@ -115,9 +109,6 @@ class ArchiveBenchmark:
             server_parts=server_parts,
             stages=stages,
             peaks=peaks,
-            first_version_rows=first_rows,
-            first_version=first,
-            first_version_psql=first_psql,
         )
 
     # -- what is compared ---------------------------------------------------------
@@ -244,18 +235,6 @@ class ArchiveBenchmark:
             self._bare("remove-bucket", self._s3_url, bucket)
             self._laboratory.drop(template)
         return [Peak("a folder", *folder), Peak("S3", *s3)]
-
-    def _as_first_version(self, rows: int) -> tuple[Usage, float]:
-        r"""An archive to S3, and psql's `\copy` of the JSON alone with the DELETE."""
-        self._say(f"{rows} rows, as the first version was measured")
-        lab = self._laboratory
-        template = lab.prepare_rows(rows)
-        usage, bucket = self._archive_to_s3(template)
-        self._bare("remove-bucket", self._s3_url, bucket)
-        statements = (self._statements["JSON"], self._statements["DELETE"])
-        reference = lab.psql(lab.fresh(template), *statements)
-        lab.drop(template)
-        return usage, reference.seconds
 
     # -- runs ---------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from bench import startup
 from bench.archive import Comparison, Figures, Peak
 from bench.stages import COPYING, DELETING
-from bench.tried import TRIED
 
 PEAK_LIMIT = 110.0  # MB
 GROWTH_LIMIT = 5.0  # MB more with the large number of rows
@@ -28,8 +27,6 @@ def report(heading: Heading, start_up: startup.StartUp, figures: Figures) -> str
         _stages(figures),
         _server(figures),
         _memory(figures),
-        _first_version(figures),
-        TRIED,
     )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -143,20 +140,6 @@ def _peak(peak: Peak) -> str:
         f" | {peak.large:.1f}{_mark(peak.large, PEAK_LIMIT)}"
         f" | {more:+.1f}{_mark(more, GROWTH_LIMIT)} |"
     )
-
-
-def _first_version(figures: Figures) -> str:
-    now = figures.first_version
-    this = f"{figures.first_version_rows:,} | {now.seconds:.1f} | {now.peak_mb:,.0f}"
-    return rf"""## Beside the first version of the command
-
-For orientation only: the first line is of another machine. psql's work is `\copy` of
-the JSON and the `DELETE`, as it was then; ours is JSON and TXT to a local S3.
-
-| version | rows | seconds | MB | psql's seconds |
-| --- | --- | --- | --- | --- |
-| first, on another machine | 200,000 | 12.0 | 1,106 | 1.03 |
-| this one | {this} | {figures.first_version_psql:.2f} |"""
 
 
 def _total(parts: dict[str, float]) -> str:

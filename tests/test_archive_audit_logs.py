@@ -26,12 +26,12 @@ from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.archive_audit_logs import (
     Event,
     Found,
-    ManifestWritten,
     SegmentArchived,
     Stored,
     archive_audit_logs,
 )
 from starview_app.maintenance.jobs.audit_archive import transfer
+from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest

@@ -28,6 +28,7 @@ from starview_app.maintenance.jobs.archive_audit_logs import (
     Settled,
     archive_audit_logs,
 )
+from starview_app.maintenance.jobs.audit_archive.segments import Outcome
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
@@ -216,7 +217,7 @@ def test_an_object_that_is_left_and_equal_is_kept_and_only_the_rest_is_written(
 
     result, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=True)]
+    assert settled == [Settled(names, Outcome.FINISHED)]
     assert result.counts == {"found": 2, "archived": 2, "segments": 1, "objects": 2}
     assert s3.count("PutObject") == written + 1  # the manifest
     assert s3.count("DeleteObject") == 0
@@ -254,7 +255,7 @@ def test_an_object_that_is_left_and_no_longer_equal_is_replaced(
 
     _, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=True)]
+    assert settled == [Settled(names, Outcome.FINISHED)]
     assert set(names) < set(place.objects())
     assert table_rows() == {}
     assert_good(store, place, originals)
@@ -273,7 +274,7 @@ def test_an_object_of_another_deployment_is_not_touched(
 
     _, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=False)]
+    assert settled == [Settled(names, Outcome.UNDONE)]
     assert bucket.read_object(key) == other
     assert names[1 - mine] not in place.objects()
     bucket.s3.delete_object(Bucket=BUCKET, Key=key)
@@ -290,7 +291,7 @@ def test_a_segment_whose_rows_are_gone_is_undone_and_forgotten(
 
     result, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=False)]
+    assert settled == [Settled(names, Outcome.VANISHED)]
     assert result.counts == {"found": 0, "archived": 0, "segments": 0, "objects": 0}
     assert place.objects() == {}
     assert_good(store, place, {})
@@ -314,7 +315,7 @@ def test_with_more_days_a_segment_that_is_no_longer_due_is_undone(
 
     _, settled = run(store, now=cutoff + timedelta(days=60), days=60)
 
-    assert settled == [Settled(names, is_finished=kept == 0)]
+    assert settled == [Settled(names, Outcome.UNDONE if kept else Outcome.FINISHED)]
     assert len(table_rows()) == kept
     assert_good(store, place, originals)
 
@@ -353,7 +354,7 @@ def test_what_a_lock_keeps_is_left_and_the_changed_rows_get_a_new_name(
 
     _, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=False)]
+    assert settled == [Settled(names, Outcome.KEPT)]
     assert table_rows() == {}
     objects = place.objects()
     locked = {name for name in names if name.endswith(suffix)}
@@ -437,7 +438,7 @@ def test_while_the_store_is_down_nothing_changes(store: S3Store, place: Bucket) 
     assert table_rows() == originals
     assert place.objects() == objects
     assert tuple(AuditArchive.objects.get(state="open").names) == names
-    assert run(store)[1] == [Settled(names, is_finished=True)]
+    assert run(store)[1] == [Settled(names, Outcome.FINISHED)]
     assert_good(store, place, originals)
 
 
@@ -465,7 +466,7 @@ def test_killed_while_settling_again_and_again_the_last_run_settles(
         assert table_rows() == originals
     _, settled = run(store)
 
-    assert settled == [Settled(names, is_finished=True)]
+    assert settled == [Settled(names, Outcome.FINISHED)]
     assert_good(store, place, originals)
 
 

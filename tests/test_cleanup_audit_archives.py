@@ -480,6 +480,21 @@ def test_an_archive_that_the_lock_keeps_whole_is_still_read_back(
     assert verdict.good == OBJECTS - {JSON1}
 
 
+def test_an_object_that_was_missing_before_it_was_due_is_not_passed_over(
+    bucket: LocalServices,
+) -> None:
+    first = archive_one(bucket, EVENTS[0])
+    archive_one(bucket, EVENTS[1])
+    gone = min(first)
+    Place(bucket).remove(gone)
+
+    result = cleanup(bucket.aws_url)
+
+    assert result.problems == [f"{gone} was missing before it was due"]
+    assert result.counts["removed"] == 1
+    assert result.counts["objects"] == 1
+
+
 def test_while_the_lock_is_there_a_second_run_removes_nothing(
     place: Place, s3: FailingS3
 ) -> None:

@@ -283,6 +283,32 @@ def test_killed_while_it_makes_its_tables_a_job_can_be_run_again(
     assert whole_web_service.tables() >= OWN_TABLES
 
 
+def test_tables_that_a_dump_has_left_out_are_made_again(
+    whole_web_service: Database,
+) -> None:
+    whole_web_service.manage("archive_audit_logs")
+    whole_web_service.execute(
+        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest"
+    )
+
+    done = whole_web_service.manage("archive_audit_logs")
+
+    assert done.returncode == 0, done.stderr
+    assert whole_web_service.tables() >= OWN_TABLES
+
+
+@pytest.mark.parametrize("option", ["zero", "--plan", "--fake"])
+def test_of_the_images_own_tables_migrate_only_makes_them(
+    option: str, whole_web_service: Database
+) -> None:
+    before = whole_web_service.contents()
+
+    done = whole_web_service.migrate("maintenance", option)
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert whole_web_service.contents() == before
+
+
 def test_a_database_user_that_may_make_no_tables_is_told_so_in_one_line(
     whole_web_service: Database,
 ) -> None:

@@ -1221,7 +1221,7 @@ def test_options_that_do_not_belong_together_exit_2(
         restore(*options)
 
     assert caught.value.returncode == 2
-    assert str(caught.value) == f"Error: {expected}"
+    assert str(caught.value) == expected
     assert not folder.exists()
 
 

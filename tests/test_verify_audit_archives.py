@@ -831,6 +831,36 @@ def test_a_forged_manifest_does_not_excuse_a_removed_object(place: Place) -> Non
     assert verdict.bad == {Finding(STRAY, M4), Finding(MISSING, JSON1)}
 
 
+def test_where_no_record_is_left_a_changed_manifest_vouches_for_none_before_it(
+    place: Place,
+) -> None:
+    place.remove(JSON1)
+    place.edit(1, removed=[JSON1])
+    digest = sha256(place.read(place.manifest(1)))
+    place.edit(2, previous={"name": place.manifest(1), "sha256": digest})
+    forget()
+
+    verdict = verify()
+
+    assert verdict.bad >= {Finding(CHANGED, M2), Finding(CHANGED, M1)}
+    assert Finding(MISSING, JSON1) in verdict.bad
+
+
+def test_a_bucket_without_archives_is_not_good_when_they_are_in_another_place(
+    place: Place,
+) -> None:
+    AuditManifest.objects.update(location="s3://the-right-one/audit-archives/")
+    place.remove(*place.names())
+
+    done = run_command("verify_audit_archives")
+    restored = run_command("restore_audit_logs", "--from=2024-01-01", "--to=2025-01-01")
+
+    for failed in (done, restored):
+        assert failed.exit_code == 1
+        assert "this database has some in s3://the-right-one/" in failed.error
+        assert "HINT: is it the right bucket?" in failed.error
+
+
 def test_where_no_record_is_left_a_changed_manifest_does_not_excuse_a_removed_object(
     place: Place,
 ) -> None:

@@ -13,11 +13,13 @@ from django.db import connection
 
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.manifests import (
+    ManifestWritten,
     plan_manifest,
     write_manifests,
 )
 from starview_app.maintenance.jobs.audit_archive.segments import (
     START,
+    Outcome,
     Position,
     SegmentArchiver,
     SegmentVanishedError,
@@ -42,10 +44,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Settled:
-    """What an earlier run left open was finished, or undone."""
+    """What became of a segment that an earlier run left open."""
 
     names: tuple[str, ...]
-    is_finished: bool
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,6 @@ class SegmentArchived:
 
     count: int
     size_bytes: int
-
-
-@dataclass(frozen=True)
-class ManifestWritten:
-    name: str
 
 
 Event = Found | Settled | Stored | SegmentArchived | ManifestWritten
@@ -172,9 +169,14 @@ class _Run:
         for record in left_open.order_by("id"):
             self._check_stop()
             names = tuple(record.names)
-            is_finished = archiver.settle(record, cutoff=self.cutoff)
-            self.report(Settled(names, is_finished))
-            if is_finished:
+            try:
+                outcome = archiver.settle(record, cutoff=self.cutoff)
+            except StoreError as error:
+                raise StoreError(
+                    f"what an earlier run left could not be settled: {error}"
+                ) from error
+            self.report(Settled(names, outcome))
+            if outcome is Outcome.FINISHED:
                 self._count(record)
 
     def _archive_segments(self) -> None:
@@ -237,7 +239,8 @@ class _Run:
 
     def _write_manifests(self) -> None:
         """One for what none lists yet, and those that earlier runs only planned."""
-        plan_manifest(location=self.store.location, now=self.now)
+        while plan_manifest(location=self.store.location, now=self.now):
+            pass
         for manifest in write_manifests(self.store):
             self.report(ManifestWritten(manifest.name))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from starview_app.maintenance.jobs.audit_archive.manifests import (
+    ManifestWritten,
     is_manifest,
     plan_manifest,
     write_manifests,
@@ -50,11 +51,6 @@ class Unknown:
     name: str
 
 
-@dataclass(frozen=True)
-class ManifestWritten:
-    name: str
-
-
 Event = Found | Removed | KeptByLock | Unknown | ManifestWritten
 Report = Callable[[Event], None]
 
@@ -73,6 +69,8 @@ def cleanup_audit_archives(
     One exactly `days` old is kept. The archive with the newest event of all is never
     removed, nor are manifests, nor anything that this database has not on record as
     archived. Objects under a lock of the store are kept and counted, without failing.
+    An object that was missing before is a problem, which the chain will not show again.
+    An archive whose removal an earlier run began is removed whatever `days` says now.
 
     Call it with the archive's lock held. Counts: found, removed, objects, kept_by_lock,
     unknown. Raises JobError.
@@ -162,6 +160,7 @@ def _remove_objects(
     listed: set[str],
 ) -> bool:
     """Remove one archive; False when the store's lock keeps a part of it."""
+    was_begun = record.state == State.REMOVING
     AuditArchive.objects.filter(pk=record.pk).update(state=State.REMOVING)
     gone = 0
     for name in record.names:
@@ -172,9 +171,11 @@ def _remove_objects(
             result.counts["kept_by_lock"] += 1
         else:
             gone += 1
-            if name in listed:  # else an earlier run removed it
+            if name in listed:
                 result.counts["objects"] += 1
                 report(Removed(name))
+            elif not was_begun:  # else an earlier run removed it
+                result.problems.append(f"{name} was missing before it was due")
     if not gone:
         AuditArchive.objects.filter(pk=record.pk).update(state=State.ARCHIVED)
     return gone == len(record.names)

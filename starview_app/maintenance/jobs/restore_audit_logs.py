@@ -16,6 +16,7 @@ from psycopg2.errors import ForeignKeyViolation
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
     Chain,
+    nothing_here,
     read_chain,
     take_inventory,
 )
@@ -41,9 +42,7 @@ _COPY_LINES = r"""
     COPY pg_temp.restored_line (line)
     FROM STDIN WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 """
-_MAKE_TABLES = """
-    CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE restored (
+_COLUMNS = """
         id bigint,
         event_type text,
         "timestamp" timestamptz,
@@ -54,29 +53,21 @@ _MAKE_TABLES = """
         ip_address inet,
         user_agent text,
         metadata jsonb
-    ) ON COMMIT DROP
+"""
+_MAKE_TABLES = f"""
+    CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE restored ({_COLUMNS}) ON COMMIT DROP
 """
 # Head and tail of the object are no rows. JSON's null comes back as SQL's, which the
 # column does not take: only the metadata `null` can have been meant.
-_READ_ROWS = """
+_READ_ROWS = f"""
     INSERT INTO pg_temp.restored
     SELECT
         log.id, log.event_type, log.timestamp, log.success, log.message, log.user_id,
         log.username, log.ip_address, log.user_agent, coalesce(log.metadata, 'null')
     FROM pg_temp.restored_line,
-        json_to_record(rtrim(line, ',')::json) AS log (
-            id bigint,
-            event_type text,
-            "timestamp" timestamptz,
-            success boolean,
-            message text,
-            user_id bigint,
-            username text,
-            ip_address inet,
-            user_agent text,
-            metadata jsonb
-        )
-    WHERE line LIKE '{"id":%'
+        json_to_record(rtrim(line, ',')::json) AS log ({_COLUMNS})
+    WHERE line LIKE '{{"id":%'
 """
 _LEAVE_OTHERS_OUT = """
     DELETE FROM pg_temp.restored
@@ -221,7 +212,10 @@ class _Restoration:
     result: JobResult
 
     def run(self, name: str) -> None:
-        chain = read_chain(self.store, take_inventory(self.store))
+        inventory = take_inventory(self.store)
+        chain = read_chain(self.store, inventory)
+        if problem := nothing_here(self.store, chain, inventory):
+            raise JobError(f"nothing was restored: {problem}")
         entries = [self._listed(chain, name)] if name else self._between(chain)
         try:
             for entry in entries:

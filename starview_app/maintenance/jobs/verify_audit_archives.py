@@ -14,6 +14,7 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
     Chain,
     Finding,
+    nothing_here,
     read_chain,
     take_inventory,
     was_removed,
@@ -61,7 +62,7 @@ def verify_audit_archives(
 ) -> JobResult:
     """Say of each object whether it is good, missing, changed or in no manifest.
 
-    The manifests are all checked. Objects that were archived before `since` are left
+    The manifests are all checked. Objects that were listed before `since` are left
     out; of the others `sample`, chosen at random, are read back, and the rest are
     checked by presence and size. Without `sample` all are read. What an archive run
     has not finished is left out too: the next run settles it.
@@ -102,6 +103,8 @@ class _Verification:
         )
         for finding in chain.findings:
             self._note(finding)
+        if problem := nothing_here(self._store, chain, inventory):
+            self._result.problems.append(problem)
         try:
             for entry in expected:
                 if found := self._check(chain, entry, sizes, entry.name in to_read):
@@ -111,7 +114,7 @@ class _Verification:
             return self._result
         for name in sorted(sizes):
             if not (is_manifest(name) or name in chain.entries or name in unsettled):
-                self._note(Finding(STRAY, name, "nobody has archived it"))
+                self._note(Finding(STRAY, name, "not archived by this database"))
         return self._result
 
     def _check(

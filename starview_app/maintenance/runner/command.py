@@ -91,7 +91,7 @@ class JobCommand(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool = False, **options: Any) -> None:
         if wrong := self.check_options(options):
-            raise CommandError(f"Error: {wrong}", returncode=EXIT_WRONG_OPTIONS)
+            raise CommandError(wrong, returncode=EXIT_WRONG_OPTIONS)
         # Django's connection is each thread's own: the canceller needs this one.
         session = connections[DEFAULT_DB_ALIAS]
 

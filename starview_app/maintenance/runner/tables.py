@@ -13,7 +13,12 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _TABLES = """
     SELECT
         to_regclass('starview_app_auditlog') IS NOT NULL,
-        to_regclass('django_migrations') IS NOT NULL
+        to_regclass('django_migrations') IS NOT NULL,
+        to_regclass('maintenance_auditmanifest') IS NOT NULL
+"""
+_FORGET_IF_GONE = """
+    DELETE FROM django_migrations
+    WHERE app = %(app)s AND to_regclass('maintenance_auditmanifest') IS NULL
 """
 _APPLIED = """
     SELECT name
@@ -32,12 +37,14 @@ def create_own_tables() -> bool:
     """
     if not _missing():
         return False
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(_LOCK, {"key": "starview-maintenance:tables"})
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_LOCK, {"key": "starview-maintenance:tables"})
         executor = MigrationExecutor(connection)
-        targets = executor.loader.graph.leaf_nodes(LABEL)
-        executor.migrate(targets)
+        executor.recorder.ensure_schema()
+        # A dump may have left the tables out, and not the record of them.
+        cursor.execute(_FORGET_IF_GONE, {"app": LABEL})
+        executor.loader.build_graph()
+        executor.migrate(executor.loader.graph.leaf_nodes(LABEL))
     return True
 
 
@@ -46,8 +53,8 @@ def _missing() -> bool:
     files = {path.stem for path in folder.glob("[0-9]*.py")}
     with connection.cursor() as cursor:
         cursor.execute(_TABLES)
-        has_audit_log, has_migrations = cursor.fetchone()
-        if not has_audit_log or not has_migrations:
+        has_audit_log, has_migrations, has_own = cursor.fetchone()
+        if not (has_audit_log and has_migrations and has_own):
             return bool(has_audit_log)
         cursor.execute(_APPLIED, {"app": LABEL})
         return not files <= {name for (name,) in cursor.fetchall()}

@@ -43,8 +43,9 @@ class Store(Protocol):
     def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
         """Write one object: it is there, whole and durable, once the block has ended.
 
-        When the block raises, no object is left; a process that is killed may leave an
-        unfinished one, which no reader sees. Raises ObjectExistsError.
+        When the block raises, no object is left, unless a StoreError leaves that in
+        doubt; a process that is killed may leave an unfinished one, which no reader
+        sees. Raises ObjectExistsError.
         """
 
     def read(self, name: str) -> Iterator[bytes]:

@@ -144,6 +144,7 @@ class S3Store:
     def _errors(self, name: str) -> Iterator[None]:
         """Turn what boto3 and urllib3 raise into one line without secrets."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from urllib3.exceptions import HTTPError
 
         try:
@@ -151,7 +152,7 @@ class S3Store:
         except ClientError as error:
             text = f"{name}: {self._refusal(error.response)}"
             raise _kind(error.response)(text) from error
-        except (BotoCoreError, HTTPError, ValueError) as error:
+        except (BotoCoreError, HTTPError, ResponseParserError, ValueError) as error:
             text = one_line(" ".join(str(error).split()))
             raise StoreError(
                 f"{name}: {self._redacted(text)} HINT: is the store up, and its address"
@@ -252,7 +253,7 @@ class _Upload:
         return found["ETag"].strip('"') == tag + suffix
 
     def abort(self) -> None:
-        """Give up the parts sent so far; the store forgets them in time by itself."""
+        """Give up the parts sent so far; `discard_unfinished` is for what is left."""
         if self._upload_id:
             with suppress(Exception):  # the cause of the abort is the error to show
                 self._client.abort_multipart_upload(

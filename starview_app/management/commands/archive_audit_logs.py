@@ -11,6 +11,8 @@ from django.utils import timezone
 
 from starview.env import ARCHIVE
 from starview_app.maintenance.jobs import archive_audit_logs as job
+from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
+from starview_app.maintenance.jobs.audit_archive.segments import Outcome
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.archive_store import (
     LOCK_NAME,
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FORMATS = {"json": ("json",), "txt": ("txt",), "both": ("json", "txt")}
+SETTLED = {
+    Outcome.FINISHED: "finished",
+    Outcome.UNDONE: "undone, its rows come anew",
+    Outcome.VANISHED: "undone, somebody has removed its rows from the database",
+    Outcome.KEPT: "kept by a lock of the bucket until that ends",
+}
 MEGABYTE = 1_000_000
 
 logger = structlog.get_logger(__name__)
@@ -112,8 +120,8 @@ class Command(JobCommand):
                 write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n\n")
                 write(self._intention(count))
                 self._start_progress(count)
-            case job.Settled(names, is_finished):
-                done = "finished" if is_finished else "undone, its rows come anew"
+            case job.Settled(names, outcome):
+                done = SETTLED[outcome]
                 write(f"Left by an earlier run, {done}: {', '.join(names)}")
             case job.Stored(kind, name):
                 verb = "saved to folder" if settings.DEBUG else "uploaded to R2"
@@ -121,7 +129,7 @@ class Command(JobCommand):
             case job.SegmentArchived(count, size_bytes):
                 self._archived += count
                 self._show_progress(count, size_bytes)
-            case job.ManifestWritten(name):
+            case ManifestWritten(name):
                 write(f"Manifest written: {name}")
 
     def _intention(self, count: int) -> str:

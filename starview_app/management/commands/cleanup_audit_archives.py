@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from starview.env import ARCHIVE
 from starview_app.maintenance.jobs import cleanup_audit_archives as job
+from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.archive_store import LOCK_NAME, archive_store
 from starview_app.maintenance.runner.command import JobCommand, whole_number
@@ -75,5 +76,5 @@ class Command(JobCommand):
                 write(f"Kept by a lock of the bucket: {name}")
             case job.Unknown(name):
                 write(f"Not archived by this database, left alone: {one_line(name)}")
-            case job.ManifestWritten(name):
+            case ManifestWritten(name):
                 write(f"Manifest written: {name}")

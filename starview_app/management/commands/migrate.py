@@ -24,6 +24,8 @@ class Command(migrate.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["app_label"] == MaintenanceConfig.label:
+            if options["migration_name"] or options["plan"] or options["fake"]:
+                raise CommandError("'migrate maintenance' takes no other option")
             # Django's own would also write content types of the web service's models.
             is_new = create_own_tables()
             self.stdout.write("Made maintenance_*" if is_new else "Nothing to do")

@@ -1,6 +1,6 @@
 """`restore_audit_logs`: bring archived rows back into the table."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -8,12 +8,18 @@ from django.core.management.base import CommandParser
 from starview.env import ARCHIVE
 from starview_app.maintenance.jobs import restore_audit_logs as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import PREFIX, archive_store
+from starview_app.maintenance.runner.archive_store import (
+    LOCK_NAME,
+    PREFIX,
+    archive_store,
+)
 from starview_app.maintenance.runner.command import JobCommand, utc_day
 
 
 class Command(JobCommand):
     job_name = "restore_audit_logs"
+    # What an archive run moves out meanwhile would be neither here nor there.
+    lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
     # A dry run reads the archive as well.
@@ -59,8 +65,8 @@ class Command(JobCommand):
         should_stop: ShouldStop,
         dry_run: bool,
         key: str | None,
-        since: Any,
-        until: Any,
+        since: datetime | None,
+        until: datetime | None,
         **options: Any,
     ) -> JobResult:
         self._dry_run = dry_run

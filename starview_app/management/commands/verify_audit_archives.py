@@ -1,5 +1,6 @@
 """`verify_audit_archives`: is every archived object still what was archived?"""
 
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -34,8 +35,8 @@ class Command(JobCommand):
             "--since",
             type=utc_day,
             metavar="DATE",
-            help="only objects archived on this day (UTC) or later; the manifests are"
-            " all checked",
+            help="only objects that were listed on this day (UTC) or later; the"
+            " manifests are all checked",
         )
         parser.add_argument(
             "--sample",
@@ -46,7 +47,12 @@ class Command(JobCommand):
         )
 
     def run(
-        self, *, should_stop: ShouldStop, since: Any, sample: int | None, **options: Any
+        self,
+        *,
+        should_stop: ShouldStop,
+        since: datetime | None,
+        sample: int | None,
+        **options: Any,
     ) -> JobResult:
         result = job.verify_audit_archives(
             store=archive_store(),

@@ -8,6 +8,7 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
     Manifest,
     is_manifest,
     parse_manifest,
+    read_body,
     sequence_of,
     sha256_of,
 )
@@ -17,8 +18,6 @@ from starview_app.maintenance.stores.base import Store
 MISSING = "missing"
 CHANGED = "changed"
 STRAY = "not in any manifest"
-# 100,000 objects are listed in less: more is no manifest.
-MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
 
 
@@ -32,6 +31,8 @@ class Inventory:
     # What a run, under way or killed, has in the store and in no manifest yet, or is
     # about to remove: the next run settles it.
     unsettled: set[str]
+    # Other places that this database has archived to.
+    elsewhere: list[str]
 
 
 def take_inventory(store: Store) -> Inventory:
@@ -46,12 +47,29 @@ def take_inventory(store: Store) -> Inventory:
         if [(row.pk, row.is_written) for row in before] == [
             (row.pk, row.is_written) for row in after
         ]:
-            return Inventory(sizes, after, unsettled)
+            return Inventory(sizes, after, unsettled, _elsewhere(store))
 
 
 def _manifests(store: Store) -> list[AuditManifest]:
     rows = AuditManifest.objects.filter(location=store.location)
     return list(rows.order_by("sequence"))
+
+
+def _elsewhere(store: Store) -> list[str]:
+    others = AuditManifest.objects.exclude(location=store.location)
+    return list(
+        others.order_by("location").values_list("location", flat=True).distinct()
+    )
+
+
+def nothing_here(store: Store, chain: "Chain", inventory: Inventory) -> str:
+    """What is wrong when this place is empty and another is not; else empty."""
+    if chain.manifests or not inventory.elsewhere:
+        return ""
+    return (
+        f"there are no archives in {store.location}, but this database has some in"
+        f" {', '.join(inventory.elsewhere)} HINT: is it the right bucket?"
+    )
 
 
 def _unsettled(location: str) -> set[str]:
@@ -91,11 +109,11 @@ class Chain:
     # The objects that should be there, by name, and when a manifest first listed them.
     entries: dict[str, Entry] = field(default_factory=dict)
     listed_at: dict[str, datetime] = field(default_factory=dict)
-    # Of the entries, those whose manifest nobody vouches for.
+    # Of the entries, those whose manifest is not what it should be.
     doubtful: set[str] = field(default_factory=set)
     # What is wrong with the manifests themselves.
     findings: list[Finding] = field(default_factory=list)
-    # Without the database's word nobody knows whether the newest ones were removed.
+    # Without the database's word nobody vouches for the newest one.
     is_on_record: bool = True
 
 
@@ -115,6 +133,7 @@ class _Voucher:
     name: str
     sha256: str
     who: str
+    is_trusted: bool = True
 
 
 class _ChainReader:
@@ -157,7 +176,7 @@ class _ChainReader:
         for sequence in sorted(self._found, reverse=True):
             if sequence < 1 or (newest is not None and sequence > newest):
                 for name in self._found.pop(sequence):
-                    self._note(STRAY, name, "the database has planned no such number")
+                    self._note(STRAY, name, "this database has not planned it")
 
     def _note_gap(self, first: int, last: int) -> None:
         """Numbers `first` to `last`, both inclusive, are not there."""
@@ -175,22 +194,16 @@ class _ChainReader:
                 self._note(STRAY, name, f"number {sequence} is {wanted}")
         if wanted not in names:
             return self._read_missing(sequence, wanted)
-        body = self._read_body(wanted)
+        body = read_body(self._store, wanted)
         if voucher and sha256_of(body) != voucher.sha256:
             self._note(CHANGED, wanted, f"{voucher.who} has another hash of it")
             if record := self._on_record.get(sequence):
                 return self._take(parse_manifest(record.body.encode()))
             return self._take_if_readable(body, wanted, is_doubtful=True)
+        if voucher and not voucher.is_trusted:
+            self._note(CHANGED, wanted, f"only {voucher.who} vouches for it")
+            return self._take_if_readable(body, wanted, is_doubtful=True)
         return self._take_if_readable(body, wanted, is_doubtful=False)
-
-    def _read_body(self, name: str) -> bytes:
-        """No more of it than any manifest has: somebody may have put anything there."""
-        body = b""
-        for piece in self._store.read(name):
-            body += piece
-            if len(body) > MANIFEST_BYTES:
-                break
-        return body
 
     def _read_missing(self, sequence: int, wanted: str) -> _Voucher | None:
         record = self._on_record.get(sequence)
@@ -229,7 +242,12 @@ class _ChainReader:
                 chain.doubtful.add(entry.name)
         if not manifest.previous_name:
             return None
-        return _Voucher(manifest.previous_name, manifest.previous_sha256, manifest.name)
+        return _Voucher(
+            manifest.previous_name,
+            manifest.previous_sha256,
+            manifest.name,
+            is_trusted=not is_doubtful,
+        )
 
     def _note(self, status: str, name: str, detail: str) -> None:
         self._chain.findings.append(Finding(status, name, detail))

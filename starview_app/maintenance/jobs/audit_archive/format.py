@@ -18,31 +18,30 @@ SEPARATOR = {"json": b",", "txt": b""}
 # after it.
 _DUE = "timestamp < %(cutoff)s AND timestamp > '1900-01-01'"
 COUNT_DUE = f"SELECT count(*) FROM starview_app_auditlog WHERE {_DUE}"
-# The next segment behind (after_timestamp, after_id): as many due rows as allowed, in
-# the order (timestamp, id), of one calendar month of UTC. Index: timestamp.
+_BEHIND = f"""
+    {_DUE}
+    AND timestamp >= %(after_timestamp)s
+    AND (timestamp, id) > (%(after_timestamp)s, %(after_id)s)
+"""
+# First and last row of the next segment behind (after_timestamp, after_id): as many due
+# rows as allowed, in the order (timestamp, id), of one calendar month of UTC. The end
+# of the month is one value, known before the scan, so the index on timestamp gives
+# order and bounds, and the scan ends at the limit.
 PLAN = f"""
-    WITH start AS (
+    WITH segment AS (
         SELECT timestamp, id
         FROM starview_app_auditlog
         WHERE
-            {_DUE}
-            AND timestamp >= %(after_timestamp)s
-            AND (timestamp, id) > (%(after_timestamp)s, %(after_id)s)
+            {_BEHIND}
+            AND timestamp < (
+                SELECT (
+                    date_trunc('month', min(timestamp) AT TIME ZONE 'UTC')
+                    + INTERVAL '1 month'
+                ) AT TIME ZONE 'UTC'
+                FROM starview_app_auditlog
+                WHERE {_BEHIND}
+            )
         ORDER BY timestamp, id
-        LIMIT 1
-    ),
-    segment AS (
-        SELECT log.timestamp, log.id
-        FROM starview_app_auditlog AS log, start
-        WHERE
-            log.timestamp < %(cutoff)s
-            AND log.timestamp >= start.timestamp
-            AND (log.timestamp, log.id) >= (start.timestamp, start.id)
-            AND log.timestamp < (
-                date_trunc('month', start.timestamp AT TIME ZONE 'UTC')
-                + INTERVAL '1 month'
-            ) AT TIME ZONE 'UTC'
-        ORDER BY log.timestamp, log.id
         LIMIT %(segment_rows)s
     )
     (SELECT timestamp, id FROM segment ORDER BY timestamp, id LIMIT 1)

@@ -26,7 +26,18 @@ from starview_app.maintenance.stores.base import (
 
 VERSION = 1
 _NAME = re.compile(r"audit_manifest_([0-9]{6,})_[0-9]{8}_[0-9]{6}\.json")
+# A manifest lists so many segments at most, and the next one the rest.
+MANIFEST_SEGMENTS = 10_000
+# 100,000 objects are listed in less: more is no manifest.
+MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
+
+
+@dataclass(frozen=True)
+class ManifestWritten:
+    """A manifest is in the store, read back and equal."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -72,14 +83,16 @@ def sequence_of(name: str) -> int:
 def plan_manifest(
     *, location: str, now: datetime, removed: Sequence[AuditArchive] = ()
 ) -> AuditManifest | None:
-    """Fix the text of the manifest for what no manifest lists yet; None if nothing.
+    """Fix the text of a manifest for what no manifest lists yet; None if nothing.
 
-    That is every archived segment without one, and the segments `removed`, whose
-    objects are gone: their state is `removed` from this commit on.
+    Call it until there is nothing. That is every archived segment without one, and the
+    segments `removed`, whose objects are gone: their state is `removed` from this
+    commit on.
     """
     records = AuditArchive.objects.filter(location=location).order_by("id")
     with transaction.atomic():
-        archived = list(records.filter(state=State.ARCHIVED, manifest=None))
+        unlisted = records.filter(state=State.ARCHIVED, manifest=None)
+        archived = list(unlisted[:MANIFEST_SEGMENTS])
         if not archived and not removed:
             return None
         previous = (
@@ -113,7 +126,7 @@ def _write(store: Store, manifest: AuditManifest) -> None:
         _write_new(store, manifest.name, body)
     except ObjectExistsError:
         # By a run that was killed before it could note it, or that wrote it badly.
-        found = b"".join(store.read(manifest.name))
+        found = read_body(store, manifest.name)
         if found != body:
             _remove_own(store, manifest, found)
             _write_new(store, manifest.name, body)
@@ -124,7 +137,7 @@ def _write(store: Store, manifest: AuditManifest) -> None:
 def _write_new(store: Store, name: str, body: bytes) -> None:
     with store.writer(name) as target:
         target.write(body)
-    if b"".join(store.read(name)) != body:
+    if read_body(store, name) != body:
         store.delete(name)
         raise JobError(f"{name} came back from the store changed")
 
@@ -175,6 +188,16 @@ def sha256_of(content: bytes) -> str:
 
 
 # -- reading --------------------------------------------------------------------------
+
+
+def read_body(store: Store, name: str) -> bytes:
+    """No more of it than any manifest has: somebody may have put anything there."""
+    body = b""
+    for piece in store.read(name):
+        body += piece
+        if len(body) > MANIFEST_BYTES:
+            break
+    return body
 
 
 def parse_manifest(body: bytes) -> Manifest:

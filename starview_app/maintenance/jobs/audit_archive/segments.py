@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from django.db import DatabaseError, connection, transaction
 from django.db.backends.utils import CursorWrapper
@@ -57,6 +58,15 @@ class Position:
 
 
 START = Position(datetime(1900, 1, 1, tzinfo=UTC), 0)
+
+
+class Outcome(StrEnum):
+    """What became of a segment that an earlier run left open."""
+
+    FINISHED = "finished"
+    UNDONE = "undone"  # its rows are in the table, and come anew when they are due
+    VANISHED = "vanished"  # another hand has removed its rows, and it was forgotten
+    KEPT = "kept"  # its objects are locked, and for a later run to remove
 
 
 class SegmentVanishedError(Exception):
@@ -106,17 +116,18 @@ class SegmentArchiver:
             self._archive_with_retries(record, objects)
         except BaseException:
             if objects.are_removed:
-                with suppress(DatabaseError):
+                with suppress(DatabaseError, StoreError):
+                    for name in objects.begun:  # giving an upload up may have failed
+                        self.store.discard_unfinished(name)
                     record.delete()
             raise
 
-    def settle(self, record: AuditArchive, *, cutoff: datetime) -> bool:
+    def settle(self, record: AuditArchive, *, cutoff: datetime) -> "Outcome":
         """Finish an open segment that a run left behind, or undo it; says which.
 
-        It is undone when a row of it is not before `cutoff`, when its rows are gone, or
-        when its name is another's by now. While a lock of the store keeps an object of
-        it, the segment stays open: its rows go into another one, and a later run
-        removes the object.
+        It is undone when a row of it is not before `cutoff`, or when its name is
+        another's by now. While a lock of the store keeps an object of it, the segment
+        stays open: its rows go into another one, and a later run removes the object.
         """
         left = set()
         for name in record.names:
@@ -128,11 +139,15 @@ class SegmentArchiver:
                 for name in left:
                     self.store.delete(name)
                 record.delete()
-                return False
+                return Outcome.UNDONE
             self.archive(record, left)
-        except (SegmentVanishedError, ObjectExistsError, ObjectLockedError):
-            return False
-        return True
+        except SegmentVanishedError:
+            return Outcome.KEPT if record.pk else Outcome.VANISHED
+        except ObjectExistsError:
+            return Outcome.UNDONE
+        except ObjectLockedError:
+            return Outcome.KEPT
+        return Outcome.FINISHED
 
     # -- internal helpers ---------------------------------------------------------
 
@@ -144,10 +159,11 @@ class SegmentArchiver:
             except DatabaseError as error:
                 if not isinstance(error.__cause__, _CHANGED_MEANWHILE):
                     raise
-                if attempt == ATTEMPTS or not objects.are_removed:
+                # An object that could not be removed is compared, and kept when equal.
+                if attempt == ATTEMPTS or objects.doubtful:
                     raise JobError(
                         "audit rows were changed, or held, while they were archived,"
-                        " three times over HINT: run the job again later"
+                        f" {attempt} times over HINT: run the job again later"
                     ) from error
 
     def _archive_once(self, record: AuditArchive, objects: "_Objects") -> None:
@@ -195,6 +211,8 @@ class _Objects:
     should_stop: ShouldStop
     # There, and this segment's.
     own: set[str]
+    # Their writing began.
+    begun: set[str] = field(default_factory=set)
     # They may be there, or a part of them, or still appear: the store failed, or the
     # run was ended, while one was written.
     doubtful: set[str] = field(default_factory=set)
@@ -234,6 +252,7 @@ class _Objects:
             raise
 
     def _write(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
+        self.begun.add(name)
         try:
             with self.store.writer(name) as target:
                 sink = Sink(name, target, self.should_stop)
@@ -248,8 +267,9 @@ class _Objects:
         except StoreError:
             self.doubtful.add(name)
             raise
-        self.doubtful.discard(name)
+        # In this order: at every instant it is in one of the two.
         self.own.add(name)
+        self.doubtful.discard(name)
         return digest
 
     def _copy(self, cursor: CursorWrapper, batch: Batch, sink: Sink) -> Digest:
