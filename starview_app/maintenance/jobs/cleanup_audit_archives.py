@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db.models import QuerySet
+
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     ManifestWritten,
     is_manifest,
@@ -75,107 +77,105 @@ def cleanup_audit_archives(
     Call it with the archive's lock held. Counts: found, removed, objects, kept_by_lock,
     unknown. Raises JobError.
     """
-    cutoff = now - timedelta(days=days)
     names = ("found", "removed", "objects", "kept_by_lock", "unknown")
-    result = JobResult(dict.fromkeys(names, 0))
+    run = _Cleanup(
+        now=now,
+        cutoff=now - timedelta(days=days),
+        store=store,
+        report=report,
+        should_stop=should_stop,
+        result=JobResult(dict.fromkeys(names, 0)),
+    )
     try:
-        due = _due(store.location, cutoff)
-        listed = _look_around(store, report, result, due, cutoff)
-        if not dry_run:
-            _remove(store, now, report, should_stop, result, due, listed)
+        run.run(dry_run=dry_run)
     except StoreError as error:
+        count = run.result.counts["removed"]
         raise JobError(
-            f"{result.counts['removed']} archives are removed, the rest failed: {error}"
+            f"{count} archives are removed, the rest failed: {error}"
         ) from error
-    return result
+    return run.result
 
 
-def _due(location: str, cutoff: datetime) -> list[AuditArchive]:
-    """What is marked already, and what is old enough, but for the newest of all."""
-    records = AuditArchive.objects.filter(location=location)
-    archived = records.filter(state=State.ARCHIVED)
-    newest = archived.order_by("last_timestamp", "id").last()
-    old = archived.filter(last_timestamp__lt=cutoff, manifest__is_written=True)
-    if newest:
-        old = old.exclude(pk=newest.pk)
-    marked = records.filter(state=State.REMOVING)
-    return [*marked.order_by("id"), *old.order_by("last_timestamp", "id")]
+@dataclass(frozen=True)
+class _Cleanup:
+    now: datetime
+    cutoff: datetime
+    store: Store
+    report: Report
+    should_stop: ShouldStop
+    result: JobResult
 
+    def run(self, *, dry_run: bool) -> None:
+        due = self._due()
+        listed = self._look_around(due)
+        if not dry_run:
+            self._remove(due, listed)
 
-def _look_around(
-    store: Store,
-    report: Report,
-    result: JobResult,
-    due: list[AuditArchive],
-    cutoff: datetime,
-) -> set[str]:
-    """Report what is there; returns the names of all objects."""
-    known = {
-        name
-        for names in AuditArchive.objects.filter(location=store.location).values_list(
-            "names", flat=True
-        )
-        for name in names
-    }
-    listed = [found.name for found in store.objects()]
-    unknown = [name for name in listed if not is_manifest(name) and name not in known]
-    result.counts["found"] = len(due)
-    result.counts["unknown"] = len(unknown)
-    report(Found(len(listed), len(due), cutoff))
-    for name in unknown:
-        report(Unknown(name))
-    return set(listed)
+    @property
+    def _records(self) -> QuerySet[AuditArchive]:
+        return AuditArchive.objects.filter(location=self.store.location)
 
+    def _due(self) -> list[AuditArchive]:
+        """What is marked already, and what is old enough, but for the newest of all."""
+        archived = self._records.filter(state=State.ARCHIVED)
+        newest = archived.order_by("last_timestamp", "id").last()
+        old = archived.filter(last_timestamp__lt=self.cutoff, manifest__is_written=True)
+        if newest:
+            old = old.exclude(pk=newest.pk)
+        marked = self._records.filter(state=State.REMOVING)
+        return [*marked.order_by("id"), *old.order_by("last_timestamp", "id")]
 
-def _remove(
-    store: Store,
-    now: datetime,
-    report: Report,
-    should_stop: ShouldStop,
-    result: JobResult,
-    due: list[AuditArchive],
-    listed: set[str],
-) -> None:
-    removed: list[AuditArchive] = []
-    try:
-        for record in due:
-            if should_stop():
-                result.interrupted = True
-                break
-            if _remove_objects(store, record, report, result, listed):
-                removed.append(record)
-                result.counts["removed"] += 1
-    finally:
-        # Also when the store failed half-way: what is gone is listed as removed.
-        plan_manifest(location=store.location, now=now, removed=removed)
-    for manifest in write_manifests(store):
-        report(ManifestWritten(manifest.name))
+    def _look_around(self, due: list[AuditArchive]) -> set[str]:
+        """Report what is there; returns the names of all objects."""
+        known = {name for record in self._records for name in record.names}
+        listed = [found.name for found in self.store.objects()]
+        unknown = [
+            name for name in listed if not is_manifest(name) and name not in known
+        ]
+        self.result.counts["found"] = len(due)
+        self.result.counts["unknown"] = len(unknown)
+        self.report(Found(len(listed), len(due), self.cutoff))
+        for name in unknown:
+            self.report(Unknown(name))
+        return set(listed)
 
-
-def _remove_objects(
-    store: Store,
-    record: AuditArchive,
-    report: Report,
-    result: JobResult,
-    listed: set[str],
-) -> bool:
-    """Remove one archive; False when the store's lock keeps a part of it."""
-    was_begun = record.state == State.REMOVING
-    AuditArchive.objects.filter(pk=record.pk).update(state=State.REMOVING)
-    gone = 0
-    for name in record.names:
+    def _remove(self, due: list[AuditArchive], listed: set[str]) -> None:
+        removed: list[AuditArchive] = []
         try:
-            store.delete(name)
-        except ObjectLockedError:
-            report(KeptByLock(name))
-            result.counts["kept_by_lock"] += 1
-        else:
+            for record in due:
+                if self.should_stop():
+                    self.result.interrupted = True
+                    break
+                if self._remove_objects(record, listed):
+                    removed.append(record)
+                    self.result.counts["removed"] += 1
+        finally:
+            # Also when the store failed half-way: what is gone is listed as removed.
+            plan_manifest(location=self.store.location, now=self.now, removed=removed)
+        for manifest in write_manifests(self.store):
+            self.report(ManifestWritten(manifest.name))
+
+    def _remove_objects(self, record: AuditArchive, listed: set[str]) -> bool:
+        """Remove one archive; False when the store's lock keeps a part of it."""
+        was_begun = record.state == State.REMOVING
+        self._mark(record, State.REMOVING)
+        gone = 0
+        for name in record.names:
+            try:
+                self.store.delete(name)
+            except ObjectLockedError:
+                self.report(KeptByLock(name))
+                self.result.counts["kept_by_lock"] += 1
+                continue
             gone += 1
             if name in listed:
-                result.counts["objects"] += 1
-                report(Removed(name))
+                self.result.counts["objects"] += 1
+                self.report(Removed(name))
             elif not was_begun:  # else an earlier run removed it
-                result.problems.append(f"{name} was missing before it was due")
-    if not gone:
-        AuditArchive.objects.filter(pk=record.pk).update(state=State.ARCHIVED)
-    return gone == len(record.names)
+                self.result.problems.append(f"{name} was missing before it was due")
+        if not gone:
+            self._mark(record, State.ARCHIVED)
+        return gone == len(record.names)
+
+    def _mark(self, record: AuditArchive, state: AuditArchive.State) -> None:
+        self._records.filter(pk=record.pk).update(state=state)
