@@ -21,6 +21,9 @@ EVERY_COMMAND = "every command"
 ARCHIVE = "archive_audit_logs"
 MAIL = "the e-mail report"
 
+# A shorter one would be found in every second word.
+SHORTEST_SECRET = 6  # characters
+
 _DATABASE_SCHEMES = ("postgres", "postgresql", "postgis", "pgsql")
 
 
@@ -52,6 +55,7 @@ class Environment:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
+        self._secrets: set[str] = set()
         self.problems: list[Problem] = []
         self.debug = False
         self.debug = self.boolean("DEBUG", default=False)
@@ -87,6 +91,8 @@ class Environment:
         with a value, or None. A `secret` value is never quoted in a problem.
         """
         value = self._raw(name, needed_by, where)
+        if value and secret:
+            self._secrets |= {value, _password_of(value)}
         if value is None:
             if self.debug and debug_default:
                 return debug_default
@@ -164,6 +170,13 @@ class Environment:
         """Note a problem; also for what shows only when variables are read together."""
         self.problems.append(Problem(name, needed_by, text, where))
 
+    def redact(self, text: str) -> str:
+        """`text` with every secret that was read, and every URL's password, as ***."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            if len(secret) >= SHORTEST_SECRET:
+                text = text.replace(secret, "***")
+        return text
+
     # -- internal helpers ---------------------------------------------------------
 
     def _raw(self, name: str, needed_by: str, where: str) -> str | None:
@@ -227,6 +240,12 @@ def http_url_problem(value: str) -> str | None:
     return "is not an http:// or https:// address"
 
 
+def dsn_problem(value: str) -> str | None:
+    if re.fullmatch(r"https?://[^\s/@]+@[^\s/@]+(/[^\s]*)?/\d+", value):
+        return None
+    return "is not a DSN such as https://KEY@HOST/PROJECT"
+
+
 def redis_url_problem(value: str) -> str | None:
     if re.match(r"(redis|rediss|unix)://", value):
         return None
@@ -278,6 +297,12 @@ def choice_problem(*choices: str) -> Callable[[str], str | None]:
 def _without_password(value: str) -> str:
     """`value` without what a URL may hold before its host."""
     return re.sub(r"//[^/@]*@", "//***@", value)
+
+
+def _password_of(url: str) -> str:
+    """What stands between the user and the host of a URL; else nothing."""
+    match = re.match(r"[a-z+]+://[^/@:]*:([^/@]*)@", url)
+    return match[1] if match else ""
 
 
 def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:

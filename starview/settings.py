@@ -74,8 +74,31 @@ ADMIN_EMAIL = env.words(
     where="who gets health reports: plain addresses, comma-separated",
     check=environment.plain_email_problem,
 )
+# The only schedule; relative paths count from here.
+CRONTAB = BASE_DIR / "crontab"
 DATABASE_WAIT_SECONDS = env.whole_number("DATABASE_WAIT_SECONDS", default=60)
 DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
+
+# -- Monitors of the runs, off when empty ---------------------------------------------
+
+HEARTBEAT_URL = env.text(
+    "HEARTBEAT_URL",
+    where="Healthchecks: the ping URL with the project's ping key",
+    check=environment.http_url_problem,
+    secret=True,
+)
+HEARTBEAT_API_KEY = env.text(
+    "HEARTBEAT_API_KEY",
+    where="Healthchecks: the project's read-write API key",
+    check=environment.key_problem,
+    secret=True,
+)
+SENTRY_DSN = env.text(
+    "SENTRY_DSN",
+    where="Sentry: Settings, Projects, Client Keys (DSN)",
+    check=environment.dsn_problem,
+    secret=True,
+)
 
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
 
@@ -244,6 +267,9 @@ if DATABASES["default"]:
     DATABASES["default"].setdefault("OPTIONS", {})
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
     DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
+    # A session that waits for hours, and a server that is gone, are told apart by these.
+    for _name, _seconds in (("idle", 60), ("interval", 15), ("count", 4)):
+        DATABASES["default"]["OPTIONS"].setdefault(f"keepalives_{_name}", _seconds)
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": (

@@ -4,6 +4,8 @@ No foreign key leads to a table of the web service, so that neither side ever ha
 wait for, or know of, the other's migrations.
 """
 
+import uuid
+
 from django.db import models
 
 
@@ -63,3 +65,83 @@ class AuditArchive(models.Model):
     objects_written = models.JSONField(default=list)
     # None until a manifest lists it.
     manifest = models.ForeignKey(AuditManifest, on_delete=models.PROTECT, null=True)
+
+
+class Job(models.Model):
+    """What is remembered of a job of the crontab between its runs."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    # Slots before it are not missed: the job was not scheduled then.
+    first_seen_at = models.DateTimeField()
+    # Not run by the schedule before this moment; none when it is not paused.
+    paused_until = models.DateTimeField(null=True)
+    # The slot that was last mailed about, and since when mails say that it fails.
+    alerted_slot = models.DateTimeField(null=True)
+    failing_since = models.DateTimeField(null=True)
+
+
+class JobRun(models.Model):
+    """One run of a job. Written by the process that watches over it.
+
+    It holds the advisory lock of `run_id` meanwhile: a row that is `running` and whose
+    lock is free belongs to a process that is gone.
+    """
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        TIMED_OUT = "timed out"
+        INTERRUPTED = "interrupted"
+        SKIPPED = "skipped"
+        CRASHED = "crashed"
+
+    class Trigger(models.TextChoices):
+        SCHEDULE = "schedule"
+        CATCH_UP = "catch-up"
+        MANUAL = "manual"  # `jobs run`: the line of the crontab, now
+        HAND = "by hand"  # the command itself, with any options
+
+    run_id = models.UUIDField(default=uuid.uuid4)
+    job = models.CharField(max_length=200)
+    # The time of the crontab that it is for; none when it was started by people.
+    slot = models.DateTimeField(null=True)
+    # 1, 2, ...: a slot that failed is tried again.
+    attempt = models.PositiveSmallIntegerField(default=1)
+    trigger = models.CharField(max_length=10, choices=Trigger.choices)
+    command = models.TextField()
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    outcome = models.CharField(
+        max_length=11, choices=Outcome.choices, default=Outcome.RUNNING
+    )
+    exit_code = models.SmallIntegerField(null=True)
+    seconds = models.FloatField(null=True)
+    # What the job reports: {"deleted": 2}.
+    counts = models.JSONField(default=dict)
+    output = models.TextField(default="")  # the last of it
+    error = models.TextField(default="")  # one line
+
+    class Meta:
+        constraints = [
+            # The claim: of any number of replicas one inserts.
+            models.UniqueConstraint(
+                fields=["job", "slot", "attempt"], name="jobrun_slot_once"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["job", "-started_at"], name="jobrun_of_job"),
+            models.Index(fields=["-started_at"], name="jobrun_by_time"),
+            models.Index(
+                fields=["run_id"],
+                condition=models.Q(outcome="running"),
+                name="jobrun_running",
+            ),
+            models.Index(
+                fields=["-started_at"],
+                condition=models.Q(outcome__in=["failed", "timed out", "crashed"]),
+                name="jobrun_failed",
+            ),
+        ]

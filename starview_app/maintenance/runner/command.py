@@ -14,13 +14,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
+from django.utils import timezone
 from psycopg2.errors import QueryCanceled
 
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
+from starview_app.maintenance.runner.request import take_request
+from starview_app.maintenance.runner.runs import EXIT_FAILED, EXIT_RUNNING, supervise
 from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
+from starview_app.maintenance.runner.supervisor import is_supervised, tell
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
 
@@ -29,9 +33,7 @@ logger = structlog.get_logger(__name__)
 # Beyond this no date can be reckoned with.
 MAX_DAYS = 36_500
 
-EXIT_FAILED = 1
 EXIT_WRONG_OPTIONS = 2
-EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class JobCommand(BaseCommand):
@@ -89,6 +91,20 @@ class JobCommand(BaseCommand):
                 help="report what would be done and change nothing",
             )
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a process of its own: claimed, recorded and watched over.
+
+        Django's `call_command` goes straight to `execute`: a part of another run.
+        """
+        request = take_request(self.job_name, argv[2:], now=timezone.now())
+        if request.schedule or not self._is_only_tried(argv):
+            supervise(request)
+        super().run_from_argv(argv)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        with telling_errors():
+            return super().execute(*args, **options)
+
     def handle(self, *args: Any, dry_run: bool = False, **options: Any) -> None:
         if wrong := self.check_options(options):
             raise CommandError(wrong, returncode=EXIT_WRONG_OPTIONS)
@@ -99,7 +115,7 @@ class JobCommand(BaseCommand):
             if session.connection:
                 session.connection.cancel()
 
-        with self._clear_errors(), stop_on_signals(cancel_query) as stop:
+        with clear_errors(), stop_on_signals(cancel_query) as stop:
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
             if self.keeps_records and not is_light:
@@ -117,6 +133,12 @@ class JobCommand(BaseCommand):
 
     # -- internal helpers ---------------------------------------------------------
 
+    def _is_only_tried(self, argv: list[str]) -> bool:
+        """Whether it will change nothing; ends here for --help and wrong options."""
+        self._called_from_command_line = True
+        parser = self.create_parser(argv[0], argv[1])
+        return bool(getattr(parser.parse_args(argv[2:]), "dry_run", False))
+
     def _lock(self, *, dry_run: bool) -> contextlib.AbstractContextManager[None]:
         if dry_run:
             return contextlib.nullcontext()
@@ -129,7 +151,9 @@ class JobCommand(BaseCommand):
     def _run_logged(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
     ) -> JobResult:
-        log = logger.bind(job=self.job_name, run_id=uuid.uuid4().hex[:12])
+        log = logger
+        if not is_supervised():  # that has bound the name and number of the run
+            log = logger.bind(job=self.job_name, run_id=uuid.uuid4().hex[:12])
         started = time.monotonic()
         log.info("job_started", dry_run=dry_run)
         outcome = "failed"
@@ -138,12 +162,14 @@ class JobCommand(BaseCommand):
             result = self._run_until_told(stop, dry_run=dry_run, options=options)
             counts = result.counts
             outcome = _outcome(result)
+            tell(interrupted=result.interrupted)
             return result
         finally:
             self.stdout.flush()
             seconds = round(time.monotonic() - started, 3)
             write = log.info if outcome == "succeeded" else log.error
             write("job_finished", outcome=outcome, seconds=seconds, **counts)
+            tell(counts=counts)
 
     def _run_until_told(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
@@ -157,20 +183,32 @@ class JobCommand(BaseCommand):
                 return JobResult(interrupted=True)
             raise
 
-    @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """What an operator can fix becomes one line; a bug keeps its traceback."""
-        try:
-            yield
-        except JobIsRunningError as error:
-            raise CommandError(str(error), returncode=EXIT_RUNNING) from error
-        except (JobError, ImproperlyConfigured) as error:
-            raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            text = explain(error)
-            if text is None:
-                raise
-            raise CommandError(text) from error
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """What an operator can fix becomes one line; a bug keeps its traceback."""
+    try:
+        yield
+    except JobIsRunningError as error:
+        raise CommandError(str(error), returncode=EXIT_RUNNING) from error
+    except (JobError, ImproperlyConfigured) as error:
+        raise CommandError(str(error)) from error
+    except DatabaseError as error:
+        text = explain(error)
+        if text is None:
+            raise
+        raise CommandError(text) from error
+
+
+@contextlib.contextmanager
+def telling_errors() -> Iterator[None]:
+    """Tell the watching process the error in one line; it goes on its way."""
+    try:
+        yield
+    except Exception as error:
+        name = "" if isinstance(error, CommandError) else f"{type(error).__name__}: "
+        tell(error=one_line(f"{name}{error}"))
+        raise
 
 
 def whole_number(

@@ -43,30 +43,55 @@ def job_lock(job: str, lock_name: str = "") -> Iterator[None]:
     The server frees the lock when the connection ends, so a killed run blocks nobody.
     It needs a session of its own: not a pooler that shares one between transactions.
     """
-    key = f"starview-maintenance:{lock_name or job}"
-    name = f"{job} {socket.gethostname()} pid {os.getpid()}"
+    key = _key(lock_name or job)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT set_config('application_name', %(name)s, false)",
-            {"name": name[:63]},
-        )
-        cursor.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key}
-        )
-        (locked,) = cursor.fetchone()
-        if not locked:
-            cursor.execute(_HOLDER, {"key": key})
-            who, since = cursor.fetchone() or ("one that just ended", "now")
-            other = who.split()[0] if lock_name else job
-            raise JobIsRunningError(
-                f"{'another' if other == job else 'a'} run of {other} is under way:"
-                f" {who}, connected since {since} UTC"
-            )
+        _acquire(cursor, key, job, lock_name)
     with _no_other_session():
         try:
             yield
         finally:
             _unlock(key)
+
+
+@contextmanager
+def job_lock_beside(job: str) -> Iterator[None]:
+    """Hold the lock of `job` on a session of its own, for a command that is not ours.
+
+    Such a command may close Django's connection, and open others, as it likes. The
+    server frees the lock when this process ends.
+    """
+    session = connection.get_new_connection(connection.get_connection_params())
+    try:
+        session.autocommit = True
+        with session.cursor() as cursor:
+            _acquire(cursor, _key(job), job, "")
+        yield
+    finally:
+        session.close()
+
+
+def _key(name: str) -> str:
+    return f"starview-maintenance:{name}"
+
+
+def _acquire(cursor: Any, key: str, job: str, lock_name: str) -> None:
+    name = f"{job} {socket.gethostname()} pid {os.getpid()}"
+    cursor.execute(
+        "SELECT set_config('application_name', %(name)s, false)", {"name": name[:63]}
+    )
+    cursor.execute(
+        "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key}
+    )
+    (locked,) = cursor.fetchone()
+    if locked:
+        return
+    cursor.execute(_HOLDER, {"key": key})
+    who, since = cursor.fetchone() or ("one that just ended", "now")
+    other = who.split()[0] if lock_name else job
+    raise JobIsRunningError(
+        f"{'another' if other == job else 'a'} run of {other} is under way:"
+        f" {who}, connected since {since} UTC"
+    )
 
 
 @contextmanager

@@ -35,14 +35,18 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals(cancel_query: Callable[[], None]) -> Iterator[StopRequest]:
+def stop_on_signals(
+    cancel_query: Callable[[], None], grace_seconds: float | None = None
+) -> Iterator[StopRequest]:
     """Turn the signals into a StopRequest while the block runs, on the main thread.
 
-    A run that has not stopped GRACE_SECONDS after the signal is interrupted: its query
-    is cancelled (`cancel_query`, called from another thread) and StopNow is raised in
-    it. A second signal changes nothing: `timeout` and the entrypoint may both pass it.
+    A run that has not stopped `grace_seconds` (GRACE_SECONDS) after it is interrupted:
+    its query is cancelled (`cancel_query`, called from another thread) and StopNow is
+    raised in it. A second signal changes nothing: `timeout` and the entrypoint may
+    both pass it.
     """
     request = StopRequest()
+    grace_seconds = GRACE_SECONDS if grace_seconds is None else grace_seconds
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_name = signal.Signals(number).name
@@ -58,7 +62,7 @@ def stop_on_signals(cancel_query: Callable[[], None]) -> Iterator[StopRequest]:
     def watch() -> None:
         while (data := reader.recv(16)) and not set(data) & set(_STOPPING):
             pass
-        pause_seconds = GRACE_SECONDS if data else 0.0
+        pause_seconds = grace_seconds if data else 0.0
         while data and not ended.wait(pause_seconds):
             pause_seconds = INSIST_SECONDS
             with suppress(Exception):  # the connection may be gone by now

@@ -1,0 +1,77 @@
+"""Runs what was due and was not done: missed slots, and those that failed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from starview_app.maintenance.runner import alerts
+from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.slots import SlotState, slot_states
+
+logger = structlog.get_logger(__name__)
+
+Clock = Callable[[], datetime]
+Launch = Callable[[SlotState], None]
+
+
+@dataclass(frozen=True)
+class Due:
+    """A slot that is to be run now, and why."""
+
+    state: SlotState
+    reason: str
+
+
+def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
+    """What is to be run now, newest slot first."""
+    found = [
+        Due(state, reason)
+        for state in slot_states(jobs, now)
+        if (reason := state.reason_to_run)
+    ]
+    return sorted(found, key=lambda due: due.state.slot, reverse=True)
+
+
+def look_after(jobs: list[ScheduledJob], now: datetime) -> None:
+    """Find the runs whose process is gone, and send the mails that are to be sent."""
+    for number, job in mark_crashed(now):
+        logger.error("run_crashed", job=job, run=number)
+    alerts.dispatch(jobs, now)
+
+
+def catch_up(
+    jobs: list[ScheduledJob],
+    *,
+    clock: Clock,
+    launch: Launch,
+    should_stop: Callable[[], bool],
+) -> int:
+    """Run what is due, one after the other; returns how many runs that were.
+
+    Each slot once: what a run leaves undone waits for its next attempt. The plan is made
+    anew after each run, which may have taken hours.
+    """
+    begun: set[tuple[str, datetime]] = set()
+    look_after(jobs, clock())
+    while not should_stop():
+        left = [
+            due
+            for due in due_now(jobs, clock())
+            if (due.state.job, due.state.slot) not in begun
+        ]
+        if not left:
+            break
+        state = left[0].state
+        begun.add((state.job, state.slot))
+        logger.info(
+            "catching_up",
+            job=state.job,
+            slot=state.slot.isoformat(),
+            reason=left[0].reason,
+        )
+        launch(state)
+        look_after(jobs, clock())
+    return len(begun)

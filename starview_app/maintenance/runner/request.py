@@ -1,0 +1,104 @@
+"""What a process was started for: which job, for which slot, by whom, until when."""
+
+import os
+import shlex
+from collections.abc import Iterable, MutableMapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.schedule import (
+    CrontabError,
+    ScheduledJob,
+    read_crontab,
+)
+
+logger = structlog.get_logger(__name__)
+
+# JOB is the crontab's; the others pass from `catch_up` and `jobs run` to the command.
+JOB = "JOB"
+TRIGGER = "STARVIEW_JOB_TRIGGER"
+SLOT = "STARVIEW_JOB_SLOT"
+ATTEMPT = "STARVIEW_JOB_ATTEMPT"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run that was asked for."""
+
+    job: str
+    command: str  # as it was typed, from the command's name on
+    trigger: JobRun.Trigger
+    slot: datetime | None = None  # None: no time of the crontab, nothing to claim
+    attempt: int = 1
+    # The crontab's line; None for a command that is run by hand.
+    schedule: ScheduledJob | None = None
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        return self.schedule.deadline_seconds if self.schedule else None
+
+    @property
+    def kill_after_seconds(self) -> float | None:
+        return self.schedule.kill_after_seconds if self.schedule else None
+
+
+def take_request(
+    command: str,
+    arguments: Iterable[str],
+    *,
+    now: datetime,
+    environ: MutableMapping[str, str] = os.environ,
+) -> RunRequest:
+    """The request for `command`, from the environment and the crontab.
+
+    JOB and its companions are taken out of `environ`: a command that the job starts in
+    turn is not that run. JOB counts only where its line runs this very command, so that
+    a container that has it set for good does not lose a slot to something else.
+    """
+    name, trigger, slot, attempt = [
+        environ.pop(variable, "") for variable in (JOB, TRIGGER, SLOT, ATTEMPT)
+    ]
+    text = shlex.join([command, *arguments])
+    lines = [job for job in scheduled_jobs() if job.django_command == command]
+    if not name:
+        only = lines[0].job if len(lines) == 1 else ""
+        return RunRequest(only or command, text, JobRun.Trigger.HAND)
+    line = next((job for job in lines if job.job == name), None)
+    if line is None:
+        logger.warning("job_not_in_crontab", job=name, command=command)
+        return RunRequest(name, text, JobRun.Trigger.HAND)
+    if trigger == JobRun.Trigger.MANUAL:
+        return RunRequest(name, text, JobRun.Trigger.MANUAL, schedule=line)
+    return RunRequest(
+        name,
+        text,
+        JobRun.Trigger(trigger or JobRun.Trigger.SCHEDULE),
+        slot=datetime.fromisoformat(slot) if slot else line.last_due(now),
+        attempt=int(attempt or 1),
+        schedule=line,
+    )
+
+
+def environment_of(
+    trigger: JobRun.Trigger, *, slot: datetime | None = None, attempt: int = 1
+) -> dict[str, str]:
+    """The variables that make a line of the crontab this run; the line sets JOB."""
+    variables = {TRIGGER: trigger.value}
+    if slot:
+        variables |= {SLOT: slot.isoformat(), ATTEMPT: str(attempt)}
+    return variables
+
+
+def scheduled_jobs() -> list[ScheduledJob]:
+    """The crontab's jobs; none, and a warning, where it cannot be read."""
+    path = Path(settings.CRONTAB)
+    try:
+        return read_crontab(path)
+    except (CrontabError, OSError, UnicodeDecodeError) as error:
+        logger.warning("crontab_not_read", path=str(path), error=str(error))
+        return []

@@ -1,0 +1,200 @@
+"""One run from its claim to its alert: what every scheduled command goes through."""
+
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+import structlog
+from django.conf import settings
+from django.db import OperationalError, connections
+from django.utils import timezone
+
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner import alerts
+from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.monitors import Monitors
+from starview_app.maintenance.runner.record import Ending, RunRecord
+from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.runner.supervisor import Ended, Watched, fork
+from starview_app.maintenance.text import one_line
+
+logger = structlog.get_logger(__name__)
+
+EXIT_FAILED = 1
+EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another run of this job is under way
+_LONGEST_ERROR = 500  # characters
+
+Outcome = JobRun.Outcome
+
+
+def supervise(request: RunRequest) -> None:
+    """Return in the process that is to do the work; the other one ends here.
+
+    That one exits with the exit code of the run: 0 when it is done, when its slot is
+    taken or when it is paused; 1 when it failed, also for a database that does not
+    answer; 2 and 75 as the command's own.
+    """
+    run_id = uuid.uuid4()
+    connections.close_all()
+    structlog.contextvars.bind_contextvars(job=request.job, run_id=run_id.hex[:12])
+    watched = fork()
+    if watched:
+        sys.exit(_Run(request, run_id, watched).exit_code())
+
+
+class _Run:
+    """The watching process's part of one run."""
+
+    def __init__(
+        self, request: RunRequest, run_id: uuid.UUID, watched: Watched
+    ) -> None:
+        self._request = request
+        self._watched = watched
+        self._record = RunRecord(request, run_id)
+        self._started_at = timezone.now()
+        # What people try by hand, with options of their own, is no news of the job.
+        is_of_schedule = request.schedule is not None
+        self._monitors = Monitors(request, run_id) if is_of_schedule else None
+
+    def exit_code(self) -> int:
+        """Run it, and say how this process is to end."""
+        if (code := self._refused()) is not None:
+            self._watched.dismiss()
+            return code
+        if self._monitors:
+            self._monitors.started()
+        ended = self._watched.watch(
+            deadline_seconds=self._request.deadline_seconds,
+            kill_after_seconds=self._request.kill_after_seconds,
+            save_output=self._save,
+        )
+        ending = conclude(ended, started_at=self._started_at, now=timezone.now())
+        if ended.exit_code < 0:  # it could not say so itself
+            logger.error(
+                "job_finished", outcome=ending.outcome.value, error=ending.error
+            )
+        self._conclude(ending)
+        if ending.outcome == Outcome.SKIPPED and self._request.slot:
+            return 0
+        return ended.exit_code if ended.exit_code >= 0 else EXIT_FAILED
+
+    def _refused(self) -> int | None:
+        """The exit code when there is nothing to run; None when it may begin."""
+        try:
+            refusal = self._record.begin(self._started_at)
+        except OperationalError as error:
+            if self._request.slot:
+                self._database_is_down(explain(error) or one_line(error))
+                return EXIT_FAILED
+            self._not_recorded(error)  # the command will say the same
+        except Exception as error:
+            self._not_recorded(error)
+        else:
+            if refusal:
+                logger.info("job_skipped", reason=refusal.text)
+                return 0
+        return None
+
+    def _save(self, output: str) -> None:
+        try:
+            self._record.save_output(redact(output))
+        except Exception as error:
+            logger.warning("output_not_saved", error=one_line(error))
+
+    def _conclude(self, ending: Ending) -> None:
+        """Record, ping and alert; none of them changes how the run ended."""
+        if self._record.id:
+            try:
+                self._record.finish(ending)
+            except OperationalError as error:
+                self._not_recorded(error)
+                with _never_fail("alert"):
+                    alerts.database_is_down(
+                        self._request.job, one_line(error), now=ending.finished_at
+                    )
+            except Exception as error:
+                self._not_recorded(error)
+        if self._monitors:
+            with _never_fail("ping"):
+                self._monitors.finished(ending)
+        if self._record.id and self._request.schedule:
+            with _never_fail("alert"):
+                alerts.after_run(self._request, ending)
+
+    def _database_is_down(self, text: str) -> None:
+        sys.stderr.write(f"CommandError: {text}\n")
+        logger.error("job_finished", outcome=Outcome.FAILED.value, error=text)
+        now = timezone.now()
+        seconds = (now - self._started_at).total_seconds()
+        ending = Ending(Outcome.FAILED, EXIT_FAILED, seconds, now, text, {}, text)
+        if self._monitors:
+            with _never_fail("ping"):
+                self._monitors.finished(ending)
+        with _never_fail("alert"):
+            alerts.database_is_down(self._request.job, text, now=now)
+
+    def _not_recorded(self, error: Exception) -> None:
+        text = explain(error) or f"{type(error).__name__}: {error}"
+        logger.warning("run_not_recorded", error=one_line(redact(text)))
+
+
+def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
+    """What `ended` means. A run that ends well in spite of a signal has succeeded."""
+    outcome, error = _outcome(ended), ""
+    if outcome != Outcome.SUCCEEDED:
+        error = ended.told.get("error") or _last_line(ended.output)
+    if ended.exit_code < 0:
+        error = f"killed by signal {-ended.exit_code}" + (
+            ": perhaps it ran out of memory" if ended.exit_code == -9 else ""
+        )
+    if outcome == Outcome.TIMED_OUT:
+        error = f"its deadline was over: {error}"
+    return Ending(
+        outcome=outcome,
+        # As a shell shows it.
+        exit_code=ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code,
+        seconds=round((now - started_at).total_seconds(), 3),
+        finished_at=now,
+        error=redact(one_line(error))[:_LONGEST_ERROR],
+        counts=ended.told.get("counts", {}),
+        output=redact(ended.output),
+    )
+
+
+def _outcome(ended: Ended) -> JobRun.Outcome:
+    if ended.exit_code == 0:
+        return Outcome.SUCCEEDED
+    if ended.timed_out:
+        return Outcome.TIMED_OUT
+    if ended.stopped_by or ended.told.get("interrupted"):
+        return Outcome.INTERRUPTED
+    if ended.exit_code < 0:
+        return Outcome.CRASHED
+    return Outcome.SKIPPED if ended.exit_code == EXIT_RUNNING else Outcome.FAILED
+
+
+def redact(text: str) -> str:
+    """`text` without the secrets of the environment."""
+    redacted: str = settings.ENVIRONMENT.redact(text)
+    return redacted
+
+
+def _last_line(output: str) -> str:
+    """The last line that says something; of a JSON line, what it says."""
+    line = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+    with suppress(ValueError, AttributeError):
+        record = json.loads(line)
+        line = str(record.get("line") or record.get("event") or line)
+    return line.strip()
+
+
+@contextmanager
+def _never_fail(what: str) -> Iterator[None]:
+    """A ping or a mail that fails, for whatever reason, is said and no more."""
+    try:
+        yield
+    except Exception:
+        logger.exception("monitoring_failed", what=what)

@@ -1,0 +1,234 @@
+"""What has become of each job's newest slot, and what is to be done about it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.runs import EXIT_RUNNING
+from starview_app.maintenance.runner.schedule import ScheduledJob
+
+Outcome = JobRun.Outcome
+
+# supercronic starts a run within seconds; then nobody has.
+MISSED_AFTER = timedelta(minutes=5)
+# After the first, second and third failure; then it is left to a person.
+RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+# `catch_up` comes every ten minutes: one that is due just after it would wait for ten
+# more.
+RETRY_SLACK = timedelta(minutes=1)
+# What comes by itself so soon is not made up for.
+SOON = timedelta(hours=1)
+# After its time a job that has not been run is overdue, and after its deadline one that
+# has not ended.
+OVERDUE_AFTER = timedelta(hours=1)
+
+FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED)
+
+# By the unique index jobrun_slot_once, and by jobrun_of_job: `jobs run` of a job does
+# the work of its slot as well.
+_RUNS = """
+    SELECT due.job, run.id, run.slot, run.attempt, run.outcome, run.exit_code,
+        run.started_at, run.finished_at, run.error
+    FROM unnest(%(jobs)s, %(slots)s::timestamptz[]) AS due (job, slot)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM maintenance_jobrun
+        WHERE job = due.job AND slot >= due.slot
+        UNION ALL
+        SELECT *
+        FROM maintenance_jobrun
+        WHERE
+            job = due.job
+            AND started_at >= due.slot
+            AND slot IS NULL
+            AND trigger = 'manual'
+    ) AS run
+    ORDER BY due.job, run.started_at, run.id
+"""
+_REMEMBERED = """
+    WITH seen AS (
+        INSERT INTO maintenance_job (name, first_seen_at)
+        SELECT name, %(now)s FROM unnest(%(jobs)s) AS new (name)
+        WHERE NOT EXISTS (SELECT FROM maintenance_job AS old WHERE old.name = new.name)
+        ON CONFLICT DO NOTHING
+        RETURNING name, first_seen_at, paused_until, alerted_slot, failing_since
+    )
+    SELECT name, first_seen_at, paused_until, alerted_slot, failing_since
+    FROM maintenance_job
+    WHERE name = ANY (%(jobs)s)
+    UNION ALL
+    SELECT name, first_seen_at, paused_until, alerted_slot, failing_since
+    FROM seen
+"""
+
+
+@dataclass(frozen=True)
+class SlotRun:
+    """One run of a slot, or by `jobs run` since it."""
+
+    id: int
+    slot: datetime | None
+    attempt: int
+    outcome: str
+    exit_code: int | None
+    started_at: datetime
+    finished_at: datetime | None
+    error: str
+
+    @property
+    def has_failed(self) -> bool:
+        return self.outcome in FAILURES
+
+    @property
+    def is_refused(self) -> bool:
+        """Another run of the job was under way."""
+        return self.outcome == Outcome.SKIPPED and self.exit_code == EXIT_RUNNING
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """A job's newest slot at a moment, and all runs that are about it."""
+
+    schedule: ScheduledJob
+    slot: datetime
+    now: datetime
+    first_seen_at: datetime
+    paused_until: datetime | None
+    alerted_slot: datetime | None
+    failing_since: datetime | None
+    # Oldest first; since the slot that OVERDUE_AFTER ago was the newest.
+    since: tuple[SlotRun, ...]
+
+    @property
+    def job(self) -> str:
+        return self.schedule.job
+
+    @property
+    def runs(self) -> list[SlotRun]:
+        """Of this slot, oldest first."""
+        return [
+            run
+            for run in self.since
+            if run.slot == self.slot or (not run.slot and run.started_at >= self.slot)
+        ]
+
+    @property
+    def last(self) -> SlotRun | None:
+        return self.runs[-1] if self.runs else None
+
+    @property
+    def is_paused(self) -> bool:
+        return self.paused_until is not None and self.now < self.paused_until
+
+    @property
+    def is_done(self) -> bool:
+        """Succeeded, or skipped on purpose."""
+        return any(
+            run.outcome == Outcome.SUCCEEDED
+            or (run.outcome == Outcome.SKIPPED and not run.is_refused)
+            for run in self.runs
+        )
+
+    @property
+    def failures(self) -> int:
+        return sum(run.has_failed and run.slot is not None for run in self.runs)
+
+    @property
+    def next_attempt(self) -> int:
+        return 1 + max((run.attempt for run in self.runs if run.slot), default=0)
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When `catch_up` is to run it; None when it is not."""
+        if self.is_done:
+            return None
+        if self.last is None:
+            is_known = self.slot > self.first_seen_at
+            return self.slot + MISSED_AFTER if is_known else None
+        if self.last.finished_at is None or self.failures > len(RETRY_AFTER):
+            return None
+        # What was interrupted, or refused, has not failed.
+        wait = RETRY_AFTER[max(self.failures - 1, 0)]
+        return self.last.finished_at + wait - RETRY_SLACK
+
+    @property
+    def reason_to_run(self) -> str:
+        """Why it is to be run now; empty when it is not."""
+        if self.is_paused or self.retry_at is None or self.now < self.retry_at:
+            return ""
+        if self.schedule.next_after(self.now) <= self.now + SOON:
+            return ""
+        if self.last is None:
+            return "missed"
+        return f"{self.last.outcome}, attempt {self.next_attempt}"
+
+    @property
+    def overdue(self) -> str:
+        """What is overdue about it, beyond the grace; empty when nothing is.
+
+        A run that failed is not overdue: it is mailed about as what it is.
+        """
+        if self.is_paused:
+            return ""
+        running = next((run for run in self.since if run.finished_at is None), None)
+        if running:
+            allowed = timedelta(seconds=self.schedule.deadline_seconds or 0)
+            is_late = self.now > running.started_at + allowed + OVERDUE_AFTER
+            return (
+                f"running since {running.started_at:%Y-%m-%d %H:%M} UTC"
+                if is_late
+                else ""
+            )
+        due = self.schedule.last_due(self.now - OVERDUE_AFTER)
+        is_known = due > self.first_seen_at
+        tried = any(
+            run.has_failed or run.outcome == Outcome.SUCCEEDED or _is_paused(run)
+            for run in self.since
+        )
+        return (
+            "" if tried or not is_known else f"not run since {due:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
+    """The state of each named job, in the order of the crontab; two queries.
+
+    A job that is seen for the first time is remembered from `now` on.
+    """
+    jobs = [job for job in jobs if job.job]
+    if not jobs:
+        return []
+    remembered = _remembered([job.job for job in jobs], now)
+    runs = _runs(jobs, now)
+    return [
+        SlotState(
+            job, job.last_due(now), now, *remembered[job.job], tuple(runs[job.job])
+        )
+        for job in jobs
+    ]
+
+
+def _remembered(
+    names: Sequence[str], now: datetime
+) -> dict[str, tuple[datetime, datetime | None, datetime | None, datetime | None]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_REMEMBERED, {"jobs": list(names), "now": now})
+        return {name: tuple(row) for name, *row in cursor.fetchall()}
+
+
+def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:
+    found: dict[str, list[SlotRun]] = {job.job: [] for job in jobs}
+    # Of two slots at most, for what comes more often than OVERDUE_AFTER of several.
+    slots = [job.last_due(now - OVERDUE_AFTER) for job in jobs]
+    with connection.cursor() as cursor:
+        cursor.execute(_RUNS, {"jobs": list(found), "slots": slots})
+        for name, *row in cursor.fetchall():
+            found[name].append(SlotRun(*row))
+    return found
+
+
+def _is_paused(run: SlotRun) -> bool:
+    return run.outcome == Outcome.SKIPPED and not run.is_refused

@@ -1,0 +1,69 @@
+"""`catch_up`: run what was due and was not done."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.utils import timezone
+
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
+from starview_app.maintenance.runner.command import clear_errors
+from starview_app.maintenance.runner.launch import Launcher
+from starview_app.maintenance.runner.registry import recorded_jobs
+from starview_app.maintenance.runner.request import environment_of
+from starview_app.maintenance.runner.slots import SlotState
+from starview_app.maintenance.runner.tables import create_own_tables
+
+
+class Command(BaseCommand):
+    help = (
+        "Runs each job of the crontab whose last slot was missed or failed: now, and 10"
+        " minutes, 1 hour and 6 hours after a failure; never what is paused or due again"
+        " within the hour. Finds crashed runs and sends the alerts."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="list what would be run and change nothing",
+        )
+
+    def handle(self, *, dry_run: bool, **options: Any) -> None:
+        with clear_errors():
+            create_own_tables()
+            if dry_run:
+                self._list()
+            else:
+                self._run()
+
+    def _list(self) -> None:
+        due = due_now(recorded_jobs(), timezone.now())
+        for state in (found.state for found in due):
+            self.stdout.write(
+                f"{state.job}: slot {state.slot:%Y-%m-%d %H:%M} UTC"
+                f" ({state.reason_to_run})"
+            )
+        if not due:
+            self.stdout.write("Nothing to catch up with")
+
+    def _run(self) -> None:
+        jobs = recorded_jobs()
+        launcher = Launcher()
+
+        def launch(state: SlotState) -> None:
+            variables = environment_of(
+                JobRun.Trigger.CATCH_UP, slot=state.slot, attempt=state.next_attempt
+            )
+            launcher.run(
+                state.schedule, variables, lambda: look_after(jobs, timezone.now())
+            )
+
+        with launcher.passing_signals_on():
+            catch_up(
+                jobs,
+                clock=timezone.now,
+                launch=launch,
+                should_stop=lambda: launcher.should_stop,
+            )

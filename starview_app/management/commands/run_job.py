@@ -1,0 +1,101 @@
+"""`run_job COMMAND [ARGS]`: any management command as a run that is recorded."""
+
+import time
+from argparse import REMAINDER
+from typing import Any
+
+import structlog
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+from django.utils import timezone
+
+from starview_app.maintenance.runner.command import (
+    EXIT_WRONG_OPTIONS,
+    JobCommand,
+    telling_errors,
+)
+from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock_beside
+from starview_app.maintenance.runner.request import take_request
+from starview_app.maintenance.runner.runs import EXIT_FAILED, EXIT_RUNNING, supervise
+from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
+from starview_app.maintenance.runner.supervisor import tell
+
+logger = structlog.get_logger(__name__)
+
+
+class Command(BaseCommand):
+    help = (
+        "Runs any management command as the schedule runs its own: once per slot, one"
+        " at a time, recorded, with its deadline and its alerts."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", metavar="COMMAND", help="the command to run")
+        parser.add_argument(
+            "arguments", metavar="ARGS", nargs=REMAINDER, help="its arguments"
+        )
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        if len(argv) < 3 or argv[2].startswith("-"):
+            super().run_from_argv(argv)  # ends with the help, or the error
+            return
+        program, _, name, *arguments = argv
+        command = self._load(name)
+        if isinstance(command, JobCommand):
+            command.run_from_argv([program, name, *arguments])
+            return
+        if {"-h", "--help"} & set(arguments):
+            command.run_from_argv([program, name, *arguments])
+            return
+        supervise(take_request(name, arguments, now=timezone.now()))
+        with telling_errors():
+            self._run(name, command, [program, name, *arguments])
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        raise CommandError("run_job is for the command line")
+
+    # -- internal helpers ---------------------------------------------------------
+
+    def _load(self, name: str) -> BaseCommand:
+        app = get_commands().get(name)
+        if app is None or name == "run_job":
+            self._fail(f"no such command: {name!r}", EXIT_WRONG_OPTIONS)
+        return (
+            app if isinstance(app, BaseCommand) else load_command_class(str(app), name)
+        )
+
+    def _run(self, name: str, command: BaseCommand, argv: list[str]) -> None:
+        started = time.monotonic()
+        outcome = "failed"
+        logger.info("job_started")
+        try:
+            # A command that is not ours asks nobody whether it should stop.
+            with (
+                stop_on_signals(_cancel_query, grace_seconds=0.0) as stop,
+                job_lock_beside(name),
+            ):
+                command.run_from_argv(argv)
+            outcome = "succeeded"
+        except StopNow:
+            outcome = "interrupted"
+            tell(interrupted=True)
+            self._fail(f"{name} was stopped by {stop.signal_name} before it was done")
+        except JobIsRunningError as error:
+            outcome = "skipped"
+            self._fail(str(error), EXIT_RUNNING)
+        finally:
+            seconds = round(time.monotonic() - started, 3)
+            write = logger.info if outcome == "succeeded" else logger.error
+            write("job_finished", outcome=outcome, seconds=seconds)
+
+    def _fail(self, text: str, code: int = EXIT_FAILED) -> Any:
+        tell(error=text)
+        self.stderr.write(f"CommandError: {text}")
+        raise SystemExit(code)
+
+
+def _cancel_query() -> None:
+    if connection.connection:
+        connection.connection.cancel()
