@@ -93,11 +93,22 @@ HEARTBEAT_API_KEY = env.text(
     check=environment.key_problem,
     secret=True,
 )
-SENTRY_DSN = env.text(
-    "SENTRY_DSN",
-    where="Sentry: Settings, Projects, Client Keys (DSN)",
-    check=environment.dsn_problem,
-    secret=True,
+# The second name is for jobs of the schedule: entrypoint.sh hides the first from
+# supercronic, which would send events of its own.
+SENTRY_DSN = next(
+    filter(
+        None,
+        (
+            env.text(
+                name,
+                where="Sentry: Settings, Projects, Client Keys (DSN)",
+                check=environment.dsn_problem,
+                secret=True,
+            )
+            for name in ("SENTRY_DSN", "STARVIEW_SENTRY_DSN")
+        ),
+    ),
+    "",
 )
 
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
@@ -267,7 +278,7 @@ if DATABASES["default"]:
     DATABASES["default"].setdefault("OPTIONS", {})
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
     DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
-    # A session that waits for hours, and a server that is gone, are told apart by these.
+    # These tell a session that waits for hours from one whose server is gone.
     for _name, _seconds in (("idle", 60), ("interval", 15), ("count", 4)):
         DATABASES["default"]["OPTIONS"].setdefault(f"keepalives_{_name}", _seconds)
 

@@ -23,12 +23,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
+from unittest.mock import patch
 
 import pytest
+from django.core.management import get_commands
 from django.db import connection
+from django.utils.module_loading import import_string
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
@@ -60,7 +64,7 @@ _EFFECTS = {
 }
 
 
-# -- the interpreter that forks -------------------------------------------------------
+# -- the interpreter that forks ------------------------------------------------------
 
 
 class Killer:
@@ -129,11 +133,22 @@ def _run(request: dict[str, Any]) -> None:
         from django.conf import settings
 
         import manage
+        from starview_app.maintenance.runner import command as command_module
+
+        os.environ.update(request["environment"])
+        for name, value in request["constants"].items():
+            module, _, constant = name.rpartition(".")
+            patch.object(import_module(module), constant, value).start()
+        for name, path in request["commands"].items():
+            get_commands()[name] = import_string(path)()
+        if not request["supervised"]:
+            # The process that works, alone: what is counted and killed here is its.
+            patch.object(command_module, "supervise").start()
 
         part_bytes = request["settings"].pop("PART_BYTES", s3_module.PART_BYTES)
         s3_module.PART_BYTES = part_bytes
         for name, value in request["settings"].items():
-            is_path = name == "AUDIT_ARCHIVE_FOLDER"
+            is_path = name in ("AUDIT_ARCHIVE_FOLDER", "CRONTAB")
             setattr(settings, name, Path(value) if is_path else value)
         connection.settings_dict.update(request["database"])
         sys.argv = ["manage.py", *request["arguments"]]
@@ -149,7 +164,7 @@ def _run(request: dict[str, Any]) -> None:
         os._exit(code or 0)
 
 
-# -- its client -----------------------------------------------------------------------
+# -- its client ----------------------------------------------------------------------
 
 
 class Done(NamedTuple):
@@ -174,6 +189,13 @@ class Command:
     def kill(self) -> Done:
         os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so it is this one's id
         return self.finish()
+
+    def out(self) -> str:
+        """What it has written so far; `err` the same of the other stream."""
+        return self._stdout.read_text()
+
+    def err(self) -> str:
+        return self._stderr.read_text() if self._stderr.exists() else ""
 
     def finish(self, *, kill_after_seconds: float = WAIT_SECONDS) -> Done:
         self._owner.send({"wait": self.pid})
@@ -205,8 +227,17 @@ class Commands:
         database: dict[str, Any] | None = None,
         before: int = 0,
         after: int = 0,
+        supervised: bool = False,
+        environment: dict[str, str] | None = None,
+        commands: dict[str, str] | None = None,
+        constants: dict[str, float] | None = None,
     ) -> Command:
-        """`before`, `after`: the number of the effect at which it kills itself."""
+        """`before`, `after`: the number of the effect at which it kills itself.
+
+        `supervised`: as two processes, as an operator starts it. `commands` adds
+        management commands: their classes' paths by name. `constants` sets those of
+        modules, by their full names.
+        """
         self._number += 1
         paths = [self._folder / f"{self._number}.{name}" for name in ("out", "err")]
         self.send(
@@ -218,6 +249,10 @@ class Commands:
                 "stderr": str(paths[1]),
                 "before": before,
                 "after": after,
+                "supervised": supervised,
+                "environment": environment or {},
+                "commands": commands or {},
+                "constants": constants or {},
             }
         )
         return Command(self.answer(), self, *paths)
@@ -243,7 +278,7 @@ class Commands:
         self._process.communicate()
 
 
-# -- stores, as an auditor sees them --------------------------------------------------
+# -- stores, as an auditor sees them -------------------------------------------------
 
 
 class Place(Protocol):
@@ -328,7 +363,7 @@ class Folder:
             path.unlink()
 
 
-# -- what must hold -------------------------------------------------------------------
+# -- what must hold ------------------------------------------------------------------
 
 Rows = dict[int, dict[str, Any]]
 
@@ -398,7 +433,7 @@ def assert_each_row_once(place: Place, originals: Rows) -> None:
     assert {**archived, **kept} == originals
 
 
-# -- for the tests ---------------------------------------------------------------------
+# -- for the tests -------------------------------------------------------------------
 
 
 class Kept:
@@ -441,7 +476,7 @@ def wait_for_sessions_to_end() -> None:
     wait_until(none_left, "the killed run's session has ended")
 
 
-# -- holding a process ----------------------------------------------------------------
+# -- holding a process ---------------------------------------------------------------
 
 
 class Hold:
@@ -519,7 +554,7 @@ def add_rows(
     return [row.pk for row in rows]
 
 
-# -- a database whose answer is lost --------------------------------------------------
+# -- a database whose answer is lost -------------------------------------------------
 
 
 class LosingPostgres:

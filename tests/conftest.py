@@ -1,11 +1,13 @@
 """Fixtures: the real services, and commands as an operator runs them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -95,6 +97,15 @@ def started(
     finally:
         process.kill()
         process.wait(60)
+
+
+def kill_run(process: "subprocess.Popen[Any]") -> None:
+    """Kill a run as a container is killed: all of its processes at once."""
+    pid = process.pid
+    os.kill(pid, signal.SIGSTOP)  # or it would record how its command ended
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    process.kill()
 
 
 def socket_folder() -> str:

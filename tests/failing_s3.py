@@ -136,7 +136,7 @@ class FailingS3:
         self._thread.join()
 
 
-# -- faults ---------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------
 
 
 def refuse(status: int, code: str, message: str = "no") -> Fault:
@@ -218,7 +218,7 @@ def _with_flipped_byte(body: bytes) -> bytes:
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
 
 
-# -- HTTP -----------------------------------------------------------------------------
+# -- HTTP ----------------------------------------------------------------------------
 
 
 class _Handler(BaseHTTPRequestHandler):

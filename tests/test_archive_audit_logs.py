@@ -217,7 +217,7 @@ def remaining_ids() -> set[int]:
     return set(AuditLog.objects.values_list("id", flat=True))
 
 
-# -- which rows -----------------------------------------------------------------------
+# -- which rows ----------------------------------------------------------------------
 
 
 def test_it_archives_rows_older_than_the_days_and_keeps_one_exactly_that_old() -> None:
@@ -359,7 +359,7 @@ def test_the_names_are_in_utc_whatever_zone_the_database_prefers() -> None:
         connection.close()
 
 
-# -- JSON -----------------------------------------------------------------------------
+# -- JSON ----------------------------------------------------------------------------
 
 
 def test_the_json_archive_is_this_byte_for_byte() -> None:
@@ -520,7 +520,7 @@ def test_rows_are_ordered_by_time_and_then_by_id() -> None:
     assert [int(line.rpartition(" id=")[2]) for line in lines] == expected
 
 
-# -- TXT ------------------------------------------------------------------------------
+# -- TXT -----------------------------------------------------------------------------
 
 
 def test_the_txt_archive_is_this_byte_for_byte() -> None:
@@ -626,7 +626,7 @@ def test_a_txt_line_leaves_out_what_a_row_does_not_have() -> None:
     )
 
 
-# -- while others write ---------------------------------------------------------------
+# -- while others write --------------------------------------------------------------
 
 
 def once(action: Callable[[], None]) -> Callable[[str], None]:
@@ -836,7 +836,7 @@ def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> Non
     assert remaining_ids() == set()
 
 
-# -- stopping -------------------------------------------------------------------------
+# -- stopping ------------------------------------------------------------------------
 
 
 def test_told_to_stop_at_any_question_it_keeps_every_row_and_leaves_no_object() -> None:
@@ -924,7 +924,7 @@ def test_a_stop_in_the_middle_of_many_rows_leaves_a_connection_that_works() -> N
     assert run(MemoryStore()).counts["archived"] == 2000
 
 
-# -- segments -------------------------------------------------------------------------
+# -- segments ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1101,7 +1101,7 @@ def test_the_next_run_takes_what_a_larger_segment_would_have_taken() -> None:
     assert AuditLog.objects.count() == 0
 
 
-# -- gzip -----------------------------------------------------------------------------
+# -- gzip ----------------------------------------------------------------------------
 
 
 def run_again(rows: list[AuditLog], **changes: Any) -> MemoryStore:
@@ -1152,7 +1152,7 @@ def test_a_compressed_archive_is_smaller_and_its_events_say_so() -> None:
     assert Stored("txt", f"{NAME}.txt.gz") in events
 
 
-# -- the manifest ---------------------------------------------------------------------
+# -- the manifest --------------------------------------------------------------------
 
 
 def sha256(content: bytes) -> str:
@@ -1274,7 +1274,7 @@ def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run() -> No
     )
 
 
-# -- large and in parts, in the real S3 -----------------------------------------------
+# -- large and in parts, in the real S3 ----------------------------------------------
 
 
 def test_a_large_archive_is_uploaded_in_parts_of_one_size_and_read_back(
@@ -1335,7 +1335,7 @@ def test_the_last_comma_goes_wherever_the_pieces_end(
     assert store.archives == whole.archives
 
 
-# -- the command, as an operator runs it ----------------------------------------------
+# -- the command, as an operator runs it ---------------------------------------------
 
 GUIDE = """\
 Found 1523 audit logs older than 30 days
@@ -1643,7 +1643,7 @@ def test_a_row_whose_date_makes_no_sense_stays_and_the_others_go(
     assert (result.counts["archived"], remaining_ids()) == (1, {row.pk})
 
 
-# -- progress and the public bucket ---------------------------------------------------
+# -- progress and the public bucket --------------------------------------------------
 
 
 def test_a_log_has_a_line_for_each_segment_and_no_bar(

@@ -47,7 +47,7 @@ from tests.archive_processes import (
     table_rows,
     wait_for_sessions_to_end,
 )
-from tests.conftest import ROOT, merged, socket_folder
+from tests.conftest import ROOT, kill_run, merged, socket_folder
 from tests.factories import (
     execute,
     session,
@@ -149,7 +149,7 @@ def assert_the_next_run_settles_it(
     return done
 
 
-# -- before each effect ---------------------------------------------------------------
+# -- before each effect --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_killed_at_any_effect_the_next_run_completes_it(
     assert sum(effect in moment for moment in moments) >= 3
 
 
-# -- at each request to the store -----------------------------------------------------
+# -- at each request to the store ----------------------------------------------------
 
 STEPS: dict[str, tuple[str, str, dict[str, bool]]] = {
     "before the first object": ("PutObject", ".json", {}),
@@ -330,7 +330,7 @@ def test_killed_during_an_upload_in_parts_no_part_stays(
     assert_the_next_run_completes_it(commands, place, rows)
 
 
-# -- in each statement of the database ------------------------------------------------
+# -- in each statement of the database -----------------------------------------------
 
 # What another session locks while the last object of the segment is read back, so that
 # the job waits where it is then killed.
@@ -503,7 +503,7 @@ def test_when_the_answer_to_the_commit_is_lost_no_object_is_removed(
     assert s3.count("DeleteObject") == 0
 
 
-# -- two at once ----------------------------------------------------------------------
+# -- two at once ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,7 @@ def test_a_second_run_beside_the_first_ends_with_75_and_one_line(
     assert (table_rows() == {}) == (first == JOB)
 
 
-# -- as an operator starts it ---------------------------------------------------------
+# -- as an operator starts it --------------------------------------------------------
 
 
 @pytest.fixture
@@ -573,7 +573,7 @@ def test_on_a_laptop_a_killed_run_is_settled_by_the_next_one(
         other.cursor().execute("SELECT id FROM starview_app_auditlog FOR UPDATE")
         killed = start_on(laptop, test_environment, JOB)
         wait_until_blocked_by(other)
-        killed.kill()
+        kill_run(killed)
         killed.communicate(timeout=WAIT_SECONDS)
     wait_for_sessions_to_end()
     names = open_names()

@@ -41,7 +41,7 @@ from tests.archive_processes import (
     table_rows,
     wait_for_sessions_to_end,
 )
-from tests.conftest import ROOT, Manage, merged
+from tests.conftest import ROOT, Manage, kill_run, merged
 from tests.factories import wait_until
 from tests.failing_s3 import Call, FailingS3, Fault
 
@@ -176,7 +176,7 @@ def big_rows() -> Rows:
     return add_rows(12, "x" * 1_000_000)
 
 
-# -- the store fails ------------------------------------------------------------------
+# -- the store fails -----------------------------------------------------------------
 
 FAULTS: dict[str, tuple[str, Fault]] = {
     "refuses the key": ("PutObject", failing_s3.refuse(403, "AccessDenied")),
@@ -406,7 +406,7 @@ def test_when_every_answer_to_an_upload_is_lost_the_next_run_finishes_the_segmen
     assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
 
 
-# -- names that exist -----------------------------------------------------------------
+# -- names that exist ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", OBJECTS)
@@ -467,7 +467,7 @@ def test_an_object_that_appears_during_the_upload_is_another_runs(
     assert_the_next_run_completes_it(bucket, originals)
 
 
-# -- uploads in parts -----------------------------------------------------------------
+# -- uploads in parts ----------------------------------------------------------------
 
 PART_FAULTS: dict[str, tuple[str, Fault]] = {
     "refuses the upload": (
@@ -524,7 +524,7 @@ def test_parts_that_could_not_be_given_up_are_given_up_by_the_next_run(
     assert unfinished_uploads(bucket) == []
 
 
-# -- the manifest ---------------------------------------------------------------------
+# -- the manifest --------------------------------------------------------------------
 
 MANIFEST_FAULTS: dict[str, tuple[str, Fault]] = {
     "refuses it": ("PutObject", failing_s3.refuse(403, "AccessDenied")),
@@ -668,7 +668,7 @@ def test_two_manifests_that_could_not_be_written_are_both_written_in_their_order
     assert_the_next_run_completes_it(bucket, originals)
 
 
-# -- the command ----------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------
 
 
 def assert_one_clear_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -837,7 +837,7 @@ def test_the_next_run_archives_what_a_failed_one_kept(
     assert rows() == 0
 
 
-# -- the database fails ---------------------------------------------------------------
+# -- the database fails --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
@@ -1020,7 +1020,7 @@ def test_a_database_that_is_down_is_one_line_without_the_password(
     assert [secret for secret in SECRETS if secret in line] == []
 
 
-# -- the process is stopped -----------------------------------------------------------
+# -- the process is stopped ----------------------------------------------------------
 
 
 class Running:
@@ -1232,7 +1232,7 @@ def test_after_a_kill_every_row_is_there_and_the_next_run_completes(
     originals = add_rows()
     running = Running(s3, operation, suffix, test_environment, "--segment-rows=2")
 
-    running.process.kill()
+    kill_run(running.process)
     killed = running.process.wait(WAIT_SECONDS)
     found = (rows(), len(keys(bucket)))
     running.finish()
@@ -1248,7 +1248,7 @@ def test_after_a_kill_every_row_is_there_and_the_next_run_completes(
     assert_each_row_once(Bucket(bucket), originals)
 
 
-# -- the folder of a developer fails --------------------------------------------------
+# -- the folder of a developer fails -------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(

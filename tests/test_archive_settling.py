@@ -187,7 +187,7 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     set_attempts(monkeypatch, 1)
 
 
-# -- objects that are left ------------------------------------------------------------
+# -- objects that are left -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
@@ -339,7 +339,7 @@ def test_two_segments_that_are_left_open_are_both_settled(
     assert_good(store, place, originals)
 
 
-# -- a lock of the bucket -------------------------------------------------------------
+# -- a lock of the bucket ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".txt"])
@@ -393,7 +393,7 @@ def test_once_the_lock_has_ended_the_next_run_removes_what_it_kept(
     assert_good(store, place, originals)
 
 
-# -- the store fails while it is settled ----------------------------------------------
+# -- the store fails while it is settled ---------------------------------------------
 
 
 @pytest.mark.usefixtures("no_retries")
@@ -470,7 +470,7 @@ def test_killed_while_settling_again_and_again_the_last_run_settles(
     assert_good(store, place, originals)
 
 
-# -- half-written objects -------------------------------------------------------------
+# -- half-written objects ------------------------------------------------------------
 
 
 def test_a_half_sent_upload_is_given_up_and_nobody_elses(
@@ -513,7 +513,7 @@ def test_a_half_written_file_is_removed_and_nobody_elses(tmp_path: Path) -> None
     assert_good(store, folder, originals)
 
 
-# -- answers that are lost ------------------------------------------------------------
+# -- answers that are lost -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".json", ".txt"])
@@ -588,7 +588,7 @@ def test_an_upload_of_the_killed_run_that_ends_while_it_is_settled_is_not_left_b
     assert_good(store, place, originals)
 
 
-# -- rows that change while they are archived -----------------------------------------
+# -- rows that change while they are archived ----------------------------------------
 
 MOMENTS = {
     "while the first object is written": ("PutObject", ".json"),
@@ -733,7 +733,7 @@ def test_when_an_account_is_deleted_crosswise_no_change_is_lost(
     assert_good(store, place, rows)
 
 
-# -- the folder of a developer is full ------------------------------------------------
+# -- the folder of a developer is full -----------------------------------------------
 
 
 @contextmanager

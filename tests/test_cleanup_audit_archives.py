@@ -115,7 +115,7 @@ def states() -> list[str]:
     return list(AuditArchive.objects.order_by("id").values_list("state", flat=True))
 
 
-# -- which archives -------------------------------------------------------------------
+# -- which archives ------------------------------------------------------------------
 
 
 def test_it_removes_an_archive_only_when_its_newest_event_is_older_than_the_days(
@@ -266,7 +266,7 @@ def test_what_was_removed_is_noticed_when_it_comes_back(
     assert verdict.bad == {("not in any manifest", JSON1)}
 
 
-# -- whose archives -------------------------------------------------------------------
+# -- whose archives ------------------------------------------------------------------
 
 
 def test_objects_that_this_database_has_not_archived_are_left_and_named(
@@ -360,7 +360,7 @@ def test_an_open_archive_is_left(place: Place, bucket: LocalServices) -> None:
     assert place.archives() == {JSON1, TXT1, *NEWEST}
 
 
-# -- dry run and report ---------------------------------------------------------------
+# -- dry run and report --------------------------------------------------------------
 
 
 def test_a_dry_run_changes_nothing_and_says_what_it_would_do(place: Place) -> None:
@@ -442,7 +442,7 @@ def test_removed_archives_cannot_be_restored(
     assert AuditLog.objects.count() == 0
 
 
-# -- a lock of the bucket -------------------------------------------------------------
+# -- a lock of the bucket ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_with_a_lock_the_command_exits_0_and_says_so(
     assert done.out.endswith("\n2 objects are kept by a lock of the bucket\n")
 
 
-# -- killed ---------------------------------------------------------------------------
+# -- killed --------------------------------------------------------------------------
 
 STEPS: dict[str, tuple[str, str, bool]] = {
     "before the first object": ("DeleteObject", ".json", False),
@@ -606,7 +606,7 @@ def test_asked_to_stop_it_lists_what_it_removed_and_leaves_the_rest(
     assert_all_good(verify(), NEWEST)
 
 
-# -- the store fails ------------------------------------------------------------------
+# -- the store fails -----------------------------------------------------------------
 
 
 def failed(done: Done) -> str:
@@ -697,7 +697,7 @@ def test_a_bucket_that_is_not_there_is_one_line(place: Place, settings: Any) -> 
     assert "NoSuchBucket" in failed(run_command(JOB))
 
 
-# -- many objects ---------------------------------------------------------------------
+# -- many objects --------------------------------------------------------------------
 
 
 def test_of_2500_objects_those_that_are_due_are_removed(bucket: LocalServices) -> None:
@@ -722,7 +722,7 @@ def test_of_2500_objects_those_that_are_due_are_removed(bucket: LocalServices) -
     assert_all_good(verify("--sample=20"), objects.keys() - removed)
 
 
-# -- beside another run ---------------------------------------------------------------
+# -- beside another run --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

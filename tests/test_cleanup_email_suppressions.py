@@ -14,7 +14,7 @@ from demo.services import LocalServices
 from starview_app.maintenance.jobs import cleanup_email_suppressions as job
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.models import EmailBounce, EmailSuppression
-from tests.conftest import Manage, started
+from tests.conftest import Manage, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -685,7 +685,7 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
-        process.send_signal(signal.SIGKILL)
+        kill_run(process)
         process.wait(DEADLINE_SECONDS)
     wait_until(_no_run_is_connected, "the server noticed that the run is gone")
     after_the_kill = _counts()

@@ -34,7 +34,7 @@ from starview_app.models import (
     UserProfile,
     Vote,
 )
-from tests.conftest import Manage, started
+from tests.conftest import Manage, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -1136,7 +1136,7 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
-        process.send_signal(signal.SIGKILL)
+        kill_run(process)
         process.wait(DEADLINE_SECONDS)
     wait_until(_no_run_is_connected, "the server noticed that the run is gone")
     after_the_kill = _counts()

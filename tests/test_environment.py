@@ -131,7 +131,7 @@ def variables_in(text: str) -> list[str]:
     return [line.removeprefix("  - ").split()[0].split("=")[0] for line in lines]
 
 
-# -- all is well ----------------------------------------------------------------------
+# -- all is well ---------------------------------------------------------------------
 
 
 def test_the_guides_variables_are_enough(load: Load) -> None:
@@ -200,7 +200,7 @@ def test_development_needs_no_variable_but_debug(load: Load) -> None:
     assert loaded["EMAIL_BACKEND"] == "django.core.mail.backends.filebased.EmailBackend"
 
 
-# -- something is missing -------------------------------------------------------------
+# -- something is missing ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])
@@ -275,7 +275,7 @@ def test_the_default_store_is_the_accounts_r2(load: Load) -> None:
     )
 
 
-# -- something is wrong ---------------------------------------------------------------
+# -- something is wrong --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda text: text[:40])
@@ -335,7 +335,7 @@ def test_the_ses_keys_never_fall_back_to_the_r2_keys(load: Load) -> None:
         loaded["ENVIRONMENT"].require(MAIL)
 
 
-# -- NAME_FILE ------------------------------------------------------------------------
+# -- NAME_FILE -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NEEDED_BY)
@@ -420,7 +420,7 @@ def test_a_file_that_cannot_be_read_is_named_once_with_the_reason(
     assert "secret-" not in text
 
 
-# -- the guide's Troubleshooting, as an operator meets it -----------------------------
+# -- the guide's Troubleshooting, as an operator meets it ----------------------------
 
 
 def python(

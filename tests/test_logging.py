@@ -34,7 +34,7 @@ def lines(text: str) -> list[str]:
     return [str(item["line"]) for item in objects(text)]
 
 
-# -- the stream -----------------------------------------------------------------------
+# -- the stream ----------------------------------------------------------------------
 
 
 def written(*texts: str) -> list[str]:
@@ -103,7 +103,7 @@ def test_no_character_can_split_a_line_in_two(sign: str) -> None:
     assert json.loads(found[0])["event"] == "output"
 
 
-# -- events ---------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_for_people_an_events_value_stays_on_its_line(
     assert "\x1b" not in line
 
 
-# -- a process ------------------------------------------------------------------------
+# -- a process -----------------------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -209,7 +209,7 @@ def test_a_run_writes_its_report_and_its_events_as_objects(manage: Manage) -> No
     assert started["run_id"] == finished["run_id"]
     assert {key: started[key] for key in ("event", "job", "dry_run")} == {
         "event": "job_started",
-        "job": "archive_audit_logs",
+        "job": "starview-archive-audit-logs",
         "dry_run": False,
     }
     assert finished["event"] == "job_finished"

@@ -14,7 +14,7 @@ import pytest
 
 from demo.services import LocalServices
 from tests import plugin
-from tests.conftest import ROOT, merged
+from tests.conftest import ROOT, kill_run, merged
 
 WAIT_SECONDS = 20
 LABEL = "maintenance"
@@ -188,6 +188,7 @@ def whole_web_service(empty: Database) -> Database:
         DELETE FROM django_migrations WHERE name = 'standalone_database';
         DELETE FROM django_migrations WHERE app = 'maintenance';
         DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;
+        DROP TABLE maintenance_job, maintenance_jobrun;
         DELETE FROM auth_permission
         USING django_content_type AS type
         WHERE content_type_id = type.id AND app_label = 'maintenance';
@@ -288,7 +289,8 @@ def test_tables_that_a_dump_has_left_out_are_made_again(
 ) -> None:
     whole_web_service.manage("archive_audit_logs")
     whole_web_service.execute(
-        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest"
+        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
+        " maintenance_job, maintenance_jobrun"
     )
 
     done = whole_web_service.manage("archive_audit_logs")
@@ -372,7 +374,7 @@ def _killed_in_the_making(
             cursor.execute("SELECT pg_advisory_lock(1)")
         process = start()
         wait_until_it_waits_for_a_lock(database)
-        process.kill()
+        kill_run(process)
         process.communicate(timeout=WAIT_SECONDS)
     database.execute("DROP EVENT TRIGGER wait; DROP FUNCTION wait()")
     return process

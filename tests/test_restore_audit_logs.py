@@ -24,7 +24,7 @@ from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.runner import stop
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.models import AuditLog
-from tests.conftest import ROOT, Manage, merged
+from tests.conftest import ROOT, Manage, kill_run, merged
 from tests.factories import (
     contents,
     execute,
@@ -49,7 +49,7 @@ COLUMNS = (
 )
 
 
-# -- the world ------------------------------------------------------------------------
+# -- the world -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def position_of(path: Path, text: str) -> int:
     return path.read_bytes().index(text.encode())
 
 
-# -- byte for byte --------------------------------------------------------------------
+# -- byte for byte -------------------------------------------------------------------
 
 
 def nested(depth: int) -> str:
@@ -266,7 +266,7 @@ def in_zone(zone: str) -> Iterator[None]:
         connection.close()
 
 
-# -- which rows -----------------------------------------------------------------------
+# -- which rows ----------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -377,7 +377,7 @@ def test_a_text_objects_key_without_a_json_object_says_that_there_is_none(
     )
 
 
-# -- rows that are there, and accounts that are gone ----------------------------------
+# -- rows that are there, and accounts that are gone ---------------------------------
 
 
 def test_a_second_run_skips_every_row(folder: Path) -> None:
@@ -553,7 +553,7 @@ def test_a_row_of_the_same_id_that_is_just_being_inserted_is_waited_for(
     )
 
 
-# -- the counter of ids ---------------------------------------------------------------
+# -- the counter of ids --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -683,7 +683,7 @@ def test_rows_of_the_web_service_take_no_id_of_an_object_that_is_still_to_come(
     assert ids() == set(range(1, 10))
 
 
-# -- dry run --------------------------------------------------------------------------
+# -- dry run -------------------------------------------------------------------------
 
 
 def test_a_dry_run_changes_nothing_and_says_what_would_be(folder: Path) -> None:
@@ -719,7 +719,7 @@ def test_a_dry_run_over_days_counts_only_their_rows(folder: Path) -> None:
     assert ids() == set()
 
 
-# -- what is refused ------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------
 
 
 def refusal(name: str) -> str:
@@ -1001,7 +1001,8 @@ def test_a_database_built_anew_is_restored_from_the_bucket_alone(
     before = table()
     archive("--segment-rows=3")
     execute(
-        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;"
+        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
+        " maintenance_job, maintenance_jobrun;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
     try:
@@ -1015,7 +1016,7 @@ def test_a_database_built_anew_is_restored_from_the_bucket_alone(
         create_own_tables()
 
 
-# -- memory ---------------------------------------------------------------------------
+# -- memory --------------------------------------------------------------------------
 
 
 def test_rows_of_1_mb_are_read_in_pieces_of_bounded_size(
@@ -1041,7 +1042,7 @@ def test_rows_of_1_mb_are_read_in_pieces_of_bounded_size(
     assert len(ids()) == 8
 
 
-# -- a store that fails, and runs that are ended --------------------------------------
+# -- a store that fails, and runs that are ended -------------------------------------
 
 
 @contextmanager
@@ -1183,7 +1184,7 @@ def test_killed_while_it_inserts_it_leaves_whole_objects_and_blocks_nobody(
         with running(test_environment, *ALL) as process:
             wait_until_blocked_by(web)
             also = manage("restore_audit_logs", *ALL)
-            process.kill()
+            kill_run(process)
             process.wait(60)
         web.rollback()
     wait_until(lambda: is_connected(0), "the killed run's session has ended")
@@ -1195,7 +1196,7 @@ def test_killed_while_it_inserts_it_leaves_whole_objects_and_blocks_nobody(
     assert ids() == set().union(*three_objects)
 
 
-# -- options --------------------------------------------------------------------------
+# -- options -------------------------------------------------------------------------
 
 
 NEITHER = "name a KEY, or both --from and --to"

@@ -7,12 +7,14 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from starview_app.maintenance.runner.schedule import (
     CrontabError,
     ScheduledJob,
+    parse_crontab,
     read_crontab,
 )
 from tests.conftest import ROOT
@@ -46,6 +48,16 @@ GOOD: dict[str, str] = {
     "0 0 1,25 * 1 cmd": "2026-11-25 00:00",
     "0 0 */2 * 1 cmd": "2026-11-25 00:00",
     "0 0 1-5 * */2 cmd": "2026-11-24 00:00",
+    "0 0 */1 * 5 cmd": "2026-11-24 00:00",
+    "0 0 1-31 * 5 cmd": "2026-11-24 00:00",
+    "0 0 L 2 0L cmd": "2027-02-28 00:00",
+    "0 0 LW * * cmd": "2026-11-30 00:00",
+    "0 0 * 2 7#5 cmd": "2032-02-29 00:00",
+    "0 0 * * 7,2 cmd": "2026-11-24 00:00",
+    "0 0 * * 7L cmd": "2026-11-29 00:00",
+    "0 0 * * MON#1,3#2 cmd": "2026-12-07 00:00",
+    "5/20,10/25 * * * * cmd": "2026-11-23 12:05",
+    "0 0 31 4,5 * cmd": "2027-05-31 00:00",
     "@hourly cmd": "2026-11-23 13:00",
     "@daily cmd": "2026-11-24 00:00",
     "@weekly cmd": "2026-11-29 00:00",
@@ -55,7 +67,19 @@ GOOD: dict[str, str] = {
     "  0 2 * * * cmd": "2026-11-24 02:00",
     "\t0\t2\t*\t*\t*\tcmd": "2026-11-24 02:00",
 }
-NO_JOB = ["", "   ", "# comment", "  # comment", "NAME=value", "NAME = value", "_A1=b"]
+NO_JOB = [
+    *(
+        "",
+        "   ",
+        "\r",
+        "# comment",
+        "  # comment",
+        "# caf\u00e9\u00a0\x0c",
+        "NAME=value",
+    ),
+    *("NAME = value", "_A1=b", 'NAME=""', "NAME='", "CRON_TZ=UTC", "CRON_TZ='UTC'"),
+    "SHELL=/bin/sh",
+]
 BAD = [
     "*/0 * * * * cmd",
     "60 * * * * cmd",
@@ -93,6 +117,20 @@ BAD = [
     "0 0-23/24 * * * cmd",
     "000 2 * * * cmd",
     "0 0 * * 1-7 cmd",
+    "0 0 L/2 * * cmd",
+    "0 0 * * SAT-SUN cmd",
+    "CRON_TZ=\"UTC'",
+    "CRON_TZ=UTC ",
+    "CRON_TZ=UTC # why",
+    "CRON_TZ=utc",
+    # Only blanks and tabs are blanks; a line ends before 64 KiB.
+    "*\u00a0* * * * cmd",
+    "\u00a0# comment",
+    "\x0c# comment",
+    "\ufeff0 2 * * * cmd",
+    "0\v2 * * * cmd",
+    "0 2 * * * cmd " + "x" * 65_522,
+    "# " + "x" * 65_534,
 ]
 # supercronic takes these for seconds, a year or Sundays only: it runs something else,
 # or at other times, than who reads the line expects.
@@ -102,6 +140,15 @@ AMBIGUOUS = [
     "* * * * * * * cmd",
     "0 2 * * * 1 2 cmd",
     "0 3 * * 0-7 cmd",
+    "0 0 2 1 1 SUN 2027 cmd",
+    "0 0 2 1 1 monday-friday * cmd",
+    "0 0 2 1 1 5l 2027 cmd",
+    # A * in a list, a step within one number, a step from 7.
+    "0 0 *,25 * 6 cmd",
+    "0 0 3-3/2 * * cmd",
+    "0 0 * * SUN-0/3 cmd",
+    "0 0 * * 7/4 cmd",
+    "0 0 * * 3/4 cmd",
 ]
 # What supercronic takes and this image does not need: refused, never misread.
 NOT_OURS = [
@@ -112,16 +159,28 @@ NOT_OURS = [
     "1,2,,3 * * * * cmd",
     "0 0 30 2 * cmd",
     "NA-ME=value",
+    "0 0 30 2 1 cmd",
+    "0 0 31 JUN * cmd",
+    "0 0 5-1/2 * * cmd",
+    "@daily=x",
+    # Not what catch-up would run, or a name for all jobs.
+    "SHELL=/bin/bash",
+    "CRON_TZ=Europe/Berlin",
+    "JOB=starview-x",
+    # Not seen by who reads it.
+    "0 2 * * * cmd\u00a0--days=7",
+    "0 2 * * * cmd\x00",
+    "0 2 * * * cmd\r0 3 * * * cmd",
 ]
 
 
 def crontab(folder: Path, *lines: str) -> Path:
     path = folder / "crontab"
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return path
 
 
-# -- the reader -----------------------------------------------------------------------
+# -- the reader ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("line", "due"), GOOD.items())
@@ -205,7 +264,304 @@ def test_windows_line_ends_do_not_become_part_of_the_command(tmp_path: Path) -> 
     assert [job.command for job in read_crontab(path)] == ["cmd"]
 
 
-# -- the real crontab -----------------------------------------------------------------
+def test_only_a_line_feed_ends_a_line_and_a_comment_may_be_any_bytes(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "crontab"
+    path.write_bytes(b"# caf\xe9\r0 2 * * * forged\n0 3 * * * cmd")
+
+    assert read_crontab(path) == [ScheduledJob(2, "0 3 * * *", "cmd")]
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "crontab"
+    path.write_bytes(b"0 3 * * * cmd caf\xe9\n")
+
+    with pytest.raises(CrontabError, match="line 1: holds the invisible character"):
+        read_crontab(path)
+
+
+def test_all_lines_that_cannot_be_read_are_told_beside_the_jobs_of_the_others() -> None:
+    jobs, problems = parse_crontab("61 * * * * a\n0 2 * * * b\nNAME=\n0 0 31 6 * c")
+
+    assert [job.command for job in jobs] == ["b"]
+    assert [(found.line, found.text) for found in problems] == [
+        (1, "bad times '61 * * * *': bad minute"),
+        (3, "NAME= with nothing after it makes supercronic panic"),
+        (4, "day 31 of month 6 never comes"),
+    ]
+    assert [found.job.command for found in problems if found.job] == ["a", "c"]
+
+
+# -- what a line says about itself ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ("@hourly", "At the start of every hour"),
+        ("@daily", "At 00:00 every day"),
+        ("@weekly", "At 00:00 on Sunday"),
+        ("@monthly", "At 00:00 on the first day of every month"),
+        ("@yearly", "At 00:00 on January 1"),
+        ("@annually", "At 00:00 on January 1"),
+        ("*/10 * * * *", "Every 10th minute of every hour"),
+        ("0 9-17/2 * * *", "At minute 0 past every second hour from 9 through 17"),
+        ("5,35 2 * * MON-FRI", "At 02:05 and 02:35 on Monday through Friday"),
+        ("0 4 L * *", "At 04:00 on the last day of every month"),
+        # With both days either counts, however the time is told.
+        ("0 0 1 * 1", "At 00:00 on the first day of every month, or on Monday"),
+        (
+            "5 * 1,15 * 1",
+            "At minute 5 of every hour on the first and the 15th day of month,"
+            " or on Monday",
+        ),
+        ("* * 1 1 1", "Every minute on January 1, or on Monday in January"),
+        (
+            "0 0 1 * */1",
+            "At 00:00 on the first day of every month, or every day",
+        ),
+    ],
+)
+def test_the_times_are_told_in_words(times: str, words: str) -> None:
+    assert ScheduledJob(1, times, "cmd").in_words == words
+
+
+RUN = "python manage.py run"
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (f"JOB=a {RUN}", ["a"]),
+        (f"A=1 JOB='a' B=2 timeout 5 {RUN}", ["a"]),
+        (f"env JOB=a {RUN}", ["a"]),
+        (f"cd /app && JOB=a {RUN}", ["a"]),
+        (f"JOB=a JOB=b {RUN}", ["a", "b"]),
+        (f"JOB=a.b {RUN}", ["a.b"]),
+        # These do not reach the command.
+        (f"JOB=a cd /app && {RUN}", []),
+        (f"{RUN} JOB=a", []),
+        (f"MYJOB=a {RUN} # JOB=b", []),
+    ],
+)
+def test_the_name_is_what_the_shell_would_set_for_the_command(
+    command: str, names: list[str]
+) -> None:
+    job = ScheduledJob(1, "@daily", command)
+
+    assert job.job_names == names
+    assert job.job == (names[-1] if names else "")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("python manage.py a --days=7", ["a", "--days=7"]),
+        ("python3 /app/manage.py a", ["a"]),
+        ("./manage.py a", ["a"]),
+        ("cd /x && python manage.py a -v 2 || echo no", ["a", "-v", "2"]),
+        ("(python manage.py a; b)", ["a"]),
+        ("python manage.py a >/dev/null 2>&1", ["a"]),
+        ("python manage.py a 2>> /tmp/log -v 2", ["a", "-v", "2"]),
+        ("python manage.py a # not -v", ["a"]),
+        ("python manage.py a b#c", ["a", "b#c"]),
+        ("python manage.py a '' \"b c\" 'd;e' f\\ g", ["a", "", "b c", "d;e", "f g"]),
+        ('python manage.py a "it\'s" \'"\' "\\""', ["a", "it's", '"', '"']),
+        ('python manage.py a "$ADMIN_EMAIL" ${X}', ["a", "$ADMIN_EMAIL", "${X}"]),
+        ("python manage.py a `date -u` b", ["a", "`date -u`", "b"]),
+        ("python manage.py", []),
+        ("python other.py a", []),
+        ("sh -c 'python manage.py a'", []),
+        ("python manage.py 'a", []),
+    ],
+)
+def test_the_arguments_are_what_the_shell_would_pass(
+    command: str, arguments: list[str]
+) -> None:
+    assert ScheduledJob(1, "@daily", command).arguments == arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (f"{RUN}_job clearsessions", "clearsessions"),
+        ("python manage.py archive_audit_logs --days=30", "archive_audit_logs"),
+        (f"{RUN}_job", ""),
+        ("true", ""),
+    ],
+)
+def test_the_django_command_is_found_within_run_job_too(
+    command: str, name: str
+) -> None:
+    assert ScheduledJob(1, "@daily", command).django_command == name
+
+
+@pytest.mark.parametrize(
+    ("command", "is_simple"),
+    [
+        (f"JOB=a timeout -k 60 1h {RUN}", True),
+        (f'{RUN} --to "$ADMIN_EMAIL" >/tmp/log 2>&1 # kept', True),
+        (f"{RUN} ''", True),
+        (f"{RUN} 'a && b'", True),
+        (f"cd /app && {RUN}", False),
+        (f"{RUN} | tee log", False),
+        (f"{RUN} &", False),
+        (f"{RUN} --days=$(cat days)", False),
+        (f"JOB=a exec {RUN}", False),
+        (f"{{ {RUN}", False),
+        ("A=1", False),
+        ("cmd 'a", False),
+    ],
+)
+def test_a_simple_command_can_take_the_shells_place(
+    command: str, is_simple: bool
+) -> None:
+    assert ScheduledJob(1, "@daily", command).is_simple == is_simple
+
+
+# A line's `timeout`, the seconds that it allows, and those until it kills.
+TIMEOUTS: dict[str, tuple[float | None, float | None]] = {
+    "timeout 10": (10, None),
+    "timeout 1.5m": (90, None),
+    "timeout .5": (0.5, None),
+    "timeout 3.": (3, None),
+    "timeout 6h": (21_600, None),
+    "timeout 2d": (172_800, None),
+    "timeout 0": (None, None),
+    "timeout 0.0h": (None, None),
+    "/usr/bin/timeout 5s": (5, None),
+    "timeout -v 5": (5, None),
+    "timeout -k 60 1h": (3600, 60),
+    "timeout -k1m 1h": (3600, 60),
+    "timeout -vk5 10": (10, 5),
+    "timeout -k 0 10": (10, None),
+    "timeout --kill-after=5 10": (10, 5),
+    "timeout --kill-after 5 10": (10, 5),
+    "timeout --kill=5 10": (10, 5),
+    "timeout --signal=KILL -k5 10": (10, 5),
+    "timeout -s INT 10": (10, None),
+    "timeout -sINT -k 1 -k 2 10": (10, 2),
+    "timeout --preserve-status --foreground --verbose 10": (10, None),
+    "timeout -- 10": (10, None),
+    "timeout '10'": (10, None),
+}
+BAD_TIMEOUTS = [
+    *("timeout 5x", "timeout 1h30m", "timeout h", "timeout -1", "timeout 1H"),
+    *("timeout -k 5x 10", "timeout --nosuch 10", "timeout -q 10", "timeout ''"),
+]
+
+
+@pytest.mark.parametrize("prefix", TIMEOUTS)
+def test_the_deadline_is_what_timeout_allows(prefix: str) -> None:
+    job = ScheduledJob(1, "@daily", f"JOB=a {prefix} {RUN} --timeout 3 timeout 4")
+
+    assert (job.deadline_seconds, job.kill_after_seconds) == TIMEOUTS[prefix]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"{prefix} {RUN}" for prefix in BAD_TIMEOUTS),
+        *(f"{RUN} timeout 5", f"timeout 5 true; {RUN}", f"timeout $LIMIT {RUN}"),
+        *("timeout", f"timeout {RUN}"),
+    ],
+)
+def test_what_timeout_would_not_limit_has_no_deadline(command: str) -> None:
+    assert ScheduledJob(1, "@daily", command).deadline_seconds is None
+
+
+@pytest.mark.parametrize("prefix", [*TIMEOUTS, *BAD_TIMEOUTS])
+def test_timeout_itself_takes_what_we_take(prefix: str) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"{prefix} true"], capture_output=True)
+
+    assert (done.returncode == 0) == (prefix in TIMEOUTS), done.stderr
+
+
+# -- when ----------------------------------------------------------------------------
+
+
+def random_times(random: Random) -> str:
+    def one_of(*choices: str) -> str:
+        return random.choice(choices)
+
+    def number(first: int, last: int) -> str:
+        return str(random.randint(first, last))
+
+    return " ".join(
+        [
+            one_of("*", "*/7", "0", number(0, 59), f"{number(0, 29)}-59/11", "0,59"),
+            one_of("*", "*/5", "0", number(0, 23), "0-6", "9-17/4", "0,23"),
+            one_of("*", "*", "1", "L", "LW", "29", "30,31", "*/9", number(1, 28)),
+            one_of("*", "*", "2", "1,3", "FEB-MAR", number(1, 12)),
+            one_of("*", "*", "0", "MON-FRI", "5L", "1#5", "*/3", number(0, 7)),
+        ]
+    )
+
+
+def test_the_last_time_and_the_next_one_agree_at_every_moment() -> None:
+    random = Random(4)  # noqa: S311
+    first = datetime(2027, 12, 1, tzinfo=UTC)
+    jobs, _ = parse_crontab(
+        "".join(f"{random_times(random)} cmd\n" for _ in range(300))
+    )
+    assert len(jobs) > 200
+    for job in jobs:
+        # Over the end of months, and the 29th of February of 2028.
+        moment = first + timedelta(seconds=random.randrange(120 * 86_400))
+        if random.random() < 0.5:
+            moment = job.next_after(moment)  # a due time itself
+
+        last = job.last_due(moment)
+
+        assert last <= moment, job.times
+        assert job.next_after(last) > moment, job.times
+        assert job.next_after(last - timedelta(microseconds=1)) == last, job.times
+        assert (last == moment) == (job.last_due(moment - timedelta.resolution) < last)
+
+
+def test_the_last_time_counts_at_the_exact_minute_and_in_any_zone() -> None:
+    job = ScheduledJob(1, "0 2 29 2 *", "cmd")
+    leap_day = datetime(2028, 2, 29, 2, tzinfo=UTC)
+
+    assert job.last_due(leap_day) == leap_day
+    assert job.last_due(leap_day + timedelta(seconds=59.9)) == leap_day
+    assert job.last_due(leap_day - timedelta(microseconds=1)).year == 2024
+    assert job.last_due(leap_day.astimezone(timezone(timedelta(hours=9)))) == leap_day
+
+
+@pytest.mark.parametrize(
+    ("times", "gap"),
+    [
+        ("* * * * *", timedelta(minutes=1)),
+        ("*/10 * * * *", timedelta(minutes=10)),
+        ("*/25 * * * *", timedelta(minutes=10)),
+        ("0 2 * * *", timedelta(days=1)),
+        ("0 2,23 * * *", timedelta(hours=3)),
+        ("0 3 * * 0", timedelta(days=7)),
+        ("0 3 * * MON,WED", timedelta(days=2)),
+        ("0 4 1 * *", timedelta(days=28)),
+        ("0 4 L * *", timedelta(days=28)),
+        ("0 4 1,29 2,3 *", timedelta(days=1)),  # in a leap year
+        ("0 0 1 1 *", timedelta(days=365)),
+        ("0 0 29 2 *", timedelta(days=1461)),
+        ("0 4 1 * 0", timedelta(days=1)),
+        ("59 23 30,31 12 *", timedelta(days=1)),
+        # Only from the last day of a month to the first one of the next.
+        ("*/10,59 0-20/2,23 1-31/2 * *", timedelta(minutes=1)),
+        ("@hourly", timedelta(hours=1)),
+        ("@yearly", timedelta(days=365)),
+    ],
+)
+def test_the_shortest_time_between_two_runs_is_found(
+    times: str, gap: timedelta
+) -> None:
+    job = ScheduledJob(1, times, "cmd")
+
+    assert timedelta(seconds=job.shortest_gap_seconds()) == gap
+
+
+# -- the real crontab ----------------------------------------------------------------
 
 
 def test_the_guides_three_jobs_have_its_names_times_and_commands() -> None:
@@ -233,30 +589,7 @@ def test_the_guides_three_jobs_have_its_names_times_and_commands() -> None:
         assert f" {command}" in found[name][1]
 
 
-def test_every_job_of_the_crontab_has_a_name_of_its_own_and_a_time_limit() -> None:
-    jobs = read_crontab(ROOT / "crontab")
-
-    names = [job.name for job in jobs]
-    assert len(set(names)) == len(names) >= 3
-    assert [
-        job.name for job in jobs if not re.match(r"JOB=[a-z-]+ ", job.command)
-    ] == []
-    assert [job.name for job in jobs if " timeout -k " not in job.command] == []
-
-
-def test_every_command_of_the_crontab_exists_and_takes_its_options() -> None:
-    import shlex
-
-    from django.core.management import get_commands, load_command_class
-
-    for job in read_crontab(ROOT / "crontab"):
-        words = shlex.split(job.command.replace('"$ADMIN_EMAIL"', "admin@example.com"))
-        name, *options = words[words.index("manage.py") + 1 :]
-        command = load_command_class(get_commands()[name], name)
-        command.create_parser("manage.py", name).parse_args(options)
-
-
-# -- the real supercronic -------------------------------------------------------------
+# -- the real supercronic ------------------------------------------------------------
 
 
 def accepts(supercronic: Path, path: Path) -> subprocess.CompletedProcess[str]:
@@ -380,6 +713,16 @@ def test_supercronic_runs_a_line_and_passes_its_output_through(
 
     assert '{"starview-x": "hello"}' in scheduler.lines
     assert code == 0
+
+
+def test_supercronic_needs_no_line_feed_at_the_end(
+    supercronic: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "crontab"
+    path.write_text("0 2 * * * cmd")
+
+    assert accepts(supercronic, path).returncode == 0
+    assert [job.command for job in read_crontab(path)] == ["cmd"]
 
 
 def test_supercronic_reports_a_failed_line_as_an_error(

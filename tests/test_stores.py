@@ -172,7 +172,7 @@ def test_reading_comes_in_pieces_of_bounded_size(store: Store) -> None:
     assert max(sizes) <= 1 << 20
 
 
-# -- listing --------------------------------------------------------------------------
+# -- listing -------------------------------------------------------------------------
 
 
 def test_the_objects_are_listed_by_name_with_their_sizes(store: Store) -> None:
@@ -236,7 +236,7 @@ def test_a_folder_in_the_folder_is_no_object(tmp_path: Path) -> None:
     assert list(FolderStore(tmp_path).objects()) == [Listed("a.json", 0)]
 
 
-# -- what a killed writer leaves ------------------------------------------------------
+# -- what a killed writer leaves -----------------------------------------------------
 
 WRITE_HALF_AND_WAIT = """
 import pickle, sys
@@ -337,7 +337,7 @@ def test_after_a_killed_writer_the_name_can_be_written(
     assert names() == ["a.json"]
 
 
-# -- which place it is ----------------------------------------------------------------
+# -- which place it is ---------------------------------------------------------------
 
 
 def test_a_buckets_location_is_the_same_by_every_address_and_has_no_secret() -> None:
@@ -353,7 +353,7 @@ def test_a_folders_location_is_its_path(tmp_path: Path) -> None:
     assert FolderStore(tmp_path).location == str(tmp_path)
 
 
-# -- S3 -------------------------------------------------------------------------------
+# -- S3 ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -550,7 +550,7 @@ def test_the_machines_own_aws_profile_is_not_used(
     assert bucket.read_object(f"{PREFIX}a.json") == b"body"
 
 
-# -- the folder -----------------------------------------------------------------------
+# -- the folder ----------------------------------------------------------------------
 
 
 def test_the_folder_is_made_when_the_first_object_is_written(tmp_path: Path) -> None:

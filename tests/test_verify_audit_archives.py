@@ -186,7 +186,7 @@ def with_one_byte_changed(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-# -- archives -------------------------------------------------------------------------
+# -- archives ------------------------------------------------------------------------
 
 
 @cache
@@ -361,7 +361,7 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(botocore.config, "Config", impatient)
 
 
-# -- commands -------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -452,7 +452,7 @@ def assert_all_good(verdict: Verdict, objects: set[str] = OBJECTS) -> None:
     assert (verdict.bad, verdict.good) == (set(), objects)
 
 
-# -- nothing is wrong -----------------------------------------------------------------
+# -- nothing is wrong ----------------------------------------------------------------
 
 
 def test_after_several_runs_each_object_is_good(place: Place) -> None:
@@ -490,7 +490,7 @@ def test_it_changes_nothing_in_the_store_or_in_any_table(
     assert contents() == tables
 
 
-# -- objects --------------------------------------------------------------------------
+# -- objects -------------------------------------------------------------------------
 
 OBJECT_TAMPERING: dict[str, tuple[Callable[[Place], None], set[Finding]]] = {
     "has one byte changed, in JSON": (
@@ -607,7 +607,7 @@ def test_as_a_process_it_exits_1_with_one_line_and_no_traceback(
     assert r"\u001b[2K\u001b[1A\u202e" in done.stdout
 
 
-# -- manifests ------------------------------------------------------------------------
+# -- manifests -----------------------------------------------------------------------
 
 
 def rows_edited(number: int) -> Callable[[Place], None]:
@@ -931,7 +931,7 @@ def test_a_manifest_of_an_absurd_number_is_named_and_hides_nothing(
     assert unrecorded.exit_code == 1
 
 
-# -- manifests that are none ----------------------------------------------------------
+# -- manifests that are none ---------------------------------------------------------
 
 WRONG_BODIES: dict[str, bytes] = {
     "nothing": b"",
@@ -1088,7 +1088,7 @@ def test_a_manifest_of_100_megabytes_is_named_with_bounded_memory(
     assert peak[0] < 160_000_000
 
 
-# -- what is shown --------------------------------------------------------------------
+# -- what is shown -------------------------------------------------------------------
 
 
 def entry_named(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -1168,7 +1168,7 @@ def test_in_a_folder_a_name_that_is_no_text_is_named_too(
     assert [status for status, _ in verdict.bad] == [STRAY]
 
 
-# -- --since and --sample -------------------------------------------------------------
+# -- --since and --sample ------------------------------------------------------------
 
 
 def test_since_includes_what_was_archived_in_the_first_moment_of_the_day(
@@ -1282,7 +1282,7 @@ def test_a_wrong_option_exits_2_with_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-# -- many and large objects -----------------------------------------------------------
+# -- many and large objects ----------------------------------------------------------
 
 
 @contextmanager
@@ -1354,7 +1354,7 @@ def test_what_follows_the_end_of_a_gzip_is_read_with_bounded_memory(
     assert peak[0] < 12_000_000
 
 
-# -- beside another run ---------------------------------------------------------------
+# -- beside another run --------------------------------------------------------------
 
 
 def by_itself(work: Callable[[], None]) -> Callable[[], None]:
@@ -1554,7 +1554,7 @@ def test_what_a_cleanup_removes_meanwhile_is_not_called_missing(
     assert_all_good(verify(), {GZ3, TXT_GZ3})
 
 
-# -- the store fails ------------------------------------------------------------------
+# -- the store fails -----------------------------------------------------------------
 
 
 def assert_failed(verdict: Verdict, *words: str) -> None:
@@ -1623,7 +1623,8 @@ def test_it_needs_no_table_made_beforehand(
     bucket: LocalServices, manage: Manage
 ) -> None:
     execute(
-        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;"
+        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
+        " maintenance_job, maintenance_jobrun;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 

@@ -75,7 +75,9 @@ class Job(models.Model):
     first_seen_at = models.DateTimeField()
     # Not run by the schedule before this moment; none when it is not paused.
     paused_until = models.DateTimeField(null=True)
-    # The slot that was last mailed about, and since when mails say that it fails.
+    # When it was last mailed about, for which slot, and since when mails say that it
+    # fails.
+    alerted_at = models.DateTimeField(null=True)
     alerted_slot = models.DateTimeField(null=True)
     failing_since = models.DateTimeField(null=True)
 

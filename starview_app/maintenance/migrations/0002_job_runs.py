@@ -20,6 +20,7 @@ class Migration(migrations.Migration):
                 ),
                 ("first_seen_at", models.DateTimeField()),
                 ("paused_until", models.DateTimeField(null=True)),
+                ("alerted_at", models.DateTimeField(null=True)),
                 ("alerted_slot", models.DateTimeField(null=True)),
                 ("failing_since", models.DateTimeField(null=True)),
             ],

@@ -1,16 +1,267 @@
-"""Mails to ADMIN_EMAIL."""
+"""Mails to ADMIN_EMAIL: once per slot that went wrong, and once when it works again.
 
-from datetime import datetime
+What was mailed is written down after the mail was accepted: a crash between the two
+leads to a second mail, never to none. While the database does not answer, a file in the
+temporary directory is the memory.
+"""
 
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import make_msgid, parseaddr
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+
+from starview.env import MAIL
+from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner.alert_text import Message, News, news_of
+from starview_app.maintenance.runner.alert_text import database_down as down_message
+from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.slots import slot_states
+from starview_app.maintenance.text import one_line
+
+logger = structlog.get_logger(__name__)
+
+# After a mail: what else goes wrong is collected for one more.
+PAUSE = timedelta(minutes=5)
+_LOCK = {"key": "starview-maintenance:alerts"}
+_LONGEST_REASON = 300  # characters
+
+Outcome = JobRun.Outcome
 
 
-def after_run(request: RunRequest, ending: Ending) -> None: ...
+# -- what the runner calls -----------------------------------------------------------
 
 
-def database_is_down(job: str, text: str, *, now: datetime) -> None: ...
+def after_run(request: RunRequest, ending: Ending) -> None:
+    """Mail how a run of the crontab ended, where that is news; never raises.
+
+    Within PAUSE after another mail it is left to `dispatch`. A run that succeeds as
+    usual costs one query.
+    """
+    if request.schedule is None:
+        return
+    with _never_failing():
+        if _down_since():
+            from starview_app.maintenance.runner.registry import recorded_jobs
+
+            _tell(recorded_jobs(), ending.finished_at)
+        elif _is_news(request.job, ending):
+            _tell(
+                [request.schedule],
+                ending.finished_at,
+                as_of=request.slot,  # when it ends, newer ones may have come
+                is_held=lambda: _is_held(request.job, ending),
+            )
 
 
-def dispatch(jobs: list[ScheduledJob], now: datetime) -> None: ...
+def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -> None:
+    """Mail all that is to be told of `jobs` in one mail; never raises.
+
+    Without `at_once` not within PAUSE after another mail.
+    """
+    with _never_failing():
+        _tell(jobs, now, is_held=lambda: not at_once and _is_paused(now))
+
+
+def database_is_down(job: str, text: str, *, now: datetime) -> None:
+    """Mail that `job` could not run, unless this outage was mailed; never raises."""
+    with _never_failing():
+        message = down_message(job, text, now=now)
+        if reason := _nobody_to_mail():
+            _say_once(reason, [message.subject])
+            return
+        with _file_lock() as is_ours:  # who holds it is mailing
+            if is_ours and not _down_since() and _send(message):
+                with suppress(OSError):
+                    (_folder() / _DOWN).touch(exist_ok=False)
+
+
+# -- whether there is something to tell ----------------------------------------------
+
+
+def _is_news(job: str, ending: Ending) -> bool:
+    if ending.outcome == Outcome.SUCCEEDED:
+        return Job.objects.filter(name=job, failing_since__isnull=False).exists()
+    return ending.outcome not in (Outcome.INTERRUPTED, Outcome.SKIPPED)
+
+
+def _is_held(job: str, ending: Ending) -> bool:
+    """Whether it waits for `dispatch`: many failing, or recovering, are one mail."""
+    if not _is_paused(ending.finished_at):
+        return False
+    others = Job.objects.filter(failing_since__isnull=False).exclude(name=job)
+    return ending.outcome != Outcome.SUCCEEDED or others.exists()
+
+
+def _is_paused(now: datetime) -> bool:
+    return Job.objects.filter(alerted_at__gt=now - PAUSE).exists()
+
+
+def _tell(
+    jobs: list[ScheduledJob],
+    now: datetime,
+    *,
+    as_of: datetime | None = None,
+    is_held: Callable[[], bool] = lambda: False,
+) -> None:
+    with _session_lock() as is_ours:
+        # Who holds it is mailing; the next `dispatch` does the rest.
+        if not is_ours or is_held():
+            return
+        news = news_of(slot_states(jobs, as_of or now), _down_since(), now)
+        if not news:
+            return
+        if reason := _nobody_to_mail():
+            _say_once(reason, news.keys)
+        elif _send(news.message()):
+            _remember(news)
+
+
+def _remember(news: News) -> None:
+    with transaction.atomic():
+        for trouble in news.troubles:
+            Job.objects.filter(name=trouble.job).update(
+                alerted_at=news.now,
+                alerted_slot=trouble.slot,
+                failing_since=trouble.since,
+            )
+        names = [recovery.job for recovery in news.recoveries]
+        Job.objects.filter(name__in=names).update(
+            alerted_at=news.now, failing_since=None
+        )
+    with suppress(OSError):
+        (_folder() / _DOWN).unlink(missing_ok=True)
+
+
+@contextmanager
+def _session_lock() -> Iterator[bool]:
+    """Whether it is ours. Of the session: a mail must not keep a transaction open."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", _LOCK
+        )
+        (is_ours,) = cursor.fetchone()
+    session = connection.connection
+    try:
+        yield is_ours
+    finally:
+        # A session that was lost has freed it; another one never had it.
+        if is_ours and session is connection.connection and not session.closed:
+            with suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", _LOCK
+                )
+
+
+# -- sending -------------------------------------------------------------------------
+
+
+def _nobody_to_mail() -> str:
+    """Why no mail can be sent; empty when it can."""
+    if not settings.ADMIN_EMAIL:
+        return "ADMIN_EMAIL is not set"
+    problems = settings.ENVIRONMENT.problems_for(MAIL)
+    return "; ".join(problem.what for problem in problems if problem.needed_by == MAIL)
+
+
+def _send(message: Message) -> bool:
+    """Whether it was accepted. SES gets 25 s to answer: see `ses.Backend`."""
+    from django.core.mail import EmailMessage
+
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
+    try:
+        EmailMessage(
+            message.subject,
+            message.text,
+            settings.DEFAULT_FROM_EMAIL,
+            list(dict.fromkeys(settings.ADMIN_EMAIL)),
+            headers={
+                "Auto-Submitted": "auto-generated",  # no holiday notes in answer
+                # Django would ask the DNS for this host's name, with no time limit.
+                "Message-ID": make_msgid(domain=domain),
+            },
+        ).send()
+    except Exception as error:  # whatever it is, the job goes on
+        _not_sent(f"{type(error).__name__}: {error}", subject=message.subject)
+        return False
+    logger.info("alert_sent", subject=message.subject)
+    return True
+
+
+def _not_sent(reason: str, **about: str) -> None:
+    text = one_line(settings.ENVIRONMENT.redact(" ".join(reason.split())))
+    logger.error("alert_not_sent", reason=text[:_LONGEST_REASON], **about)
+
+
+@contextmanager
+def _never_failing() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        _not_sent(explain(error) or f"{type(error).__name__}: {error}")
+    except Exception as error:
+        logger.exception("alert_not_sent", reason=type(error).__name__)
+
+
+# -- what is remembered without the database -----------------------------------------
+
+_DOWN = "database-is-down"  # exists when this was mailed, and nothing since
+_SAID = "said"  # what the log says of mails that nobody gets
+
+
+def _folder() -> Path:
+    """Private to this user; raises OSError where it cannot be."""
+    folder = Path(tempfile.gettempdir()) / f"starview-alerts-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    is_private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    if found.st_uid != os.getuid() or not is_private:
+        raise PermissionError(f"{folder} is not a private folder of this user")
+    return folder
+
+
+def _down_since() -> datetime | None:
+    """When it was mailed that the database does not answer; None when it does."""
+    with suppress(OSError):
+        return datetime.fromtimestamp((_folder() / _DOWN).stat().st_mtime, UTC)
+    return None
+
+
+@contextmanager
+def _file_lock() -> Iterator[bool]:
+    """Whether it is ours; also where files cannot be. Free when its owner dies."""
+    try:
+        file = (_folder() / "lock").open("w")
+    except OSError:
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = True
+        except OSError as error:  # a file system may know no locks
+            is_ours = not isinstance(error, BlockingIOError)
+        yield is_ours
+
+
+def _say_once(reason: str, about: list[str]) -> None:
+    """Log that nobody is mailed; not again for the same news by every `dispatch`."""
+    said = "\n".join([reason, *about])
+    with suppress(OSError):
+        if (_folder() / _SAID).read_text(encoding="utf-8") == said:
+            return
+    _not_sent(reason, subject=", ".join(about))
+    with suppress(OSError):
+        (_folder() / _SAID).write_text(said, encoding="utf-8")

@@ -35,11 +35,16 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
     return sorted(found, key=lambda due: due.state.slot, reverse=True)
 
 
-def look_after(jobs: list[ScheduledJob], now: datetime) -> None:
-    """Find the runs whose process is gone, and send the mails that are to be sent."""
+def look_after(
+    jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True
+) -> None:
+    """Find the runs whose process is gone, and send the mails that are to be sent.
+
+    Without `at_once` what goes wrong soon after a mail is collected for the next one.
+    """
     for number, job in mark_crashed(now):
         logger.error("run_crashed", job=job, run=number)
-    alerts.dispatch(jobs, now)
+    alerts.dispatch(jobs, now, at_once=at_once)
 
 
 def catch_up(
@@ -51,8 +56,8 @@ def catch_up(
 ) -> int:
     """Run what is due, one after the other; returns how many runs that were.
 
-    Each slot once: what a run leaves undone waits for its next attempt. The plan is made
-    anew after each run, which may have taken hours.
+    Each slot once: what a run leaves undone waits for its next attempt. The plan is
+    made anew after each run, which may have taken hours.
     """
     begun: set[tuple[str, datetime]] = set()
     look_after(jobs, clock())
@@ -73,5 +78,7 @@ def catch_up(
             reason=left[0].reason,
         )
         launch(state)
+        look_after(jobs, clock(), at_once=False)
+    if begun:
         look_after(jobs, clock())
     return len(begun)

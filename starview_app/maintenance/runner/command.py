@@ -21,8 +21,9 @@ from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
+from starview_app.maintenance.runner.record import EXIT_RUNNING
 from starview_app.maintenance.runner.request import take_request
-from starview_app.maintenance.runner.runs import EXIT_FAILED, EXIT_RUNNING, supervise
+from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
 from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
 from starview_app.maintenance.runner.supervisor import is_supervised, tell
 from starview_app.maintenance.runner.tables import create_own_tables
@@ -151,11 +152,20 @@ class JobCommand(BaseCommand):
     def _run_logged(
         self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
     ) -> JobResult:
-        log = logger
-        if not is_supervised():  # that has bound the name and number of the run
-            log = logger.bind(job=self.job_name, run_id=uuid.uuid4().hex[:12])
+        with structlog.contextvars.bound_contextvars(**self._names()):
+            return self._run_and_log(stop, dry_run=dry_run, options=options)
+
+    def _names(self) -> dict[str, str]:
+        """What every line of the log says; the watching process has bound its own."""
+        if is_supervised():
+            return {}
+        return {"job": self.job_name, "run_id": uuid.uuid4().hex[:12]}
+
+    def _run_and_log(
+        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
+    ) -> JobResult:
         started = time.monotonic()
-        log.info("job_started", dry_run=dry_run)
+        logger.info("job_started", dry_run=dry_run)
         outcome = "failed"
         counts: dict[str, int] = {}
         try:
@@ -167,7 +177,7 @@ class JobCommand(BaseCommand):
         finally:
             self.stdout.flush()
             seconds = round(time.monotonic() - started, 3)
-            write = log.info if outcome == "succeeded" else log.error
+            write = logger.info if outcome == "succeeded" else logger.error
             write("job_finished", outcome=outcome, seconds=seconds, **counts)
             tell(counts=counts)
 
@@ -206,8 +216,10 @@ def telling_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = "" if isinstance(error, CommandError) else f"{type(error).__name__}: "
-        tell(error=one_line(f"{name}{error}"))
+        text = str(error)
+        if not isinstance(error, CommandError):
+            text = explain(error) or f"{type(error).__name__}: {text}"
+        tell(error=one_line(" ".join(text.split())))
         raise
 
 

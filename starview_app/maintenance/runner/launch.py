@@ -17,7 +17,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Launcher:
-    """Runs lines one at a time; a signal goes to the one that runs and ends the rest."""
+    """Runs lines one at a time; a signal goes to the running one and ends the rest."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

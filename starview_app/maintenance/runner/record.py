@@ -16,6 +16,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.tables import create_own_tables
 
+EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another run of this job is under way
 KEEP_DAYS = 400
 PRUNE_ROWS = 100  # at the end of each run; more than any run adds
 # How long the end of a run is tried to be recorded, through a restart of the database.

@@ -64,7 +64,8 @@ def take_request(
         environ.pop(variable, "") for variable in (JOB, TRIGGER, SLOT, ATTEMPT)
     ]
     text = shlex.join([command, *arguments])
-    lines = [job for job in scheduled_jobs() if job.django_command == command]
+    jobs = scheduled_jobs(must_exist=bool(name))
+    lines = [job for job in jobs if job.django_command == command]
     if not name:
         only = lines[0].job if len(lines) == 1 else ""
         return RunRequest(only or command, text, JobRun.Trigger.HAND)
@@ -94,11 +95,12 @@ def environment_of(
     return variables
 
 
-def scheduled_jobs() -> list[ScheduledJob]:
+def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
     """The crontab's jobs; none, and a warning, where it cannot be read."""
     path = Path(settings.CRONTAB)
     try:
         return read_crontab(path)
     except (CrontabError, OSError, UnicodeDecodeError) as error:
-        logger.warning("crontab_not_read", path=str(path), error=str(error))
+        if must_exist or path.exists():
+            logger.warning("crontab_not_read", path=str(path), error=str(error))
         return []

@@ -9,14 +9,14 @@ from datetime import datetime
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner import alerts
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.monitors import Monitors
-from starview_app.maintenance.runner.record import Ending, RunRecord
+from starview_app.maintenance.runner.record import EXIT_RUNNING, Ending, RunRecord
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.supervisor import Ended, Watched, fork
 from starview_app.maintenance.text import one_line
@@ -24,7 +24,6 @@ from starview_app.maintenance.text import one_line
 logger = structlog.get_logger(__name__)
 
 EXIT_FAILED = 1
-EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another run of this job is under way
 _LONGEST_ERROR = 500  # characters
 
 Outcome = JobRun.Outcome
@@ -85,13 +84,13 @@ class _Run:
         """The exit code when there is nothing to run; None when it may begin."""
         try:
             refusal = self._record.begin(self._started_at)
-        except OperationalError as error:
-            if self._request.slot:
+        except Exception as error:
+            is_down = isinstance(error, OperationalError) or not connection.connection
+            if is_down and self._request.slot:
                 self._database_is_down(explain(error) or one_line(error))
                 return EXIT_FAILED
-            self._not_recorded(error)  # the command will say the same
-        except Exception as error:
-            self._not_recorded(error)
+            if not is_down:  # else the command will say the same
+                self._not_recorded(error)
         else:
             if refusal:
                 logger.info("job_skipped", reason=refusal.text)
@@ -109,20 +108,18 @@ class _Run:
         if self._record.id:
             try:
                 self._record.finish(ending)
-            except OperationalError as error:
-                self._not_recorded(error)
-                with _never_fail("alert"):
-                    alerts.database_is_down(
-                        self._request.job, one_line(error), now=ending.finished_at
-                    )
             except Exception as error:
                 self._not_recorded(error)
+                if not connection.connection:
+                    text = explain(error) or one_line(error)
+                    alerts.database_is_down(
+                        self._request.job, text, now=ending.finished_at
+                    )
+            else:
+                alerts.after_run(self._request, ending)
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
-        if self._record.id and self._request.schedule:
-            with _never_fail("alert"):
-                alerts.after_run(self._request, ending)
 
     def _database_is_down(self, text: str) -> None:
         sys.stderr.write(f"CommandError: {text}\n")
@@ -133,8 +130,7 @@ class _Run:
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
-        with _never_fail("alert"):
-            alerts.database_is_down(self._request.job, text, now=now)
+        alerts.database_is_down(self._request.job, text, now=now)
 
     def _not_recorded(self, error: Exception) -> None:
         text = explain(error) or f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from django.db import connection
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.runs import EXIT_RUNNING
+from starview_app.maintenance.runner.record import EXIT_RUNNING
 from starview_app.maintenance.runner.schedule import ScheduledJob
 
 Outcome = JobRun.Outcome
@@ -221,10 +221,11 @@ def _remembered(
 
 def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:
     found: dict[str, list[SlotRun]] = {job.job: [] for job in jobs}
-    # Of two slots at most, for what comes more often than OVERDUE_AFTER of several.
-    slots = [job.last_due(now - OVERDUE_AFTER) for job in jobs]
+    # Of two slots at most, for what comes more often than OVERDUE_AFTER of several. Of
+    # two lines of one name, which `jobs check` refuses, one counts.
+    slots = {job.job: job.last_due(now - OVERDUE_AFTER) for job in jobs}
     with connection.cursor() as cursor:
-        cursor.execute(_RUNS, {"jobs": list(found), "slots": slots})
+        cursor.execute(_RUNS, {"jobs": list(slots), "slots": list(slots.values())})
         for name, *row in cursor.fetchall():
             found[name].append(SlotRun(*row))
     return found

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from starview_app.maintenance.runner.supervisor import is_supervised
+
 # Long enough to finish a batch, short enough for `docker stop`, which kills after 10 s.
 GRACE_SECONDS = 5.0
 INSIST_SECONDS = 1.0
@@ -84,5 +86,8 @@ def stop_on_signals(
         writer.close()
         watcher.join()
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # The same stop comes from several sides: a late one must not kill a process
+            # of its own before it has said how it ended.
+            is_late = request.signal_name and number in _STOPPING and is_supervised()
+            signal.signal(number, signal.SIG_IGN if is_late else handler)
         reader.close()

@@ -29,7 +29,7 @@ DRAIN_SECONDS = 0.3
 # For a command that ignores its deadline: as `timeout -k 60`, but sooner, so that the
 # end is recorded before `timeout` kills this process as well.
 KILL_AFTER_SECONDS = 60.0
-SOONER_SECONDS = 5.0
+SOONER_SECONDS = 30.0
 # `timeout` began to count before this process could: it may speak first.
 DEADLINE_SLACK_SECONDS = 1.5
 
@@ -69,7 +69,7 @@ def tell(**facts: Any) -> None:
             os.write(_report_fd, json.dumps(facts).encode() + b"\n")
 
 
-# -- in the watching process ----------------------------------------------------------
+# -- in the watching process ---------------------------------------------------------
 
 
 class Watched:

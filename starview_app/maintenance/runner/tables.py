@@ -15,10 +15,16 @@ _TABLES = """
         to_regclass('starview_app_auditlog') IS NOT NULL,
         to_regclass('django_migrations') IS NOT NULL,
         to_regclass('maintenance_auditmanifest') IS NOT NULL
+            AND to_regclass('maintenance_jobrun') IS NOT NULL
 """
+# A table of each migration: a dump may have left it out, and not the record of it.
 _FORGET_IF_GONE = """
     DELETE FROM django_migrations
-    WHERE app = %(app)s AND to_regclass('maintenance_auditmanifest') IS NULL
+    USING (
+        VALUES ('0001_audit_archives', 'maintenance_auditmanifest'),
+            ('0002_job_runs', 'maintenance_jobrun')
+    ) AS made (migration, table_name)
+    WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """
 _APPLIED = """
     SELECT name
@@ -41,7 +47,6 @@ def create_own_tables() -> bool:
         cursor.execute(_LOCK, {"key": "starview-maintenance:tables"})
         executor = MigrationExecutor(connection)
         executor.recorder.ensure_schema()
-        # A dump may have left the tables out, and not the record of them.
         cursor.execute(_FORGET_IF_GONE, {"app": LABEL})
         executor.loader.build_graph()
         executor.migrate(executor.loader.graph.leaf_nodes(LABEL))

@@ -157,7 +157,6 @@ class Command(JobCommand):
             return
         logger.info(
             "segment_archived",
-            job=self.job_name,
             rows=count,
             megabytes=round(size_bytes / MEGABYTE, 1),
             rows_per_second=round(count / max(seconds, 0.001)),

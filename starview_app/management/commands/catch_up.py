@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import structlog
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
@@ -14,12 +15,14 @@ from starview_app.maintenance.runner.request import environment_of
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables
 
+logger = structlog.get_logger(__name__)
+
 
 class Command(BaseCommand):
     help = (
-        "Runs each job of the crontab whose last slot was missed or failed: now, and 10"
-        " minutes, 1 hour and 6 hours after a failure; never what is paused or due again"
-        " within the hour. Finds crashed runs and sends the alerts."
+        "Runs each job of the crontab whose last slot was missed or failed: now, and"
+        " 10 minutes, 1 hour and 6 hours after a failure; never what is paused or due"
+        " again within the hour. Finds crashed runs and sends the alerts."
     )
     requires_system_checks = ()
 
@@ -56,9 +59,13 @@ class Command(BaseCommand):
             variables = environment_of(
                 JobRun.Trigger.CATCH_UP, slot=state.slot, attempt=state.next_attempt
             )
-            launcher.run(
-                state.schedule, variables, lambda: look_after(jobs, timezone.now())
+            code = launcher.run(
+                state.schedule,
+                variables,
+                lambda: look_after(jobs, timezone.now(), at_once=False),
             )
+            if code:
+                logger.warning("run_failed", job=state.job, exit_code=code)
 
         with launcher.passing_signals_on():
             catch_up(

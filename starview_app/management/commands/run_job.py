@@ -16,8 +16,9 @@ from starview_app.maintenance.runner.command import (
     telling_errors,
 )
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock_beside
+from starview_app.maintenance.runner.record import EXIT_RUNNING
 from starview_app.maintenance.runner.request import take_request
-from starview_app.maintenance.runner.runs import EXIT_FAILED, EXIT_RUNNING, supervise
+from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
 from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
 from starview_app.maintenance.runner.supervisor import tell
 
@@ -50,8 +51,8 @@ class Command(BaseCommand):
             command.run_from_argv([program, name, *arguments])
             return
         supervise(take_request(name, arguments, now=timezone.now()))
-        with telling_errors():
-            self._run(name, command, [program, name, *arguments])
+        _tell_errors_of(command)
+        self._run(name, command, [program, name, *arguments])
 
     def handle(self, *args: Any, **options: Any) -> None:
         raise CommandError("run_job is for the command line")
@@ -94,6 +95,17 @@ class Command(BaseCommand):
         tell(error=text)
         self.stderr.write(f"CommandError: {text}")
         raise SystemExit(code)
+
+
+def _tell_errors_of(command: BaseCommand) -> None:
+    """Its `run_from_argv` makes an exit code of some errors."""
+    execute = command.execute
+
+    def execute_and_tell(*args: Any, **options: Any) -> str | None:
+        with telling_errors():
+            return execute(*args, **options)
+
+    command.execute = execute_and_tell  # type: ignore[method-assign]
 
 
 def _cancel_query() -> None:

@@ -1,0 +1,226 @@
+"""What is known of the jobs and their runs: for `jobs`, as plain values.
+
+Lists never read the output of a run, and every query goes by an index.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import structlog
+from django.db import connection
+
+from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner.costs import cost_of, first_moment
+from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.registry import is_recorded
+from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.slots import (
+    FAILURES,
+    SlotRun,
+    SlotState,
+    slot_states,
+)
+
+logger = structlog.get_logger(__name__)
+
+Outcome = JobRun.Outcome
+
+# By the index jobrun_of_job, ten rows of each job: the last that was not skipped, since
+# that says more about a job that is paused, or refused to run beside itself.
+_LAST = """
+    SELECT DISTINCT ON (last.job) last.id
+    FROM unnest(%(jobs)s::text[]) AS wanted (job)
+    CROSS JOIN LATERAL (
+        SELECT id, job, started_at, outcome
+        FROM maintenance_jobrun
+        WHERE job BETWEEN wanted.job AND wanted.job
+        ORDER BY job, started_at DESC
+        LIMIT 10
+    ) AS last
+    ORDER BY last.job, last.outcome = 'skipped', last.started_at DESC
+"""
+# By the index jobrun_of_job, a step for each name: DISTINCT would read every row.
+_NAMES = """
+    WITH RECURSIVE known AS (
+        (SELECT job FROM maintenance_jobrun ORDER BY job LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT job
+            FROM maintenance_jobrun
+            WHERE job > known.job
+            ORDER BY job
+            LIMIT 1
+        )
+        FROM known
+        WHERE known.job IS NOT NULL
+    )
+    SELECT job FROM known WHERE job IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, without its output."""
+
+    id: int
+    job: str
+    slot: datetime | None
+    attempt: int
+    trigger: str
+    command: str
+    host: str
+    pid: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str
+    exit_code: int | None
+    seconds: float  # of one that is under way: until now
+    counts: dict[str, Any]
+    error: str
+    cost: float  # dollars
+
+
+@dataclass(frozen=True)
+class RunWithOutput(Run):
+    output: str
+
+
+_COLUMNS = [field.name for field in fields(Run) if field.name != "cost"]
+
+
+@dataclass(frozen=True)
+class JobOverview:
+    """One line of the crontab. What follows `times` is empty when not recorded."""
+
+    name: str
+    schedule: str  # in words
+    times: str
+    next_run_at: datetime
+    is_recorded: bool
+    last_run: Run | None = None
+    paused_until: datetime | None = None
+    overdue: str = ""
+    failing_run: int | None = None  # the run that failed last, when none mended it
+
+
+def mark_killed(now: datetime) -> None:
+    """So that no run is shown as running whose process is gone."""
+    for number, job in mark_crashed(now):
+        logger.error("run_crashed", job=job, run=number)
+
+
+def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
+    """Every line of the crontab, in its order."""
+    recorded = [line for line in lines if line.job and is_recorded(line)]
+    states = {state.schedule: state for state in slot_states(recorded, now)}
+    last = _last_runs([line.job for line in recorded], now)
+    return [
+        _overview(line, states.get(line), last.get(line.job), now) for line in lines
+    ]
+
+
+def history(
+    job: str | None, *, only_failed: bool, limit: int, now: datetime
+) -> list[Run]:
+    """The newest runs first, of one job or of all."""
+    rows = JobRun.objects.order_by("-started_at", "-id")
+    if only_failed:  # as the index jobrun_failed has it
+        rows = rows.filter(outcome__in=FAILURES, **({"job": job} if job else {}))
+    elif job:  # as in _LAST
+        rows = rows.filter(job__range=(job, job)).order_by("job", "-started_at", "-id")
+    return [_run(row, now) for row in rows.values(*_COLUMNS)[:limit]]
+
+
+def names_with_runs() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(_NAMES)
+        return [name for (name,) in cursor.fetchall()]
+
+
+def find_run(number: int, now: datetime) -> RunWithOutput | None:
+    """Everything about one run; of one that is under way, what was saved so far."""
+    row = JobRun.objects.filter(id=number).values(*_COLUMNS, "output").first()
+    return _run_with_output(row, now)
+
+
+def last_manual_run(
+    job: str, *, host: str, since: datetime, now: datetime
+) -> RunWithOutput | None:
+    """The record of what `jobs run` has just started on this host."""
+    rows = JobRun.objects.filter(
+        job=job, started_at__gte=since, trigger=JobRun.Trigger.MANUAL, host=host
+    )
+    row = rows.order_by("started_at").values(*_COLUMNS, "output").first()
+    return _run_with_output(row, now)
+
+
+def failing_run(state: SlotState) -> SlotRun | None:
+    """The last run of the schedule that ended by itself, when it failed."""
+    decided = [
+        run for run in state.since if run.has_failed or run.outcome == Outcome.SUCCEEDED
+    ]
+    return decided[-1] if decided and decided[-1].has_failed else None
+
+
+def pause(job: str, *, until: datetime, now: datetime) -> None:
+    """The schedule does not run it before `until`; people still can."""
+    Job.objects.update_or_create(
+        name=job,
+        defaults={"paused_until": until},
+        create_defaults={"paused_until": until, "first_seen_at": now},
+    )
+
+
+def resume(job: str, *, now: datetime) -> bool:
+    """End the pause; returns whether there was one."""
+    paused = Job.objects.filter(name=job, paused_until__gt=now)
+    return paused.update(paused_until=None) > 0
+
+
+# -- internal helpers ---------------------------------------------------------------
+
+
+def _overview(
+    line: ScheduledJob, state: SlotState | None, last: Run | None, now: datetime
+) -> JobOverview:
+    if state is None:
+        next_run_at = line.next_after(now)
+        return JobOverview(line.name, line.in_words, line.times, next_run_at, False)
+    paused_until = state.paused_until if state.is_paused else None
+    failed = failing_run(state)
+    return JobOverview(
+        name=line.name,
+        schedule=line.in_words,
+        times=line.times,
+        next_run_at=line.next_after(first_moment(now, paused_until)),
+        is_recorded=True,
+        last_run=last,
+        paused_until=paused_until,
+        overdue=state.overdue,
+        failing_run=failed.id if failed else None,
+    )
+
+
+def _last_runs(jobs: Sequence[str], now: datetime) -> dict[str, Run]:
+    with connection.cursor() as cursor:
+        cursor.execute(_LAST, {"jobs": list(jobs)})
+        numbers = [number for (number,) in cursor.fetchall()]
+    rows = JobRun.objects.filter(id__in=numbers).values(*_COLUMNS)
+    return {row["job"]: _run(row, now) for row in rows}
+
+
+def _run(row: dict[str, Any], now: datetime) -> Run:
+    return Run(**_reckoned(row, now))
+
+
+def _run_with_output(row: dict[str, Any] | None, now: datetime) -> RunWithOutput | None:
+    return RunWithOutput(**_reckoned(row, now)) if row else None
+
+
+def _reckoned(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+    seconds = row["seconds"]
+    if seconds is None:
+        seconds = max((now - row["started_at"]).total_seconds(), 0.0)
+    return {**row, "seconds": round(seconds, 3), "cost": cost_of(seconds)}

@@ -1,0 +1,458 @@
+"""`jobs`: the jobs of the crontab and their runs, as Render's dashboard shows them."""
+
+import json
+import os
+import re
+import socket
+import sys
+import unicodedata
+from argparse import SUPPRESS, ArgumentTypeError
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+from django.db import ProgrammingError
+from django.utils import timezone
+
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner import costs, history
+from starview_app.maintenance.runner.command import (
+    EXIT_WRONG_OPTIONS,
+    clear_errors,
+    whole_number,
+)
+from starview_app.maintenance.runner.health import check_health
+from starview_app.maintenance.runner.launch import Launcher
+from starview_app.maintenance.runner.registry import is_recorded, recorded_jobs
+from starview_app.maintenance.runner.request import environment_of, scheduled_jobs
+from starview_app.maintenance.runner.schedule import (
+    ScheduledJob,
+    parse_crontab,
+    read_text,
+)
+from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.text import one_line
+
+MAX_PAUSE = timedelta(days=400)
+_WIDTH = 100  # of a line for people
+_CELL_WIDTH = 36
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# Controls, what is invisible, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Zl", "Zp"}
+
+_SUBCOMMANDS = {
+    "list": "List the crontab's jobs: their times, last run, next run and troubles.",
+    "history": "Show the run history, newest first: duration, status and cost.",
+    "show": "Show everything about one run, with its output; also while it runs.",
+    "run": "Run a job now, as its line of the crontab does, and end as it ends.",
+    "costs": "Show what the runs of this month cost at Render's price per minute.",
+    "pause": "Keep the schedule from running a job until a moment.",
+    "resume": "End the pause of a job.",
+    "health": "Say whether the scheduler lives and no job is overdue; exits 1 if not.",
+    "check": "Read the crontab over for mistakes; needs no database.",
+}
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a subcommand says: `facts` as JSON, or the same as lines for people."""
+
+    facts: dict[str, Any]
+    lines: Sequence[str] = field(default_factory=list)
+    exit_code: int = 0
+
+
+class Command(BaseCommand):
+    help = (
+        "Shows the crontab's jobs, their runs and their costs; runs, pauses and resumes"
+        " a job. Without a subcommand it lists the jobs. All times are UTC."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        _add_json(parser, default=False)
+        subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+        parsers = {}
+        for name, text in _SUBCOMMANDS.items():
+            parsers[name] = subparsers.add_parser(name, help=text, description=text)
+            _add_json(parsers[name], default=SUPPRESS)
+        for name in ("run", "pause", "resume"):
+            parsers[name].add_argument("name", metavar="NAME", help="the job's name")
+        add = parsers["history"].add_argument
+        add("name", metavar="NAME", nargs="?", help="of this job only")
+        add("--failed", action="store_true", help="only runs that failed")
+        add(
+            "--limit",
+            type=whole_number(1, "runs", maximum=10_000),
+            default=20,
+            help="how many, 20 by default",
+        )
+        numbers = whole_number(1, "a run's number", maximum=2**63 - 1)
+        parsers["show"].add_argument("run", metavar="RUN", type=numbers)
+        parsers["pause"].add_argument(
+            "--until",
+            metavar="WHEN",
+            type=_moment,
+            required=True,
+            help="YYYY-MM-DD or YYYY-MM-DDTHH:MM, UTC",
+        )
+        parsers["check"].add_argument(
+            "file", metavar="FILE", nargs="?", help="by default the image's crontab"
+        )
+
+    def handle(self, *, subcommand: str | None, as_json: bool, **options: Any) -> None:
+        report_on = getattr(self, f"_{subcommand or 'list'}")
+        options |= {"as_json": as_json, "now": timezone.now()}
+        with clear_errors():
+            try:
+                report: _Report = report_on(**options)
+            except ProgrammingError:  # of tables that are not there yet
+                if not create_own_tables():
+                    raise
+                report = report_on(**options)
+        for line in [_as_json(report.facts)] if as_json else report.lines:
+            self.stdout.write(line)
+        if report.exit_code:
+            raise SystemExit(report.exit_code)
+
+    # -- subcommands ------------------------------------------------------------------
+
+    def _list(self, *, now: datetime, **options: Any) -> _Report:
+        history.mark_killed(now)
+        jobs = history.overview(scheduled_jobs(), now)
+        rows = [("JOB", "LAST RUN (UTC)", "NEXT RUN (UTC)")]
+        rows += [(job.name, _last_run(job), _time(job.next_run_at)) for job in jobs]
+        head, *lines = _table(rows)
+        for position, job in enumerate(jobs):
+            lines[position] += f"\n    {_clipped(_notes(job), _WIDTH - 4)}"
+        facts = {"jobs": [asdict(job) for job in jobs]}
+        return _Report(facts, [head, *lines] if jobs else ["No jobs"])
+
+    def _history(
+        self,
+        *,
+        name: str | None,
+        failed: bool,
+        limit: int,
+        now: datetime,
+        **options: Any,
+    ) -> _Report:
+        history.mark_killed(now)
+        runs = history.history(name, only_failed=failed, limit=limit, now=now)
+        if name and not runs:
+            known = [job.job for job in recorded_jobs()] + history.names_with_runs()
+            if name not in known:
+                _fail_unknown(name, known, returncode=1)
+        rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "STATUS", "COST")]
+        rows += [
+            (
+                str(run.id),
+                _time(run.started_at),
+                run.job,
+                _duration(run.seconds),
+                run.outcome,
+                _dollars(run.cost),
+            )
+            for run in runs
+        ]
+        head, *lines = _table(rows, right=(0, 3, 5))
+        for position, run in enumerate(runs):
+            lines[position] += f"\n    {_clipped(_circumstances(run), _WIDTH - 4)}"
+        facts = {"runs": [asdict(run) for run in runs]}
+        return _Report(facts, [head, *lines] if runs else ["No runs"])
+
+    def _show(self, *, run: int, now: datetime, **options: Any) -> _Report:
+        history.mark_killed(now)
+        found = history.find_run(run, now)
+        if found is None:
+            raise CommandError(f"there is no run {run} HINT: jobs history lists them")
+        return _Report({"run": asdict(found)}, _all_of(found))
+
+    def _run(
+        self, *, name: str, as_json: bool, now: datetime, **options: Any
+    ) -> _Report:
+        line = _line_of(name)
+        launcher = Launcher()
+        variables = environment_of(JobRun.Trigger.MANUAL)
+        with _stdout_is_for_the_report(as_json), launcher.passing_signals_on():
+            code = launcher.run(line, variables)
+        record = None
+        with suppress(DatabaseError):  # the run has said so, and ended as it did
+            if as_json:
+                record = history.last_manual_run(
+                    line.job, host=socket.gethostname(), since=now, now=timezone.now()
+                )
+        exit_code = code if code >= 0 else 128 - code  # as a shell shows a signal
+        run = asdict(record) if record else None
+        return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
+
+    def _costs(self, *, now: datetime, **options: Any) -> _Report:
+        history.mark_killed(now)
+        month = costs.month_costs(recorded_jobs(), now)
+        rows = [("JOB", "RUNS", "SO FAR", "RUNS LEFT", "USUALLY", "WHOLE MONTH")]
+        rows += [
+            (
+                job.name,
+                str(job.runs),
+                _dollars(job.so_far),
+                str(job.runs_left) if job.is_scheduled else "",
+                "" if job.usual_seconds is None else _duration(job.usual_seconds),
+                "unknown" if job.expected is None else _dollars(job.expected),
+            )
+            for job in month.jobs
+        ]
+        total = ("total", "", _dollars(month.so_far), "", "", _dollars(month.expected))
+        facts = {
+            **asdict(month),
+            "cheaper": month.cheaper,
+            "per_minute": costs.PER_MINUTE,
+            "cron_job_per_month": costs.CRON_JOB_PER_MONTH,
+        }
+        count = sum(job.is_scheduled for job in month.jobs)
+        lines = [
+            f"{month.month} (UTC) at ${costs.PER_MINUTE} a minute:",
+            *_table([*rows, total], right=(1, 2, 3, 4, 5)),
+            f"Render bills ${costs.CRON_JOB_PER_MONTH:.2f} a month or more for each"
+            f" job, ${month.as_cron_jobs:.2f} for {count};",
+            f"one worker that runs them all is ${month.as_worker:.2f} a month."
+            f" {month.cheaper}",
+        ]
+        return _Report(facts, lines)
+
+    def _pause(
+        self, *, name: str, until: datetime, now: datetime, **options: Any
+    ) -> _Report:
+        line = _recorded_line_of(name)
+        history.pause(name, until=until, now=now)
+        next_run_at = line.next_after(costs.first_moment(now, until))
+        text = (
+            f"{one_line(name)} is paused until {_time(until)} UTC;"
+            f" its next run is at {_time(next_run_at)} UTC"
+        )
+        facts = {"job": name, "paused_until": until, "next_run_at": next_run_at}
+        return _Report(facts, [text])
+
+    def _resume(self, *, name: str, now: datetime, **options: Any) -> _Report:
+        was_paused = history.resume(name, now=now)
+        if not was_paused:
+            _recorded_line_of(name)
+        text = f"{one_line(name)} {'is resumed' if was_paused else 'is not paused'}"
+        facts = {"job": name, "paused_until": None, "was_paused": was_paused}
+        return _Report(facts, [text])
+
+    def _health(self, *, now: datetime, **options: Any) -> _Report:
+        health = check_health(scheduled_jobs(), now)
+        failing = [f"failing: {text}" for text in health.failing]
+        facts = {"healthy": health.is_healthy, **asdict(health)}
+        if not health.is_healthy:
+            lines = [f"unhealthy: {one_line(text)}" for text in health.problems]
+            return _Report(facts, [*lines, *failing], exit_code=1)
+        text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, none overdue"
+        return _Report(facts, ["; ".join([text, *failing])])
+
+    def _check(self, *, file: str | None, **options: Any) -> _Report:
+        from starview_app.maintenance.runner.lint import lint
+
+        path = Path(file or settings.CRONTAB)
+        try:
+            text = read_text(path)
+        except OSError as error:
+            raise CommandError(one_line(f"cannot read {path}: {error}")) from error
+        findings = lint(text)
+        count = len(parse_crontab(text)[0])
+        facts = {"jobs": count, "findings": [asdict(found) for found in findings]}
+        lines = [
+            one_line(
+                f"crontab{f' line {found.line}' if found.line else ''}:"
+                f" {found.text} HINT: {found.fix}"
+            )
+            for found in findings
+        ]
+        good = f"crontab is good: {count} job{'' if count == 1 else 's'}"
+        return _Report(facts, lines or [good], exit_code=1 if findings else 0)
+
+
+# -- which job ----------------------------------------------------------------------
+
+
+def _line_of(name: str) -> ScheduledJob:
+    lines = {line.name: line for line in reversed(scheduled_jobs())}
+    if name not in lines:
+        _fail_unknown(name, reversed(lines), returncode=EXIT_WRONG_OPTIONS)
+    return lines[name]
+
+
+def _recorded_line_of(name: str) -> ScheduledJob:
+    line = _line_of(name)
+    if not (line.job and is_recorded(line)):
+        raise CommandError(
+            f"{one_line(name)} cannot be paused: its runs are not recorded HINT: run it"
+            " through `run_job`, or put a # in front of its line",
+            returncode=EXIT_WRONG_OPTIONS,
+        )
+    return line
+
+
+def _fail_unknown(name: str, known: Iterable[str], *, returncode: int) -> NoReturn:
+    names = ", ".join(dict.fromkeys(known)) or "none"
+    raise CommandError(
+        one_line(f"there is no job {name!r} HINT: the names are {names}"),
+        returncode=returncode,
+    )
+
+
+# -- options ------------------------------------------------------------------------
+
+
+def _add_json(parser: CommandParser, *, default: Any) -> None:
+    text = "print the same facts as one JSON object"
+    parser.add_argument(
+        "--json", dest="as_json", action="store_true", default=default, help=text
+    )
+
+
+def _moment(text: str) -> datetime:
+    """An argparse type: a moment in the future that a pause may end at."""
+    layout = "%Y-%m-%dT%H:%M" if "T" in text else "%Y-%m-%d"
+    try:
+        moment = datetime.strptime(text, layout).replace(tzinfo=UTC)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is neither YYYY-MM-DD nor YYYY-MM-DDTHH:MM (UTC)"
+        ) from None
+    now = timezone.now()
+    if not now < moment <= now + MAX_PAUSE:
+        raise ArgumentTypeError(
+            f"{text!r} is not within the next {MAX_PAUSE.days} days (UTC)"
+        )
+    return moment
+
+
+@contextmanager
+def _stdout_is_for_the_report(is_so: bool) -> Iterator[None]:
+    """What the job writes on stdout goes to stderr meanwhile."""
+    if not is_so:
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+# -- text ---------------------------------------------------------------------------
+
+
+def _last_run(job: history.JobOverview) -> str:
+    if not job.is_recorded:
+        return "not recorded"
+    if job.last_run is None:
+        return "never"
+    running = job.last_run.outcome == JobRun.Outcome.RUNNING
+    since = " since" if running else ""
+    return f"{job.last_run.outcome}{since} {_time(job.last_run.started_at)}"
+
+
+def _notes(job: history.JobOverview) -> str:
+    """The troubles first: of a long line the end is cut off."""
+    notes = [f"OVERDUE: {job.overdue}"] if job.overdue else []
+    if job.failing_run:
+        notes.append(f"FAILING: see `jobs show {job.failing_run}`")
+    if job.paused_until:
+        notes.append(f"PAUSED until {_time(job.paused_until)}")
+    return "; ".join([*notes, job.schedule])
+
+
+def _circumstances(run: history.Run) -> str:
+    attempt = f", attempt {run.attempt}" if run.attempt > 1 else ""
+    told = [_counts(run), run.error]
+    return ": ".join([f"{run.trigger}{attempt}", *filter(None, told)])
+
+
+def _counts(run: history.Run) -> str:
+    return ", ".join(f"{name} {number}" for name, number in run.counts.items())
+
+
+def _all_of(run: history.RunWithOutput) -> list[str]:
+    ended = run.outcome
+    if run.exit_code is not None:
+        ended += f", exit code {run.exit_code}"
+    facts = {
+        "run": str(run.id),
+        "job": run.job,
+        "status": ended,
+        "started": _time(run.started_at, "%Y-%m-%d %H:%M:%S UTC"),
+        "finished": _time(run.finished_at, "%Y-%m-%d %H:%M:%S UTC"),
+        "duration": _duration(run.seconds),
+        "cost": _dollars(run.cost),
+        "trigger": f"{run.trigger}, attempt {run.attempt}",
+        "slot": _time(run.slot, "%Y-%m-%d %H:%M UTC"),
+        "command": run.command,
+        "process": f"{run.pid} on {run.host}",
+        "counts": _counts(run),
+        "error": run.error,
+    }
+    lines = [f"{name:<9} {one_line(text)}" for name, text in facts.items() if text]
+    title = "output:" if run.finished_at else "output so far, as it was last saved:"
+    return [*lines, "", title, _printable(run.output) or "(none)"]
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        character
+        for character in _TERMINAL_CODE.sub("", text).rstrip()
+        if character in "\n\t" or unicodedata.category(character) not in _UNPRINTABLE
+    )
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Aligned columns, those of `right` to the right; no cell can break its line."""
+    clean = [[_clipped(cell, _CELL_WIDTH) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if position in right else cell.ljust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in clean
+    ]
+
+
+def _clipped(text: str, width: int) -> str:
+    text = one_line(text)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _time(moment: datetime | None, layout: str = "%Y-%m-%d %H:%M") -> str:
+    return moment.astimezone(UTC).strftime(layout) if moment else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m {rest:02}s" if hours else f"{minutes}m {rest:02}s"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.6f}"
+
+
+def _as_json(facts: dict[str, Any]) -> str:
+    """On one line and in ASCII: it passes through LOG_FORMAT=json unchanged."""
+
+    def iso(value: datetime) -> str:
+        return value.astimezone(UTC).isoformat()
+
+    return json.dumps(facts, default=iso)

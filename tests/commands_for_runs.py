@@ -1,0 +1,96 @@
+"""Management commands that are not ours, for `run_job`: each does one thing only."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
+
+
+class Print(BaseCommand):
+    """Writes what its arguments say."""
+
+    def add_arguments(self, parser: Any) -> None:
+        parser.add_argument("words", nargs="*")
+
+    def handle(self, *, words: list[str], **options: Any) -> None:
+        self.stdout.write(" ".join(words) or "printed")
+        self.stderr.write("to the other stream")
+
+
+class Wait(BaseCommand):
+    """Waits in its own code until it is ended."""
+
+    def handle(self, **options: Any) -> None:
+        self.stdout.write("waiting")
+        self.stdout.flush()
+        threading.Event().wait()
+
+
+class WaitInQuery(BaseCommand):
+    """Waits inside libpq, where no Python signal handler runs."""
+
+    def handle(self, **options: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(300)")
+
+
+class Stubborn(BaseCommand):
+    """Does not hear any signal."""
+
+    def handle(self, **options: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
+        self.stdout.write("waiting")
+        self.stdout.flush()
+        while True:
+            signal.pause()
+
+
+class Fail(BaseCommand):
+    """Fails as an operator can mend."""
+
+    def handle(self, **options: Any) -> None:
+        raise CommandError("the bucket is full HINT: empty it")
+
+
+class Bug(BaseCommand):
+    """Fails as only a developer can mend."""
+
+    def handle(self, **options: Any) -> None:
+        raise ValueError("a bug")
+
+
+class Flood(BaseCommand):
+    """Writes a megabyte."""
+
+    def handle(self, **options: Any) -> None:
+        for number in range(10_000):
+            self.stdout.write(f"{number:05} {'x' * 93}")
+        self.stdout.write("a NUL \x00 and no text \udcff at the end")
+
+
+class Nested(BaseCommand):
+    """Runs another job's command as a process of its own."""
+
+    def handle(self, **options: Any) -> None:
+        names = [name for name in os.environ if name == "JOB" or "STARVIEW_JOB" in name]
+        self.stdout.write(f"inherited: {names}")
+        done = subprocess.run(
+            [sys.executable, "manage.py", "run_job", "clearsessions"], check=False
+        )
+        self.stdout.write(f"its exit code: {done.returncode}")
+
+
+class CloseConnection(BaseCommand):
+    """Closes Django's connection, which opens another: its own business."""
+
+    def handle(self, **options: Any) -> None:
+        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        self.stdout.write("connected anew")

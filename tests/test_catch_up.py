@@ -1,0 +1,415 @@
+"""What was missed or failed is run again: once per slot, and not for ever.
+
+The clock is a value here. `World` plays supercronic and `catch_up` over days and
+months; a run is a row, as the runner writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner.catch_up import catch_up, due_now
+from starview_app.maintenance.runner.schedule import (
+    ScheduledJob,
+    parse_crontab,
+    read_crontab,
+)
+from starview_app.maintenance.runner.slots import SlotState, slot_states
+from tests.conftest import ROOT, Manage
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+TEN_MINUTES = 10 * MINUTE
+
+DAILY = "0 2 * * *"
+WEEKLY = "0 3 * * 0"
+MONTHLY = "0 4 1 * *"
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # a Monday
+
+
+def line(times: str, name: str = "job") -> ScheduledJob:
+    text = f"{times} JOB={name} timeout 1h python manage.py run_job clearsessions\n"
+    (job,), _ = parse_crontab(text)
+    return job
+
+
+def known(*jobs: ScheduledJob, since: datetime) -> None:
+    for job in jobs:
+        Job.objects.create(name=job.job, first_seen_at=since)
+
+
+def recorded(
+    job: ScheduledJob,
+    outcome: str,
+    started_at: datetime,
+    *,
+    slot: datetime | None = None,
+    attempt: int = 1,
+    trigger: str = "schedule",
+    seconds: float = 5.0,
+    exit_code: int = 0,
+) -> JobRun:
+    is_running = outcome == "running"
+    return JobRun.objects.create(
+        job=job.job,
+        slot=slot,
+        attempt=attempt,
+        trigger=trigger,
+        command="clearsessions",
+        host="there",
+        pid=1,
+        outcome=outcome,
+        exit_code=None if is_running else exit_code,
+        started_at=started_at,
+        finished_at=None if is_running else started_at + timedelta(seconds=seconds),
+        seconds=None if is_running else seconds,
+    )
+
+
+def state_of(job: ScheduledJob, now: datetime) -> SlotState:
+    (state,) = slot_states([job], now)
+    return state
+
+
+def reasons(job: ScheduledJob, now: datetime) -> list[str]:
+    return [due.reason for due in due_now([job], now)]
+
+
+class World:
+    """supercronic where `is_up`, and catch-up every ten minutes there."""
+
+    def __init__(
+        self,
+        jobs: list[ScheduledJob],
+        *,
+        is_up: Callable[[datetime], bool] = lambda now: True,
+        outcome: Callable[[ScheduledJob, datetime], str] = lambda job, now: "succeeded",
+    ) -> None:
+        self.jobs = jobs
+        self.now = NOON
+        self._is_up = is_up
+        self._outcome = outcome
+        self.runs: list[tuple[str, datetime, datetime, int]] = []
+
+    def play(self, begin: datetime, end: datetime) -> None:
+        """Every minute at which something may happen, `end` exclusive."""
+        for job in self.jobs:
+            Job.objects.get_or_create(
+                name=job.job, defaults={"first_seen_at": begin - MINUTE}
+            )
+        self.now = begin
+        while self.now < end:
+            if self._is_up(self.now):
+                for job in self.jobs:
+                    if job.last_due(self.now) == self.now:
+                        self._run(job, self.now, 1, "schedule")
+                if self.now.minute % 10 == 0:
+                    catch_up(
+                        self.jobs,
+                        clock=lambda: self.now,
+                        launch=lambda state: self._run(
+                            state.schedule, state.slot, state.next_attempt, "catch-up"
+                        ),
+                        should_stop=lambda: False,
+                    )
+            self.now = self._next_moment()
+
+    def _next_moment(self) -> datetime:
+        """The next ten minutes around a slot; else the next slot, or change."""
+        return self.now + TEN_MINUTES
+
+    def _run(
+        self, job: ScheduledJob, slot: datetime, attempt: int, trigger: str
+    ) -> None:
+        outcome = self._outcome(job, self.now)
+        recorded(job, outcome, self.now, slot=slot, attempt=attempt, trigger=trigger)
+        self.runs.append((job.job, slot, self.now, attempt))
+
+
+# -- missed --------------------------------------------------------------------------
+
+
+def test_a_slot_that_nobody_ran_is_run() -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+
+    assert reasons(job, NOON) == ["missed"]
+
+
+def test_a_slot_is_left_to_supercronic_for_five_minutes() -> None:
+    job = line(DAILY)
+    known(job, since=NOON - 60 * DAY)
+    slot = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+
+    assert reasons(job, slot) == []
+    assert reasons(job, slot + timedelta(minutes=4, seconds=59)) == []
+    assert reasons(job, slot + timedelta(minutes=5)) == ["missed"]
+
+
+def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
+    job = line(MONTHLY)
+
+    assert reasons(job, NOON) == []
+    assert Job.objects.get(name="job").first_seen_at == NOON
+    assert reasons(job, NOON + 20 * DAY) == ["missed"]
+
+
+def test_of_many_missed_slots_the_newest_is_run_once() -> None:
+    job = line(DAILY)
+    world = World([job], is_up=lambda now: now >= NOON)
+    world.play(NOON - 5 * DAY, NOON + 6 * HOUR)
+
+    assert world.runs == [("job", datetime(2026, 11, 23, 2, tzinfo=UTC), NOON, 1)]
+
+
+def test_the_newest_slot_comes_first() -> None:
+    jobs = [line(MONTHLY, "monthly"), line(DAILY, "daily"), line(WEEKLY, "weekly")]
+    known(*jobs, since=NOON - 60 * DAY)
+
+    assert [due.state.job for due in due_now(jobs, NOON)] == [
+        "daily",
+        "weekly",
+        "monthly",
+    ]
+
+
+def test_what_is_due_again_within_the_hour_is_not_made_up_for() -> None:
+    job = line(DAILY)
+    known(job, since=NOON - 60 * DAY)
+    next_slot = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
+
+    assert reasons(job, next_slot - HOUR - MINUTE) == ["missed"]
+    assert reasons(job, next_slot - HOUR) == []
+
+
+def test_a_job_of_every_hour_is_never_made_up_for() -> None:
+    job = line("0 * * * *")
+    known(job, since=NOON - 60 * DAY)
+
+    assert [reasons(job, NOON + n * MINUTE) for n in range(60)] == 60 * [[]]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "skipped", "running"])
+def test_a_slot_that_is_done_or_under_way_is_left_alone(outcome: str) -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    recorded(job, outcome, NOON - 2 * DAY, slot=job.last_due(NOON))
+
+    assert reasons(job, NOON) == []
+
+
+def test_a_paused_job_is_left_alone_until_its_pause_is_over() -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    Job.objects.update(paused_until=NOON + HOUR)
+
+    assert reasons(job, NOON) == []
+    assert reasons(job, NOON + HOUR) == ["missed"]
+
+
+def test_jobs_run_does_the_work_of_the_slot_and_a_command_by_hand_does_not() -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    recorded(job, "succeeded", NOON - DAY, trigger="by hand")
+    by_hand = reasons(job, NOON)
+
+    recorded(job, "succeeded", NOON - HOUR, trigger="manual")
+
+    assert by_hand == ["missed"]
+    assert reasons(job, NOON) == []
+
+
+# -- failed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["failed", "timed out", "crashed"])
+def test_a_failure_is_tried_again_after_10_minutes_1_hour_and_6_hours_and_then_not(
+    outcome: str,
+) -> None:
+    job = line(MONTHLY)
+    world = World([job], outcome=lambda job, now: outcome)
+    slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
+    world.play(slot - HOUR, slot + 3 * DAY)
+
+    # Each counts from the failure before it.
+    assert [(begun - slot, attempt) for _, _, begun, attempt in world.runs] == [
+        (0 * MINUTE, 1),
+        (10 * MINUTE, 2),
+        (70 * MINUTE, 3),
+        (430 * MINUTE, 4),
+    ]
+
+
+def test_a_retry_that_succeeds_is_the_last() -> None:
+    job = line(MONTHLY)
+    slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
+    world = World(
+        [job],
+        outcome=lambda job, now: "succeeded" if now >= slot + HOUR else "failed",
+    )
+    world.play(slot - HOUR, slot + 3 * DAY)
+
+    assert [attempt for *_, attempt in world.runs] == [1, 2, 3]
+
+
+def test_a_new_slot_begins_anew() -> None:
+    job = line(DAILY)
+    world = World([job], outcome=lambda job, now: "failed")
+    begin = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
+    world.play(begin, begin + 2 * DAY)
+
+    assert [attempt for *_, attempt in world.runs] == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_an_interrupted_run_is_tried_again_and_counts_as_no_failure() -> None:
+    job = line(MONTHLY)
+    slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
+    deploys = iter(["interrupted"] * 6)
+    world = World([job], outcome=lambda job, now: next(deploys, "succeeded"))
+    world.play(slot - HOUR, slot + DAY)
+
+    assert [begun - slot for _, _, begun, _ in world.runs] == [
+        n * TEN_MINUTES for n in range(7)
+    ]
+
+
+def test_a_run_that_was_refused_beside_another_is_tried_again() -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    slot = job.last_due(NOON)
+    recorded(job, "skipped", NOON - HOUR, slot=slot, exit_code=75)
+
+    assert reasons(job, NOON) == ["skipped, attempt 2"]
+
+
+def test_two_catch_ups_at_once_ask_for_the_same_attempt_which_one_gets() -> None:
+    """Both plan alike, so that the unique claim decides."""
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    recorded(job, "failed", NOON - HOUR, slot=job.last_due(NOON))
+
+    first, second = (due_now([job], NOON)[0].state for _ in range(2))
+
+    assert (first.slot, first.next_attempt) == (second.slot, second.next_attempt)
+
+
+# -- each schedule of the crontab ----------------------------------------------------
+
+PROJECTS = [
+    job for job in read_crontab(ROOT / "crontab") if "catch_up" not in job.command
+]
+MONTH_ENDS = [
+    datetime(2026, 11, 30, tzinfo=UTC),
+    datetime(2026, 12, 31, tzinfo=UTC),  # of a year
+    datetime(2027, 2, 28, tzinfo=UTC),
+    datetime(2028, 2, 28, tzinfo=UTC),  # before a leap day
+    datetime(2028, 2, 29, tzinfo=UTC),
+]
+
+
+@pytest.mark.parametrize("job", PROJECTS, ids=lambda job: job.job)
+@pytest.mark.parametrize("day", MONTH_ENDS, ids=lambda day: f"{day:%Y-%m-%d}")
+def test_a_worker_that_was_down_for_two_days_makes_up_for_each_job_once(
+    job: ScheduledJob, day: datetime
+) -> None:
+    down, up = day, day + 2 * DAY + 12 * HOUR
+    world = World([job], is_up=lambda now: not down <= now < up)
+    world.play(day - 8 * DAY, day + 12 * DAY)
+
+    slots = [slot for _, slot, *_ in world.runs]
+    made_up = [slot for _, slot, begun, _ in world.runs if begun != slot]
+    missed = {
+        job.last_due(moment)
+        for moment in (down + n * HOUR for n in range(60))
+        if down <= job.last_due(moment) < up
+    }
+    assert len(slots) == len(set(slots))
+    assert made_up == ([max(missed)] if missed else [])
+    # Nothing else is left out.
+    every = {job.last_due(day - 8 * DAY + n * HOUR) for n in range(20 * 24)}
+    every = {slot for slot in every if slot >= day - 8 * DAY}
+    assert every - set(slots) == missed - {max(missed, default=day)}
+
+
+@pytest.mark.parametrize("job", PROJECTS, ids=lambda job: job.job)
+def test_a_deploy_at_its_minute_loses_no_slot(job: ScheduledJob) -> None:
+    slot = job.next_after(NOON)
+    world = World([job], is_up=lambda now: not slot <= now < slot + 2 * MINUTE)
+    world.play(slot - HOUR, slot + HOUR)
+
+    assert world.runs == [(job.job, slot, slot + TEN_MINUTES, 1)]
+
+
+def test_a_leap_days_slot_is_made_up_for_on_the_day_after() -> None:
+    job = line("0 4 29 2 *")
+    leap_day = datetime(2028, 2, 29, tzinfo=UTC)
+    world = World([job], is_up=lambda now: now.date() != leap_day.date())
+    world.play(leap_day - DAY, leap_day + 2 * DAY)
+
+    assert world.runs == [
+        ("job", leap_day + 4 * HOUR, leap_day + DAY, 1),
+    ]
+
+
+# -- the command ---------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
+    manage: Manage,
+) -> None:
+    name = "starview-cleanup-unverified-users"
+    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
+    (job,) = [job for job in PROJECTS if job.job == name]
+
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    listed = manage("catch_up", "--dry-run")
+    done = manage("catch_up", env={"PATH": path})
+    again = manage("catch_up", env={"PATH": path})
+
+    runs = [(run.job, run.trigger, run.outcome) for run in JobRun.objects.all()]
+    is_soon = job.next_after(datetime.now(UTC)) <= datetime.now(UTC) + HOUR
+    expected = [] if is_soon else [(name, "catch-up", "succeeded")]
+    assert (listed.returncode, done.returncode, again.returncode) == (0, 0, 0)
+    assert runs == expected
+    assert is_soon or f"{name}: slot " in listed.stdout
+    assert is_soon or "(missed)" in listed.stdout
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dry_run_changes_nothing(manage: Manage) -> None:
+    name = "starview-archive-audit-logs"
+    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
+
+    done = manage("catch_up", "--dry-run")
+
+    assert done.returncode == 0
+    assert not JobRun.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_the_database_away_catch_up_fails_in_one_line(
+    manage: Manage, tmp_path: Path
+) -> None:
+    done = manage(
+        "catch_up",
+        env={
+            "DATABASE_URL": "postgresql://u:hidden-word@127.0.0.1:9/x",
+            "TMPDIR": str(tmp_path),
+        },
+    )
+
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hidden-word" not in done.stderr

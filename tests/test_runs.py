@@ -1,0 +1,646 @@
+"""Every scheduled command runs inside the runner: claimed, recorded, watched over."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from django.db import connection
+
+from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner import record
+from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
+from tests.archive_processes import Command, Commands, Done, commands, kept
+from tests.conftest import Manage
+from tests.factories import execute, session, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+__all__ = ["commands", "kept"]
+
+# One line for each command of tests/commands_for_runs.py, due every day at midnight.
+CLASSES = {
+    "print": "Print",
+    "wait": "Wait",
+    "wait_in_query": "WaitInQuery",
+    "stubborn": "Stubborn",
+    "fail": "Fail",
+    "bug": "Bug",
+    "flood": "Flood",
+    "nested": "Nested",
+    "close_connection": "CloseConnection",
+}
+PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items()}
+
+RUNNER = "starview_app.maintenance.runner"
+SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
+FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
+
+Start = Callable[..., Command]
+Run = Callable[..., Done]
+
+
+def midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def only_run() -> JobRun:
+    return JobRun.objects.get()
+
+
+def outcomes() -> list[tuple[str, str]]:
+    runs = JobRun.objects.order_by("id")
+    return [(run.trigger, run.outcome) for run in runs]
+
+
+@pytest.fixture
+def start(commands: Commands, tmp_path: Path) -> Iterator[Start]:
+    """Start `run_job NAME` for tonight's slot, or by hand; `timeout` is the line's."""
+    begun: list[Command] = []
+
+    def start(
+        name: str,
+        *arguments: str,
+        by_hand: bool = False,
+        timeout: str = "timeout 1h",
+        constants: dict[str, float] | None = None,
+        **environment: str,
+    ) -> Command:
+        crontab = tmp_path / "crontab"
+        lines = [
+            f"0 0 * * * JOB=starview-{each} {timeout} python manage.py run_job {each}\n"
+            for each in CLASSES
+        ]
+        crontab.write_text("".join(lines))
+        job = {} if by_hand else {"JOB": f"starview-{name}"}
+        process = commands.start(
+            *("run_job", name, *arguments),
+            settings={"CRONTAB": str(crontab)},
+            environment={**job, **environment},
+            commands=PATHS,
+            constants=constants,
+            supervised=True,
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        for pid in (*children(process.pid), process.pid):
+            kill(pid)
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    def run(*arguments: str, **options: Any) -> Done:
+        return start(*arguments, **options).finish()
+
+    return run
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in text.split()]
+
+
+def worker_of(process: Command) -> int:
+    """The process that works, once it does."""
+    wait_until(lambda: "job_started" in process.err(), "the job has started")
+    (worker,) = children(process.pid)
+    return worker
+
+
+def kill_both(process: Command) -> Done:
+    """As a container is killed."""
+    kill(process.pid, signal.SIGSTOP)
+    for child in children(process.pid):
+        kill(child)
+    return process.kill()
+
+
+# -- the record ----------------------------------------------------------------------
+
+
+def test_a_run_is_recorded_with_all_that_an_operator_asks_for(run: Run) -> None:
+    before = datetime.now(UTC)
+
+    done = run("print", "hello")
+
+    recorded = only_run()
+    assert (done.code, done.out) == (0, "hello\n")
+    assert recorded.job == "starview-print"
+    assert recorded.slot == midnight()
+    assert recorded.attempt == 1
+    assert recorded.trigger == "schedule"
+    assert recorded.command == "print hello"
+    assert recorded.outcome == "succeeded"
+    assert recorded.exit_code == 0
+    assert recorded.host == socket.gethostname()
+    assert recorded.finished_at
+    assert before <= recorded.started_at <= recorded.finished_at <= datetime.now(UTC)
+    assert 0 < (recorded.seconds or 0) < 30
+    assert recorded.error == ""
+    assert "hello\n" in recorded.output
+    assert "to the other stream" in recorded.output
+
+
+def test_the_counts_that_a_job_reports_are_recorded(manage: Manage) -> None:
+    done = manage(
+        "cleanup_unverified_users", env={"JOB": "starview-cleanup-unverified-users"}
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert only_run().counts == {
+        "found": 0,
+        "deleted": 0,
+        "kept": 0,
+        "confirmations": 0,
+    }
+
+
+def test_a_failure_is_recorded_with_its_error_in_one_line(run: Run) -> None:
+    done = run("fail")
+
+    recorded = only_run()
+    assert done.code == 1
+    assert "CommandError: the bucket is full HINT: empty it" in done.err
+    assert (recorded.outcome, recorded.exit_code) == ("failed", 1)
+    assert recorded.error == "the bucket is full HINT: empty it"
+
+
+def test_a_bug_keeps_its_traceback_and_its_record_has_the_last_line_of_it(
+    run: Run,
+) -> None:
+    done = run("bug")
+
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert only_run().error == "ValueError: a bug"
+    assert "Traceback" in only_run().output
+
+
+def test_wrong_options_on_the_schedule_are_a_failed_run(manage: Manage) -> None:
+    job = "starview-cleanup-unverified-users"
+
+    done = manage("cleanup_unverified_users", "--days=soon", env={"JOB": job})
+
+    assert done.returncode == 2
+    assert (only_run().outcome, only_run().exit_code) == ("failed", 2)
+    assert "argument --days: 'soon' is not a whole number" in only_run().error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["--days=soon"], 2), (["--dry-run"], 0)],
+)
+def test_by_hand_what_changes_nothing_is_not_recorded(
+    arguments: list[str], code: int, manage: Manage
+) -> None:
+    done = manage("cleanup_unverified_users", *arguments)
+
+    assert done.returncode == code
+    assert not JobRun.objects.exists()
+
+
+def test_by_hand_there_is_no_slot_and_the_name_is_that_of_the_crontab(
+    manage: Manage,
+) -> None:
+    manage("cleanup_unverified_users", "--days=30")
+
+    recorded = only_run()
+    assert (recorded.job, recorded.slot, recorded.trigger) == (
+        "starview-cleanup-unverified-users",
+        None,
+        "by hand",
+    )
+    assert recorded.command == "cleanup_unverified_users --days=30"
+
+
+def test_a_command_that_the_crontab_does_not_have_keeps_its_own_name(
+    manage: Manage,
+) -> None:
+    manage("verify_audit_archives")
+
+    assert only_run().job == "verify_audit_archives"
+
+
+def test_the_last_64_KiB_of_the_output_are_kept_whatever_is_in_it(run: Run) -> None:
+    done = run("flood")
+
+    recorded = only_run()
+    assert done.code == 0
+    assert done.out.count("\n") == 10_001
+    assert OUTPUT_BYTES - 200 <= len(recorded.output.encode()) <= OUTPUT_BYTES + 200
+    assert "09999 xxx" in recorded.output
+    assert "00000 xxx" not in recorded.output
+    assert "a NUL \\x00" in recorded.output
+
+
+def test_a_secret_of_the_environment_is_in_no_record(
+    run: Run, test_environment: dict[str, str]
+) -> None:
+    secret = test_environment["AWS_SECRET_ACCESS_KEY"]
+
+    run("print", f"the key is {secret}")
+
+    assert secret not in only_run().output
+    assert "the key is ***" in only_run().output
+
+
+def test_what_a_run_has_written_so_far_can_be_read_while_it_runs(
+    start: Start,
+) -> None:
+    process = start("wait", constants={SAVE_SECONDS: 0.05})
+    worker_of(process)
+
+    wait_until(lambda: "waiting" in only_run().output, "the output was saved")
+
+    assert only_run().outcome == "running"
+
+
+def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
+    run: Run,
+) -> None:
+    now = datetime.now(UTC)
+    for days in (399, 401, 500):
+        JobRun.objects.create(
+            job="old",
+            trigger="schedule",
+            host="h",
+            pid=1,
+            command="c",
+            outcome="succeeded",
+            started_at=now - timedelta(days=days),
+            slot=now - timedelta(days=days),
+        )
+
+    run("print")
+
+    old = JobRun.objects.filter(job="old")
+    assert [(now - run.started_at).days for run in old] == [399]
+
+
+# -- once ---------------------------------------------------------------------------
+
+
+def test_a_slot_that_was_run_is_not_run_again_and_that_is_no_failure(run: Run) -> None:
+    run("print")
+
+    second = run("print")
+
+    assert (second.code, second.out) == (0, "")
+    assert "is taken: run " in second.err
+    assert f"on {socket.gethostname()} pid " in second.err
+    assert outcomes() == [("schedule", "succeeded")]
+
+
+def test_a_failed_slot_is_taken_as_well(run: Run) -> None:
+    run("fail")
+
+    second = run("fail")
+
+    assert second.code == 0
+    assert outcomes() == [("schedule", "failed")]
+
+
+def test_by_hand_a_job_runs_as_often_as_people_like(run: Run) -> None:
+    codes = [run("print", by_hand=True).code for _ in range(3)]
+
+    assert codes == [0, 0, 0]
+    assert outcomes() == 3 * [("by hand", "succeeded")]
+
+
+def test_a_second_run_by_hand_is_refused_and_says_who_runs_where_since_when(
+    start: Start, run: Run
+) -> None:
+    process = start("wait", by_hand=True)
+    worker = worker_of(process)
+
+    second = run("wait", by_hand=True)
+
+    assert second.code == 75
+    text = (
+        rf"another run of wait is under way: wait {socket.gethostname()} pid {worker},"
+        r" connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    )
+    assert re.search(text, second.err)
+    assert outcomes()[1] == ("by hand", "skipped")
+
+
+def test_a_scheduled_run_beside_one_by_hand_is_skipped_and_no_failure(
+    start: Start, run: Run
+) -> None:
+    worker_of(start("wait", by_hand=True))
+
+    scheduled = run("wait")
+
+    assert scheduled.code == 0
+    assert outcomes()[1] == ("schedule", "skipped")
+    assert "another run of wait is under way" in JobRun.objects.latest("id").error
+
+
+def test_JOB_counts_only_for_the_command_of_its_line(run: Run) -> None:
+    """A container that has JOB set for good must not lose a slot to something else."""
+    done = run("print", JOB="starview-fail")
+
+    assert done.code == 0
+    assert "job_not_in_crontab" in done.err
+    assert (only_run().slot, only_run().trigger) == (None, "by hand")
+
+
+def test_what_a_job_starts_in_turn_is_a_run_of_its_own(run: Run) -> None:
+    done = run("nested")
+
+    assert "inherited: []" in done.out
+    assert "its exit code: 0" in done.out
+    assert outcomes() == [("schedule", "succeeded"), ("by hand", "succeeded")]
+
+
+def test_a_paused_job_is_skipped_and_recorded_as_such(run: Run) -> None:
+    now = datetime.now(UTC)
+    Job.objects.create(
+        name="starview-print",
+        first_seen_at=now,
+        paused_until=now + timedelta(days=1),
+    )
+
+    done = run("print")
+
+    assert (done.code, done.out) == (0, "")
+    assert "paused until" in done.err
+    assert outcomes() == [("schedule", "skipped")]
+
+
+# -- stopping ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["wait", "wait_in_query"])
+def test_a_signal_stops_any_command_and_the_run_is_recorded_as_interrupted(
+    name: str, number: signal.Signals, start: Start
+) -> None:
+    process = start(name)
+    worker_of(process)
+
+    kill(process.pid, number)
+    done = process.finish()
+
+    assert done.code == 1
+    assert f"{name} was stopped by {number.name} before it was done" in done.err
+    assert outcomes() == [("schedule", "interrupted")]
+    assert "was stopped by" in only_run().error
+
+
+def test_a_signal_that_reaches_both_processes_is_one_stop(start: Start) -> None:
+    process = start("wait")
+    worker = worker_of(process)
+
+    for pid in (worker, process.pid, worker, process.pid):
+        kill(pid, signal.SIGTERM)
+    done = process.finish()
+
+    assert done.code == 1
+    assert outcomes() == [("schedule", "interrupted")]
+
+
+def test_the_deadline_of_the_crontab_stops_a_run_without_timeouts_help(
+    run: Run,
+) -> None:
+    done = run("wait", timeout="timeout 0.5")
+
+    assert done.code == 1
+    assert (only_run().outcome, only_run().exit_code) == ("timed out", 1)
+    assert only_run().error.startswith("its deadline was over: ")
+
+
+def test_what_ignores_its_deadline_is_killed_and_recorded_as_timed_out(
+    run: Run,
+) -> None:
+    done = run("stubborn", timeout="timeout -k 0.5 2")
+
+    assert done.code == 1
+    assert (only_run().outcome, only_run().exit_code) == ("timed out", 137)
+    assert (
+        only_run().error
+        == "its deadline was over: killed by signal 9: perhaps it ran out of memory"
+    )
+
+
+# -- kill -9 -------------------------------------------------------------------------
+
+
+def test_a_command_that_is_killed_is_recorded_at_once_with_its_output(
+    start: Start,
+) -> None:
+    process = start("wait")
+    worker = worker_of(process)
+    wait_until(lambda: "waiting" in process.out(), "it waits")
+
+    kill(worker)
+    done = process.finish()
+
+    assert done.code == 1
+    assert outcomes() == [("schedule", "crashed")]
+    assert only_run().exit_code == 137
+    assert "killed by signal 9" in only_run().error
+    assert "waiting" in only_run().output
+    assert "outcome=crashed" in done.err
+
+
+def test_a_run_whose_processes_are_all_gone_is_found_by_its_free_lock(
+    start: Start,
+) -> None:
+    process = start("wait")
+    worker_of(process)
+    alive = mark_crashed(datetime.now(UTC))
+
+    kill_both(process)
+    wait_until(lambda: bool(mark_crashed(datetime.now(UTC))), "it is found")
+
+    assert alive == []
+    assert outcomes() == [("schedule", "crashed")]
+    assert only_run().finished_at is not None
+    assert "its process is gone" in only_run().error
+
+
+def test_a_command_whose_watching_process_is_killed_is_told_to_stop(
+    start: Start,
+) -> None:
+    process = start("wait")
+    worker = worker_of(process)
+
+    process.kill()
+
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "it has ended as well")
+    wait_until(lambda: bool(mark_crashed(datetime.now(UTC))), "it is found")
+
+
+# -- the database --------------------------------------------------------------------
+
+
+def end_sessions() -> None:
+    """As a restart of the server does to every client."""
+    execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+
+
+def test_a_run_whose_sessions_are_cut_off_fails_and_is_recorded(start: Start) -> None:
+    process = start("wait_in_query")
+    worker_of(process)
+    wait_until(_someone_sleeps, "the query runs")
+
+    end_sessions()
+    done = process.finish()
+
+    assert done.code == 1
+    assert outcomes() == [("schedule", "failed")]
+    assert "the connection" in only_run().error
+
+
+def _someone_sleeps() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'"
+        )
+        return bool(cursor.fetchone() == (1,))
+
+
+def test_a_watching_process_that_loses_its_session_takes_its_lock_again(
+    start: Start,
+) -> None:
+    process = start("wait", constants={SAVE_SECONDS: 0.05})
+    worker_of(process)
+
+    execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'runner %%'"
+    )
+
+    def has_its_lock_again() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'runner %%' AND query LIKE '%%SELECT 1%%'"
+            )
+            return bool(cursor.fetchone() == (1,))
+
+    wait_until(has_its_lock_again, "it is connected again")
+    assert mark_crashed(datetime.now(UTC)) == []
+
+
+def test_with_the_database_down_a_scheduled_run_fails_and_leaves_its_slot(
+    manage: Manage,
+) -> None:
+    away = {
+        "JOB": "starview-cleanup-unverified-users",
+        "DATABASE_URL": "postgresql://u:hidden-word@127.0.0.1:9/x",
+    }
+
+    done = manage("cleanup_unverified_users", "--days=7", env=away)
+
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+    assert "HINT" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hidden-word" not in done.stderr
+    assert not JobRun.objects.exists()
+
+
+def test_a_record_that_cannot_be_written_is_said_and_the_job_runs_all_the_same(
+    run: Run,
+) -> None:
+    execute("ALTER TABLE maintenance_jobrun RENAME COLUMN host TO hosts")
+    try:
+        done = run("print", "hello")
+    finally:
+        execute("ALTER TABLE maintenance_jobrun RENAME COLUMN hosts TO host")
+
+    assert (done.code, done.out) == (0, "hello\n")
+    assert "run_not_recorded" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_end_that_cannot_be_written_is_said_and_the_exit_code_is_the_jobs(
+    start: Start,
+) -> None:
+    process = start("wait", by_hand=True, constants={FINISH_SECONDS: 0.0})
+    worker = worker_of(process)
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun")
+        kill(worker, signal.SIGTERM)
+        done = process.finish()
+
+    assert done.code == 1
+    assert "run_not_recorded" in done.err
+    assert "lock timeout" in done.err
+
+
+def test_a_command_may_close_its_connection_and_open_another(run: Run) -> None:
+    done = run("close_connection")
+
+    assert (done.code, done.out) == (0, "connected anew\n")
+
+
+def test_the_lock_is_free_before_the_record_says_that_a_run_has_ended(
+    run: Run,
+) -> None:
+    run("print")
+
+    with psycopg2.connect(**connection.get_connection_params()) as other:
+        cursor = other.cursor()
+        cursor.execute(
+            "SELECT pg_try_advisory_lock("
+            "hashtextextended('starview-maintenance:print', 0))"
+        )
+        assert cursor.fetchone() == (True,)
+
+
+# -- options -------------------------------------------------------------------------
+
+
+def test_an_unknown_command_is_a_wrong_option(run: Run) -> None:
+    done = run("nosuch", by_hand=True)
+
+    assert done.code == 2
+    assert "no such command: 'nosuch'" in done.err
+    assert not JobRun.objects.exists()
+
+
+def test_run_job_of_one_of_ours_is_that_command(manage: Manage) -> None:
+    done = manage("run_job", "cleanup_unverified_users", "--days=30")
+
+    assert done.returncode == 0
+    assert only_run().command == "cleanup_unverified_users --days=30"
+
+
+def test_help_of_any_command_is_shown_and_not_recorded(manage: Manage) -> None:
+    done = manage("run_job", "clearsessions", "--help")
+
+    assert done.returncode == 0
+    assert "Can be run as a cronjob" in done.stdout
+    assert not JobRun.objects.exists()
+
+
+def test_more_rows_than_a_run_adds_are_pruned_by_each() -> None:
+    assert record.PRUNE_ROWS >= 10
