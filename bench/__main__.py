@@ -1,4 +1,4 @@
-"""Measure start-up and archive, and write docs/benchmarks.md.
+"""Measure start-up, runner and archive, and write docs/benchmarks.md.
 
     make bench                      all of it, some ten minutes
     make bench BENCH_ROWS=20000     smaller and once, into .bench/benchmarks.md
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import startup
+from bench import runner, startup
 from bench.archive import ArchiveBenchmark
 from bench.laboratory import ROOT, Laboratory
 from bench.machine import machine, today, versions
@@ -20,6 +20,7 @@ from bench.report import Heading, report
 from demo.services import LocalServices
 
 STARTUP_TURNS = 5  # to one turn of the archive: they are short
+HISTORY_ROWS = 1_000_000
 
 
 def main() -> None:
@@ -38,11 +39,18 @@ def main() -> None:
         heading = Heading(today(), machine(), versions(laboratory))
         say("start-up")
         start_up = startup.measure(laboratory, turns=STARTUP_TURNS * options.turns)
+        say("the runner")
+        runs = runner.measure(
+            laboratory,
+            Path(folder),
+            rows=min(HISTORY_ROWS, options.rows),
+            turns=STARTUP_TURNS * options.turns,
+        )
         figures = ArchiveBenchmark(laboratory, Path(folder), say=say).run(
             rows=options.rows, large_rows=options.large_rows, turns=options.turns
         )
     say("done")
-    text = report(heading, start_up, figures)
+    text = report(heading, start_up, runs, figures)
     print(text)
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(text, encoding="utf-8")

@@ -82,6 +82,15 @@ class Laboratory:
             self.psql(name, drop, no_checks, fill, make, "VACUUM ANALYZE")
         return name
 
+    def prepare_history(self, statement: str, *, rows: int, jobs: int) -> str:
+        """Name a database that remembers so many runs; made when first asked."""
+        name = f"history_{rows}"
+        if not self._exists(name):
+            self._copy(_MIGRATED, name)
+            fill = statement.format(rows=rows, jobs=jobs) if rows else "SELECT 1"
+            self.psql(name, fill, "VACUUM ANALYZE")
+        return name
+
     def fresh(self, template: str) -> str:
         """A work database equal to `template`, with no other work left to be done."""
         self.psql("postgres", f"DROP DATABASE IF EXISTS {_WORK} WITH (FORCE)")

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from bench import startup
+from bench import runner, startup
 from bench.archive import Comparison, Figures, Peak
 from bench.stages import COPYING, DELETING
 
@@ -19,10 +19,16 @@ class Heading:
     versions: str
 
 
-def report(heading: Heading, start_up: startup.StartUp, figures: Figures) -> str:
+def report(
+    heading: Heading,
+    start_up: startup.StartUp,
+    runs: runner.RunnerFigures,
+    figures: Figures,
+) -> str:
     parts = (
         _heading(heading),
         _start_up(start_up),
+        _runner(runs),
         _comparisons(figures),
         _stages(figures),
         _server(figures),
@@ -58,6 +64,32 @@ the same settings and apps: {start_up.seconds("bare"):.3f} s. At most
 
 | job | seconds | multiple of the bare set-up |
 | --- | --- | --- |
+{rows}"""
+
+
+def _runner(runs: runner.RunnerFigures) -> str:
+    rows = "\n".join(
+        f"| {name} | {runs.seconds(name, 'none'):.3f}"
+        f" | {runs.seconds(name, 'large'):.3f}"
+        f" | {runs.growth(name):.2f}{_mark(runs.growth(name), runner.GROWTH_LIMIT)} |"
+        for name in runs.times
+    )
+    added = " and ".join(
+        f"{1000 * runs.added_seconds(history):.0f} ms"
+        f"{_mark(runs.added_seconds(history), runner.ADDED_LIMIT_SECONDS)}"
+        for history in ("none", "large")
+    )
+    return f"""## The runner, and what grows with its history
+
+Turns: {runs.turns}, medians of whole processes, start-up included; a crontab of
+{runner.JOBS} jobs; no run on record, or {runs.rows:,}. The command that does nothing is
+`clearsessions`, with sessions in the cache. The runner (claim, a second process, lock,
+record) adds {added}; at most
+{1000 * runner.ADDED_LIMIT_SECONDS:.0f} ms are allowed, and a multiple of
+{runner.GROWTH_LIMIT}.
+
+| what | seconds with none | seconds with {runs.rows:,} | multiple |
+| --- | --- | --- | --- |
 {rows}"""
 
 

@@ -230,7 +230,7 @@ class Commands:
         supervised: bool = False,
         environment: dict[str, str] | None = None,
         commands: dict[str, str] | None = None,
-        constants: dict[str, float] | None = None,
+        constants: dict[str, float | str] | None = None,
     ) -> Command:
         """`before`, `after`: the number of the effect at which it kills itself.
 

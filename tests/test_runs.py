@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def start(commands: Commands, tmp_path: Path) -> Iterator[Start]:
         *arguments: str,
         by_hand: bool = False,
         timeout: str = "timeout 1h",
-        constants: dict[str, float] | None = None,
+        constants: dict[str, float | str] | None = None,
         **environment: str,
     ) -> Command:
         crontab = tmp_path / "crontab"
@@ -108,10 +109,8 @@ def run(start: Start) -> Run:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def children(pid: int) -> list[int]:

@@ -22,15 +22,17 @@ PRUNE_ROWS = 100  # at the end of each run; more than any run adds
 # How long the end of a run is tried to be recorded, through a restart of the database.
 FINISH_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
+# Waiting for a lock on our own tables must not hold up a job.
+LOCK_TIMEOUT = "5s"
+STATEMENT_TIMEOUT = "20s"
 
 Outcome = JobRun.Outcome
 
-# Waiting for a lock on our own tables must not hold up a job.
 _OPEN_SESSION = """
     SELECT
         set_config('application_name', %(name)s, false),
-        set_config('lock_timeout', '5s', false),
-        set_config('statement_timeout', '20s', false),
+        set_config('lock_timeout', %(lock_timeout)s, false),
+        set_config('statement_timeout', %(statement_timeout)s, false),
         pg_advisory_lock(hashtextextended(%(key)s, 0))
 """
 _PAUSED_UNTIL = """
@@ -242,7 +244,15 @@ class RunRecord:
         name = f"runner {self._request.job} {socket.gethostname()} pid {os.getpid()}"
         key = f"starview-maintenance:run:{self.run_id}"
         with connection.cursor() as cursor:
-            cursor.execute(_OPEN_SESSION, {"name": name[:63], "key": key})
+            cursor.execute(
+                _OPEN_SESSION,
+                {
+                    "name": name[:63],
+                    "key": key,
+                    "lock_timeout": LOCK_TIMEOUT,
+                    "statement_timeout": STATEMENT_TIMEOUT,
+                },
+            )
 
     def _finish(self, ending: Ending) -> None:
         with connection.cursor() as cursor:
