@@ -71,10 +71,12 @@ class Killer:
     """A profile function: SIGKILL before effect number `before`.
 
     Or after number `after` of what is sent to the store, which then works on it alone.
+    The effects of all threads count.
     """
 
     def __init__(self, before: int, after: int) -> None:
         self._left = {"c_call": before, "c_return": after}
+        self._lock = threading.Lock()
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         name = getattr(arg, "__qualname__", "")
@@ -84,8 +86,10 @@ class Killer:
             self._count(event, name)
 
     def _count(self, event: str, name: str) -> None:
-        self._left[event] -= 1
-        if self._left[event] == 0:
+        with self._lock:
+            self._left[event] -= 1
+            is_the_one = self._left[event] == 0
+        if is_the_one:
             os.write(2, f"killed at {event} of {name}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -153,7 +157,9 @@ def _run(request: dict[str, Any]) -> None:
         connection.settings_dict.update(request["database"])
         sys.argv = ["manage.py", *request["arguments"]]
         if request["before"] or request["after"]:
-            sys.setprofile(Killer(request["before"], request["after"]))
+            killer = Killer(request["before"], request["after"])
+            threading.setprofile(killer)
+            sys.setprofile(killer)
         code = manage.main()
     except SystemExit as end:
         code = end.code

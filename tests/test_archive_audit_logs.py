@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from starview_app.maintenance.jobs.archive_audit_logs import (
     Stored,
     archive_audit_logs,
 )
-from starview_app.maintenance.jobs.audit_archive import transfer
+from starview_app.maintenance.jobs.audit_archive import beside, segments, transfer
+from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
@@ -46,6 +48,7 @@ from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
 from tests.conftest import ROOT, Manage, merged
+from tests.factories import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -697,6 +700,131 @@ def test_a_row_inserted_between_counting_and_archiving_is_archived_or_kept() -> 
 
     assert len(archived_ids(store.content[f"{NAME}.json"])) == 2
     assert result.counts["archived"] == 2
+    assert remaining_ids() == set()
+
+
+class Sessions:
+    """Which session has copied what: `in_main` is {kind: bool}."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_main: dict[str, bool] = {}
+        self._copy = segments._copy
+        monkeypatch.setattr(segments, "_copy", self.copy)
+        # Given before a COPY begins.
+        self.before: Callable[[], object] = lambda: None
+
+    def copy(self, cursor: Any, record: Any, batch: Any, sink: Any) -> Any:
+        is_main = threading.current_thread() is threading.main_thread()
+        self.in_main[archive_format.kind_of(sink.name)] = is_main
+        self.before()
+        return self._copy(cursor, record, batch, sink)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    return Sessions(monkeypatch)
+
+
+def copying_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "copy"]
+
+
+def sessions_of_others() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        (count,) = cursor.fetchone()
+    return int(count)
+
+
+def test_json_and_txt_are_copied_at_the_same_time(sessions: Sessions) -> None:
+    add_row()
+    sessions.before = threading.Barrier(2, timeout=20).wait
+
+    result = run(MemoryStore())
+
+    assert result.counts["archived"] == 1
+    assert sessions.in_main == {"json": True, "txt": False}
+    assert copying_threads() == []
+    wait_until(lambda: sessions_of_others() == 0, "the second session has ended")
+
+
+@pytest.mark.parametrize("kind", ["json", "txt"])
+def test_one_format_needs_no_second_session(kind: str, sessions: Sessions) -> None:
+    add_row()
+
+    run(MemoryStore(), formats=(kind,))
+
+    assert sessions.in_main == {kind: True}
+
+
+@pytest.fixture
+def before_the_second_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Statements that another session commits before the second one begins."""
+    statements: list[str] = []
+    begin = beside.CopyBeside._open
+
+    def run_statements_and_begin(copying: beside.CopyBeside) -> Any:
+        while statements:
+            in_another_session(statements.pop())
+        return begin(copying)
+
+    monkeypatch.setattr(beside.CopyBeside, "_open", run_statements_and_begin)
+    return statements
+
+
+def test_the_second_session_does_not_see_a_row_that_came_after_the_first_began(
+    before_the_second_session: list[str], sessions: Sessions
+) -> None:
+    add_row(message="one")
+    add_row(message="two", timestamp=OLD + timedelta(hours=2))
+    before_the_second_session.append(
+        "INSERT INTO starview_app_auditlog (event_type, timestamp, success, message,"
+        " username, user_agent, metadata) VALUES"
+        " ('logout', '2024-10-01 13:00+00', true, 'late', '', '', '{}')"
+    )
+    store = MemoryStore()
+
+    run(store)
+
+    assert sessions.in_main["txt"] is False
+    assert len(archived_ids(store.content[f"{NAME}.json"])) == 2
+    assert b"late" not in store.content[f"{NAME}.txt"]
+    assert AuditLog.objects.get().message == "late"
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ("UPDATE starview_app_auditlog SET message = 'changed'", b'"changed"'),
+        ("DELETE FROM starview_app_auditlog WHERE username = 'alice'", b'"bob"'),
+    ],
+    ids=["changed", "deleted"],
+)
+def test_a_row_touched_before_the_second_session_begins_is_in_both_objects_alike(
+    change: str,
+    shown: bytes,
+    before_the_second_session: list[str],
+    sessions: Sessions,
+) -> None:
+    add_row(username="alice")
+    add_row(username="bob", message="second")
+    before_the_second_session.append(change)
+    copied = []
+    store = MemoryStore(lambda name: copied.append(store.content[name]))
+
+    run(store)
+
+    # The first attempt has it as it was, in both; the second one as it is.
+    before_json, before_txt, json_, txt = copied
+    assert b"changed" not in before_json + before_txt
+    assert b'"alice"' in before_json
+    assert b'user="alice"' in before_txt
+    assert shown in json_
+    assert shown in txt
+    assert sessions.in_main["txt"] is False
     assert remaining_ids() == set()
 
 

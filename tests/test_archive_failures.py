@@ -11,14 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import botocore.config
+import psycopg2
+import psycopg2.errors
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, OperationalError, connection, connections
@@ -27,6 +30,7 @@ from django.test import override_settings
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.archive_audit_logs import archive_audit_logs
+from starview_app.maintenance.jobs.audit_archive import beside, segments
 from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive
@@ -42,7 +46,7 @@ from tests.archive_processes import (
     wait_for_sessions_to_end,
 )
 from tests.conftest import ROOT, Manage, kill_run, merged
-from tests.factories import wait_until
+from tests.factories import session, wait_until, wait_until_blocked_by
 from tests.failing_s3 import Call, FailingS3, Fault
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -1018,6 +1022,238 @@ def test_a_database_that_is_down_is_one_line_without_the_password(
     assert "Connection refused" in line
     assert "HINT: is the database running" in line
     assert [secret for secret in SECRETS if secret in line] == []
+
+
+# -- the second session, which copies the TXT ----------------------------------------
+
+
+def assert_the_second_session_is_gone() -> None:
+    assert "copy" not in [thread.name for thread in threading.enumerate()]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (mine,) = cursor.fetchone()
+
+    def is_alone() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> %s",
+                [mine],
+            )
+            return bool(cursor.fetchone() == (0,))
+
+    wait_until(is_alone, "the second session has ended")
+
+
+FAILING: dict[str, tuple[str, type[Exception]]] = {
+    "fails": ("SELECT 1 / 0", psycopg2.errors.DivisionByZero),
+    "is ended": (
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        psycopg2.OperationalError,
+    ),
+    "is cancelled": (
+        "SET LOCAL statement_timeout = 1; SELECT pg_sleep(9)",
+        psycopg2.errors.QueryCanceled,
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "cause"), FAILING.values(), ids=FAILING)
+def test_when_the_second_session(
+    statement: str,
+    cause: type[Exception],
+    bucket: LocalServices,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """... does, the segment is undone and the run says why."""
+    originals = add_rows()
+    copy = segments._copy
+
+    def fail_in_thread(cursor: Any, *rest: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            cursor.execute(statement)
+        return copy(cursor, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_copy", fail_in_thread)
+        with pytest.raises(DatabaseError) as failure:
+            run(bucket.aws_url)
+
+    assert isinstance(failure.value.__cause__, cause)
+    assert table_rows() == originals
+    assert keys(bucket) == []
+    assert not AuditArchive.objects.exists()
+    assert_the_second_session_is_gone()
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+def test_when_the_first_session_fails_the_second_one_is_ended_in_its_midst(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    originals = add_rows()
+    copy = segments._copy
+    is_asleep = threading.Event()
+
+    def sleep_in_thread(cursor: Any, *rest: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            is_asleep.set()
+            cursor.execute("SELECT pg_sleep(600)")
+        assert is_asleep.wait(WAIT_SECONDS)
+        cursor.execute("SELECT 1 / 0")
+        return copy(cursor, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_copy", sleep_in_thread)
+        with pytest.raises(DatabaseError) as failure:
+            run(bucket.aws_url)
+
+    assert isinstance(failure.value.__cause__, psycopg2.errors.DivisionByZero)
+    assert table_rows() == originals
+    assert_the_second_session_is_gone()
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+def refuse_to_connect(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise psycopg2.OperationalError("FATAL: sorry, too many clients already")
+
+    patch.setattr(type(connections["default"]), "get_new_connection", refuse)
+
+
+def know_no_snapshot(patch: pytest.MonkeyPatch) -> None:
+    """As when a pooler leads to another server."""
+    export = beside._EXPORT.replace("pg_export_snapshot()", "'00000003-0000001B-1'")
+    patch.setattr(beside, "_EXPORT", export)
+
+
+def let_wait(patch: pytest.MonkeyPatch) -> None:
+    """As a pooler that has no session left; the wait is over before it began."""
+    patch.setattr(beside, "OPEN_SECONDS", -1.0)
+    prepare = "SELECT pg_sleep(600);" + beside._PREPARE
+    patch.setattr(beside, "_PREPARE", prepare)
+
+
+def have_no_room(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(beside, "SPOOL_BYTES", 100)
+
+
+def have_no_folder(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    patch.setattr(tempfile, "TemporaryFile", refuse)
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [refuse_to_connect, know_no_snapshot, let_wait, have_no_room, have_no_folder],
+)
+def test_without_a_second_session_the_first_one_copies_both(
+    lack: Callable[[pytest.MonkeyPatch], None],
+    bucket: LocalServices,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    originals = add_rows()
+
+    with monkeypatch.context() as patch:
+        lack(patch)
+        result = run(bucket.aws_url)
+
+    assert result.counts["archived"] == 3
+    assert_each_row_once(Bucket(bucket), originals)
+    assert_the_second_session_is_gone()
+
+
+def test_a_schema_change_that_waits_between_the_two_sessions_blocks_neither_for_ever(
+    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It waits for the first session, and the second one would wait behind it.
+    originals = add_rows()
+    begin = beside.CopyBeside._open
+    changes: list[threading.Thread] = []
+
+    def change_schema() -> None:
+        in_another_session(
+            "ALTER TABLE starview_app_auditlog ALTER message SET NOT NULL"
+        )
+
+    def let_it_wait_and_begin(copying: beside.CopyBeside) -> Any:
+        changes.append(threading.Thread(target=change_schema))
+        changes[0].start()
+        with session() as observer:
+            observer.autocommit = True
+            wait_until(lambda: is_one_waiting(observer), "the schema change waits")
+        return begin(copying)
+
+    def is_one_waiting(observer: Any) -> bool:
+        cursor = observer.cursor()
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone() != (0,))
+
+    monkeypatch.setattr(beside.CopyBeside, "_open", let_it_wait_and_begin)
+    result = run(bucket.aws_url)
+
+    changes[0].join(WAIT_SECONDS)
+    assert result.counts["archived"] == 3
+    assert_each_row_once(Bucket(bucket), originals)
+
+
+@pytest.fixture
+def blocked_txt() -> Iterator[Any]:
+    """While the session that this yields is open, the COPY of the TXT waits for it.
+
+    For processes with SEARCH_PATH: only the TXT asks for `host`.
+    """
+    in_another_session(
+        "CREATE FUNCTION public.host(inet) RETURNS text LANGUAGE plpgsql AS $$BEGIN"
+        " PERFORM pg_advisory_xact_lock_shared(42); RETURN pg_catalog.host($1); END$$"
+    )
+    with session() as blocker:
+        blocker.cursor().execute("SELECT pg_advisory_lock(42)")
+        yield blocker
+    in_another_session("DROP FUNCTION public.host(inet)")
+
+
+SEARCH_PATH = {"PGOPTIONS": "-c search_path=public,pg_catalog"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_while_the_second_session_is_blocked_the_run_can_be_ended_at_once(
+    number: signal.Signals,
+    blocked_txt: Any,
+    bucket: LocalServices,
+    test_environment: dict[str, str],
+) -> None:
+    AuditLog.objects.create(event_type="logout", timestamp=OLD, ip_address="::1")
+    originals = add_rows()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "archive_audit_logs"],
+        cwd=ROOT,
+        env=merged(test_environment, {**SEARCH_PATH}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until_blocked_by(blocked_txt)
+
+    process.send_signal(number)
+    signalled = time.monotonic()
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    seconds = time.monotonic() - signalled
+
+    assert seconds < 10
+    assert table_rows() == originals
+    if number is signal.SIGTERM:
+        assert process.returncode == 1
+        assert len(err.splitlines()) == 3, err
+        assert "was stopped by SIGTERM" in err
+        assert keys(bucket) == []
+        assert not AuditArchive.objects.exists()
+        wait_for_sessions_to_end()  # of both names: it still waits for the lock if not
+    else:
+        blocked_txt.close()
+        wait_for_sessions_to_end()
+    assert_the_next_run_completes_it(bucket, originals)
 
 
 # -- the process is stopped ----------------------------------------------------------

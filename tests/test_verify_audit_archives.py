@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
+from threading import enumerate as enumerate_threads
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,13 +39,20 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
 )
 from starview_app.maintenance.jobs.cleanup_audit_archives import cleanup_audit_archives
 from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.maintenance.text import UNPRINTABLE_RANGES
 from starview_app.models import AuditLog
 from tests import failing_s3
 from tests.conftest import Manage, started
-from tests.factories import DEADLINE_SECONDS, contents, execute, in_thread
+from tests.factories import (
+    DEADLINE_SECONDS,
+    contents,
+    execute,
+    in_thread,
+    wait_until,
+)
 from tests.failing_s3 import Call, FailingS3, refuse
 
 if TYPE_CHECKING:
@@ -1352,6 +1360,88 @@ def test_what_follows_the_end_of_a_gzip_is_read_with_bounded_memory(
 
     assert verdict.bad == {Finding(CHANGED, "big.json.gz")}
     assert peak[0] < 12_000_000
+
+
+# -- two objects at a time -----------------------------------------------------------
+
+
+class Watched:
+    """A store that calls `before` in the thread that reads an archived object."""
+
+    def __init__(self, inner: S3Store, before: Callable[[], object]) -> None:
+        self._inner = inner
+        self._before = before
+
+    def read(self, name: str) -> Iterator[bytes]:
+        if not name.startswith("audit_manifest_"):
+            self._before()
+        yield from self._inner.read(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def check(store: Any, should_stop: Callable[[], bool] = lambda: False) -> list[str]:
+    """The names that are reported, in order; how it ends is the last one."""
+    reported: list[str] = []
+
+    def report(event: Any) -> None:
+        if hasattr(event, "name"):
+            reported.append(event.name)
+
+    result = verify_audit_archives(store=store, report=report, should_stop=should_stop)
+    return [*reported, *(["interrupted"] if result.interrupted else [])]
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in enumerate_threads() if thread.name == "read"]
+
+
+def test_two_objects_are_read_at_a_time_and_reported_in_order(
+    place: Place, bucket: LocalServices
+) -> None:
+    both = Barrier(2, timeout=DEADLINE_SECONDS)
+
+    names = check(Watched(store(bucket.aws_url), both.wait))
+
+    assert names == sorted(OBJECTS)
+    wait_until(lambda: reading_threads() == [], "they have ended")
+
+
+def test_a_stop_ends_the_readers_too(place: Place, bucket: LocalServices) -> None:
+    stop = Event()
+
+    names = check(Watched(store(bucket.aws_url), stop.set), stop.is_set)
+
+    assert names == ["interrupted"]
+    wait_until(lambda: reading_threads() == [], "they have ended")
+
+
+def test_a_signal_is_obeyed_within_ten_seconds_while_the_store_says_nothing(
+    place: Place,
+    bucket: LocalServices,
+    test_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    go_on, arrived = Event(), Event()
+
+    def hold(call: Call) -> None:
+        arrived.set()
+        go_on.wait(DEADLINE_SECONDS)
+        call.hang_up()
+
+    with FailingS3(bucket.aws_url) as s3:
+        for name in (JSON1, TXT1):
+            s3.on("GetObject", hold, suffix=name)
+        environment = {**test_environment, "AWS_S3_ENDPOINT_URL": s3.url}
+        with started("verify_audit_archives", environment, tmp_path) as process:
+            assert arrived.wait(DEADLINE_SECONDS)
+            process.terminate()
+            code = process.wait(10)
+            go_on.set()
+
+    assert code == 1
+    assert "was stopped by SIGTERM" in (tmp_path / "stderr").read_text()
 
 
 # -- beside another run --------------------------------------------------------------

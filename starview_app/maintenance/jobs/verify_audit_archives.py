@@ -4,7 +4,11 @@ Nothing is changed, here or in the store.
 """
 
 import random
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +25,7 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
 )
 from starview_app.maintenance.jobs.audit_archive.manifests import Entry, is_manifest
 from starview_app.maintenance.jobs.audit_archive.transfer import (
+    Digest,
     Source,
     StopRequested,
 )
@@ -33,6 +38,10 @@ from starview_app.maintenance.stores.base import (
 )
 
 GOOD = "good"
+# Hashing takes a core, and a store lets one wait.
+READ_AT_A_TIME = 2
+
+_Reading = Future[Digest]
 
 
 @dataclass(frozen=True)
@@ -106,9 +115,10 @@ class _Verification:
         if problem := nothing_here(self._store, chain, inventory):
             self._result.problems.append(problem)
         try:
-            for entry in expected:
-                if found := self._check(chain, entry, sizes, entry.name in to_read):
-                    self._note(found)
+            with closing(self._read_ahead(expected, sizes, to_read)) as readings:
+                for entry, reading in zip(expected, readings, strict=True):
+                    if found := self._check(chain, entry, sizes, reading):
+                        self._note(found)
         except StopRequested:
             self._result.interrupted = True
             return self._result
@@ -117,8 +127,38 @@ class _Verification:
                 self._note(Finding(STRAY, name, "not archived by this database"))
         return self._result
 
+    def _read_ahead(
+        self, expected: list[Entry], sizes: dict[str, int], to_read: set[str]
+    ) -> Generator[_Reading | None]:
+        """What is read of each, in order, or None; two are read at the same time."""
+        is_over = threading.Event()
+        begun: deque[_Reading | None] = deque()
+        try:
+            for entry in expected:
+                is_read = entry.name in to_read
+                if is_read and sizes.get(entry.name) == entry.size_bytes:
+                    begun.append(self._begin(entry.name, is_over))
+                else:
+                    begun.append(None)
+                if len(begun) == READ_AT_A_TIME:
+                    yield begun.popleft()
+            yield from begun
+        finally:
+            is_over.set()
+
+    def _begin(self, name: str, is_over: threading.Event) -> _Reading:
+        def should_stop() -> bool:
+            return is_over.is_set() or self._should_stop()
+
+        source = Source(name, self._store.read(name), should_stop)
+        return _in_thread(source.read_all)
+
     def _check(
-        self, chain: Chain, entry: Entry, sizes: dict[str, int], is_read: bool
+        self,
+        chain: Chain,
+        entry: Entry,
+        sizes: dict[str, int],
+        reading: _Reading | None,
     ) -> Finding | None:
         """None for what a clean-up removed meanwhile."""
         if self._should_stop():
@@ -129,12 +169,11 @@ class _Verification:
         if sizes[name] != entry.size_bytes:
             detail = f"{sizes[name]} bytes instead of {entry.size_bytes}"
             return Finding(CHANGED, name, detail)
-        if not is_read:
+        if not reading:
             return Finding(GOOD, name, f"{entry.rows} rows, by its size only")
         self._result.counts["read"] += 1
         try:
-            source = Source(name, self._store.read(name), self._should_stop)
-            digest = source.read_all()
+            digest = reading.result()
         except ObjectMissingError:
             if was_removed(self._store, name):
                 return None
@@ -151,6 +190,20 @@ class _Verification:
         self._result.counts[count] += 1
         if finding.status != GOOD:
             self._result.problems.append(f"{finding.name} is {finding.status}")
+
+
+def _in_thread(read: Callable[[], Digest]) -> _Reading:
+    """Begin; the process may end while a store that hangs does not answer."""
+    reading = _Reading()
+
+    def run() -> None:
+        try:
+            reading.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`
+            reading.set_exception(error)
+
+    threading.Thread(target=run, name="read", daemon=True).start()
+    return reading
 
 
 def _chosen(entries: list[Entry], sample: int | None) -> set[str]:

@@ -8,7 +8,7 @@ its rows in the table, whatever happened to the run.
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,8 +20,10 @@ from psycopg2.errors import (
     LockNotAvailable,
     SerializationFailure,
 )
+from psycopg2.extensions import cursor as Cursor
 
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
+from starview_app.maintenance.jobs.audit_archive.beside import CopyBeside
 from starview_app.maintenance.jobs.audit_archive.format import Batch, moment_text
 from starview_app.maintenance.jobs.audit_archive.transfer import (
     Digest,
@@ -37,6 +39,7 @@ from starview_app.maintenance.stores.base import (
     ObjectExistsError,
     ObjectLockedError,
     ObjectMissingError,
+    ObjectWriter,
     Store,
     StoreError,
 )
@@ -176,10 +179,11 @@ class SegmentArchiver:
             with objects.removed_on_failure():
                 batch = _summary(cursor, record)
                 _refuse_referred(cursor, record)
-                written = [
-                    _entry(name, objects.put(cursor, batch, name), batch)
-                    for name in record.names
-                ]
+                with objects.last_copied_beside(cursor, batch):
+                    written = [
+                        _entry(name, objects.put(cursor, batch, name), batch)
+                        for name in record.names
+                    ]
                 self._delete(cursor, record, batch)
                 record.state = AuditArchive.State.ARCHIVED
                 record.row_count = batch.count
@@ -218,11 +222,13 @@ class _Objects:
     doubtful: set[str] = field(default_factory=set)
     # Set when a failure has been cleaned up after, without any doubt.
     are_removed: bool = False
+    # Copies the last object meanwhile.
+    beside: CopyBeside | None = None
 
     def put(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
         """Have one object in the store, compared with what comes back from it."""
         if name in self.own:
-            expected = self._copy(cursor, batch, Sink(name, None, self.should_stop))
+            expected = self._copy(cursor, batch, name, None)
             if self._read_back(name) == expected:
                 return expected
             self.store.delete(name)
@@ -236,6 +242,21 @@ class _Objects:
                 f" got {stored.size_bytes} bytes with {stored.sha256}"
             )
         return sent
+
+    @contextmanager
+    def last_copied_beside(self, cursor: CursorWrapper, batch: Batch) -> Iterator[None]:
+        """Copy the last of several objects while the others are copied."""
+        *others, name = self.record.names
+        if not others:
+            yield
+            return
+
+        def copy(second: Cursor, target: ObjectWriter) -> Digest:
+            sink = Sink(name, target, self.should_stop)
+            return _copy(second, self.record, batch, sink)
+
+        with closing(CopyBeside(cursor, copy)) as self.beside:
+            yield
 
     @contextmanager
     def removed_on_failure(self) -> Iterator[None]:
@@ -255,8 +276,7 @@ class _Objects:
         self.begun.add(name)
         try:
             with self.store.writer(name) as target:
-                sink = Sink(name, target, self.should_stop)
-                digest = self._copy(cursor, batch, sink)
+                digest = self._copy(cursor, batch, name, target)
                 self.doubtful.add(name)  # the end of the block makes it appear
         except ObjectExistsError:
             # Another's; or ours after all, when an answer was lost or came late.
@@ -272,19 +292,21 @@ class _Objects:
         self.doubtful.discard(name)
         return digest
 
-    def _copy(self, cursor: CursorWrapper, batch: Batch, sink: Sink) -> Digest:
-        """PostgreSQL's own text of the rows, with head and tail, through `sink`."""
-        kind = archive_format.kind_of(sink.name)
-        sink.write(batch.head(kind))
-        before = sink.lines
-        sql = cursor.mogrify(archive_format.COPY[kind], _range(self.record))
+    def _copy(
+        self,
+        cursor: CursorWrapper,
+        batch: Batch,
+        name: str,
+        target: ObjectWriter | None,
+    ) -> Digest:
+        """The object's content, to `target` if there is one."""
+        if self.beside and name == self.record.names[-1]:
+            copied = self.beside.pass_on(target, self.should_stop)
+            if copied:
+                return copied
+        sink = Sink(name, target, self.should_stop)
         with connection.wrap_database_errors:  # Django does not know copy_expert
-            cursor.copy_expert(sql.decode(), sink)
-        rows = sink.lines - before
-        sink.end_rows(batch.tail(kind), drop=archive_format.SEPARATOR[kind])
-        if rows != batch.count:
-            raise JobError(f"{sink.name} has {rows} rows instead of {batch.count}")
-        return sink.digest()
+            return _copy(cursor, self.record, batch, sink)
 
     def _read_back(self, name: str) -> Digest:
         return Source(name, self.store.read(name), self.should_stop).read_all()
@@ -340,6 +362,22 @@ def _refuse_referred(cursor: CursorWrapper, record: AuditArchive) -> None:
             f"rows of another table refer to {count} due audit rows"
             " HINT: move those rows away, or drop that foreign key"
         )
+
+
+def _copy(
+    cursor: CursorWrapper | Cursor, record: AuditArchive, batch: Batch, sink: Sink
+) -> Digest:
+    """PostgreSQL's own text of the rows, with head and tail, through `sink`."""
+    kind = archive_format.kind_of(sink.name)
+    sink.write(batch.head(kind))
+    before = sink.lines
+    sql = cursor.mogrify(archive_format.COPY[kind], _range(record))
+    cursor.copy_expert(sql.decode(), sink)
+    rows = sink.lines - before
+    sink.end_rows(batch.tail(kind), drop=archive_format.SEPARATOR[kind])
+    if rows != batch.count:
+        raise JobError(f"{sink.name} has {rows} rows instead of {batch.count}")
+    return sink.digest()
 
 
 def _entry(name: str, digest: Digest, batch: Batch) -> dict[str, object]:
