@@ -95,20 +95,11 @@ HEARTBEAT_API_KEY = env.text(
 )
 # The second name is for jobs of the schedule: entrypoint.sh hides the first from
 # supercronic, which would send events of its own.
-SENTRY_DSN = next(
-    filter(
-        None,
-        (
-            env.text(
-                name,
-                where="Sentry: Settings, Projects, Client Keys (DSN)",
-                check=environment.dsn_problem,
-                secret=True,
-            )
-            for name in ("SENTRY_DSN", "STARVIEW_SENTRY_DSN")
-        ),
-    ),
-    "",
+_SENTRY = "Sentry: Settings, Projects, Client Keys (DSN)"
+SENTRY_DSN = env.text(
+    "SENTRY_DSN", where=_SENTRY, check=environment.dsn_problem, secret=True
+) or env.text(
+    "STARVIEW_SENTRY_DSN", where=_SENTRY, check=environment.dsn_problem, secret=True
 )
 
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------

@@ -1791,7 +1791,7 @@ def test_a_log_has_a_line_for_each_segment_and_no_bar(
         assert "segment_archived" in words
         assert f"rows={rows}" in words
         assert f"megabytes={megabytes}" in words
-        assert "job=archive_audit_logs" in words
+        assert "job=starview-archive-audit-logs" in words
         assert re.search(r" rows_per_second=\d+( |$)", line)
     assert "segments=2" in finished
 

@@ -191,7 +191,7 @@ def test_killed_at_any_effect_the_next_run_completes_it(
         assert_the_next_run_settles_it(commands, place, rows)
         assert_verified(place.store)
 
-    assert done.code == 0
+    assert done.code == 0, done.err
     assert_each_row_once(place, rows)
     # Both segments and the manifest: as often as the effects are known to happen.
     effect = {"before": "c_call of connection.commit", "after": "sendall"}[at]

@@ -18,7 +18,9 @@ from tests.conftest import ROOT, kill_run, merged
 
 WAIT_SECONDS = 20
 LABEL = "maintenance"
-OWN_TABLES = {"maintenance_auditarchive", "maintenance_auditmanifest"}
+OWN_TABLES = {
+    f"maintenance_{name}" for name in ("auditarchive", "auditmanifest", "job", "jobrun")
+}
 MIGRATIONS = sorted(
     path.stem
     for path in (ROOT / "starview_app/maintenance/migrations").glob("[0-9]*.py")
@@ -326,8 +328,9 @@ def test_a_database_user_that_may_make_no_tables_is_told_so_in_one_line(
     finally:
         whole_web_service.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
-    (line,) = done.stderr.splitlines()
+    record, line = done.stderr.splitlines()
     assert done.returncode == 1
+    assert "run_not_recorded" in record
     assert "permission denied for schema public" in line
     assert "HINT: connect as the web service's database user" in line
 
