@@ -97,7 +97,6 @@ def test_the_blueprint_gives_the_worker_every_variable_it_needs() -> None:
     shared = {variable["key"] for variable in group["envVars"]}
     pattern = r'"([A-Z0-9_]+)",(?:\s*\w+=\w+,)*?\s*required=(?:True|not)'
     required = set(re.findall(pattern, SETTINGS))
-VARIABLES -= {"STARVIEW_SENTRY_DSN"}  # SENTRY_DSN, as entrypoint.sh hands it on
 
     assert {"fromGroup": group["name"]} in worker["envVars"]
     assert len(required) >= 10

@@ -2,7 +2,8 @@
 
 What was mailed is written down after the mail was accepted: a crash between the two
 leads to a second mail, never to none. While the database does not answer, a file in the
-temporary directory is the memory.
+temporary directory is the memory. The words of the mails are imported by those that
+need them: every run imports this.
 """
 
 import fcntl
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import make_msgid, parseaddr
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
@@ -22,14 +24,14 @@ from django.db import connection, transaction
 
 from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner.alert_text import Message, News, news_of
-from starview_app.maintenance.runner.alert_text import database_down as down_message
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.schedule import ScheduledJob
-from starview_app.maintenance.runner.slots import slot_states
 from starview_app.maintenance.text import one_line
+
+if TYPE_CHECKING:
+    from starview_app.maintenance.runner.alert_text import Message, News
 
 logger = structlog.get_logger(__name__)
 
@@ -77,8 +79,10 @@ def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -
 
 def database_is_down(job: str, text: str, *, now: datetime) -> None:
     """Mail that `job` could not run, unless this outage was mailed; never raises."""
+    from starview_app.maintenance.runner.alert_text import database_down
+
     with _never_failing():
-        message = down_message(job, text, now=now)
+        message = database_down(job, text, now=now)
         if reason := _nobody_to_mail():
             _say_once(reason, [message.subject])
             return
@@ -116,6 +120,9 @@ def _tell(
     as_of: datetime | None = None,
     is_held: Callable[[], bool] = lambda: False,
 ) -> None:
+    from starview_app.maintenance.runner.alert_text import news_of
+    from starview_app.maintenance.runner.slots import slot_states
+
     with _session_lock() as is_ours:
         # Who holds it is mailing; the next `dispatch` does the rest.
         if not is_ours or is_held():
@@ -129,7 +136,7 @@ def _tell(
             _remember(news)
 
 
-def _remember(news: News) -> None:
+def _remember(news: "News") -> None:
     with transaction.atomic():
         for trouble in news.troubles:
             Job.objects.filter(name=trouble.job).update(
@@ -176,7 +183,7 @@ def _nobody_to_mail() -> str:
     return "; ".join(problem.what for problem in problems if problem.needed_by == MAIL)
 
 
-def _send(message: Message) -> bool:
+def _send(message: "Message") -> bool:
     """Whether it was accepted. SES gets 25 s to answer: see `ses.Backend`."""
     from django.core.mail import EmailMessage
 

@@ -5,6 +5,7 @@ command writes and keeps the end of it, keeps the deadline, passes signals on, a
 how the command ended, also when it was killed or ran out of memory.
 """
 
+import gc
 import json
 import os
 import select
@@ -225,6 +226,7 @@ def fork() -> Watched | None:
     channels = {number: _channel(number) for number in (1, 2)}
     (go_reader, go), (report, report_writer) = os.pipe(), os.pipe()
     parent = os.getpid()
+    gc.freeze()  # what both have shall not be copied by the collector's marks
     pid = os.fork()
     if pid:
         for descriptor in (go_reader, report_writer):
