@@ -109,6 +109,8 @@ def _demo() -> int:
             [sys.executable, "manage.py", "verify_audit_archives"], environment
         )
         _show_mail(services)
+        _heading("What is on record of these runs")
+        _run_command([sys.executable, "manage.py", "jobs", "history"], environment)
     _show_next_runs(jobs)
     return _show_end(runs)
 

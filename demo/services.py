@@ -262,6 +262,17 @@ class LocalServices:
                 self._let_others_pass(program)
             self._let_others_pass(data)
         self._make_cluster(data)
+        self._run_postgres(data)
+        self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
+
+    def restart_postgres(self) -> None:
+        """Every session is cut off; the data stays."""
+        (running,) = [each for each in self._services if each.name == "postgres"]
+        running.stop()
+        self._services.remove(running)
+        self._run_postgres(self.folder / "postgres")
+
+    def _run_postgres(self, data: Path) -> None:
         command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
         settings = {
             "listen_addresses": "",
@@ -276,7 +287,6 @@ class LocalServices:
             **_postgres_user(),
         )
         service.wait_until(self._postgres_answers)
-        self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
 
     def _let_others_pass(self, folder: Path) -> None:
         """Open the folders above, which may be root's own, until `stop`."""

@@ -146,6 +146,8 @@ def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
         error = f"killed by signal {-ended.exit_code}" + (
             ": perhaps it ran out of memory" if ended.exit_code == -9 else ""
         )
+    if outcome == Outcome.INTERRUPTED and ended.stopped_by not in error:
+        error = f"stopped by {ended.stopped_by}: {error}"
     if outcome == Outcome.TIMED_OUT:
         error = f"its deadline was over: {error}"
     return Ending(

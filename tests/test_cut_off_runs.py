@@ -1,0 +1,152 @@
+"""A job that is cut off in the middle: what the history says, and who does the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.utils import timezone
+
+from demo.services import LocalServices
+from starview_app.maintenance.jobs import cleanup_unverified_users as job
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.schedule import parse_crontab
+from tests.conftest import kill_run, merged
+from tests.factories import make_accounts, session, wait_until_blocked_by
+from tests.test_entrypoint import App
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "starview-cleanup-unverified-users"
+DEADLINE_SECONDS = 3
+WAIT_SECONDS = 60
+
+
+class Cut(NamedTuple):
+    """How a run is cut off, and what is then recorded of it."""
+
+    off: Callable[[int], None]  # with the pid of the watching process
+    outcome: str
+    error: str
+
+
+def worker_of(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def nothing(pid: int) -> None:
+    """Its deadline comes by itself."""
+
+
+CUTS = {
+    "kill -9 of the job": Cut(
+        lambda pid: os.kill(worker_of(pid), signal.SIGKILL),
+        "crashed",
+        "killed by signal 9",
+    ),
+    "kill -9 of all": Cut(nothing, "crashed", "its process is gone"),
+    "SIGTERM": Cut(
+        lambda pid: os.kill(pid, signal.SIGTERM), "interrupted", "stopped by SIGTERM"
+    ),
+    "deadline": Cut(nothing, "timed out", "its deadline was over"),
+    "database restart": Cut(nothing, "failed", "the run was cut off"),
+}
+
+
+@pytest.fixture
+def environment(test_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    return {**test_environment, "PATH": path, "TMPDIR": str(temporary)}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
+    name: str, services: LocalServices, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cut = CUTS[name]
+    slot = timezone.now() - timedelta(hours=3)  # not due again within the hour
+    limit = f"{DEADLINE_SECONDS}s" if name == "deadline" else "1h"
+    crontab = (
+        f"0 {slot.hour} * * * JOB={NAME} timeout -k 60 {limit}"
+        " python manage.py cleanup_unverified_users --days=7\n"
+    )
+    app = App(tmp_path, Path(), crontab)
+    ((line,), _) = parse_crontab(crontab)
+    joined = datetime.now(UTC) - timedelta(days=20)
+    make_accounts(job.BATCH_ACCOUNTS, joined=joined - timedelta(days=1), prefix="first")
+    make_accounts(5, joined=joined, prefix="second")
+
+    def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=app.folder,
+            env=merged(environment),
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+        )
+
+    with session() as holder:
+        holder.cursor().execute("SELECT id FROM auth_user FOR UPDATE")
+        with subprocess.Popen(
+            ["/bin/sh", "-c", f"exec env {line.command}"],
+            cwd=app.folder,
+            env=merged(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as timeout:
+            if name != "deadline":
+                wait_until_blocked_by(holder)
+                watcher = worker_of(timeout.pid)
+                if name == "kill -9 of all":
+                    os.kill(timeout.pid, signal.SIGKILL)
+                    _kill_both(watcher)
+                else:
+                    cut.off(watcher)
+            if name == "database restart":
+                services.restart_postgres()
+                connection.close()
+            output, _ = timeout.communicate(timeout=WAIT_SECONDS)
+
+    found = manage("catch_up")  # finds what is gone; it is not yet time for more
+    left = User.objects.count()
+    history = manage("jobs", "history", NAME)
+    error = JobRun.objects.get().error
+    JobRun.objects.update(finished_at=timezone.now() - timedelta(minutes=11))
+    rest = manage("catch_up")
+
+    assert timeout.returncode not in (0, 2, 75), output
+    assert left > 0
+    assert (found.returncode, rest.returncode) == (0, 0), found.stderr + rest.stderr
+    assert f" {cut.outcome} " in history.stdout
+    assert cut.error in error
+    assert User.objects.count() == 0
+    assert [
+        (run.attempt, run.trigger, run.outcome)
+        for run in JobRun.objects.order_by("attempt")
+    ] == [(1, "schedule", cut.outcome), (2, "catch-up", "succeeded")]
+
+
+def _kill_both(watcher: int) -> None:
+    """As a container is killed."""
+
+    class Watcher:
+        pid = watcher
+
+        @staticmethod
+        def kill() -> None:
+            os.kill(watcher, signal.SIGKILL)
+
+    kill_run(Watcher)  # type: ignore[arg-type]
