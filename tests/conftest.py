@@ -13,6 +13,8 @@ import pytest
 from django.db import connection
 
 from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.runner import command
+from starview_app.management.commands import run_job
 from tests import plugin
 from tests.supercronic import pytest_terminal_summary, supercronic
 
@@ -26,6 +28,13 @@ Manage = Callable[..., subprocess.CompletedProcess[str]]
 def services() -> LocalServices:
     """The servers that all tests share."""
     return plugin.services
+
+
+@pytest.fixture(autouse=True)
+def _no_fork_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in this process must not fork it: it is no run."""
+    for module in (command, run_job):
+        monkeypatch.setattr(module, "supervise", lambda request: None)
 
 
 @pytest.fixture

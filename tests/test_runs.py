@@ -332,13 +332,13 @@ def test_a_second_run_by_hand_is_refused_and_says_who_runs_where_since_when(
     start: Start, run: Run
 ) -> None:
     process = start("wait", by_hand=True)
-    worker = worker_of(process)
+    worker_of(process)
 
     second = run("wait", by_hand=True)
 
     assert second.code == 75
     text = (
-        rf"another run of wait is under way: wait {socket.gethostname()} pid {worker},"
+        rf"another run of wait is under way: wait {socket.gethostname()} pid {process.pid},"
         r" connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     )
     assert re.search(text, second.err)

@@ -26,6 +26,7 @@ from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.record import Ending
+from starview_app.maintenance.runner.registry import recorded_jobs
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.schedule import ScheduledJob
 from starview_app.maintenance.text import one_line
@@ -56,8 +57,6 @@ def after_run(request: RunRequest, ending: Ending) -> None:
         return
     with _never_failing():
         if _down_since():
-            from starview_app.maintenance.runner.registry import recorded_jobs
-
             _tell(recorded_jobs(), ending.finished_at)
         elif _is_news(request.job, ending):
             _tell(

@@ -1,6 +1,5 @@
 """One run of a job at a time, wherever it runs: an advisory lock in PostgreSQL."""
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.runner.supervisor import run_pid
 
 _HOLDER = """
     SELECT
@@ -75,7 +75,7 @@ def _key(name: str) -> str:
 
 
 def _acquire(cursor: Any, key: str, job: str, lock_name: str) -> None:
-    name = f"{job} {socket.gethostname()} pid {os.getpid()}"
+    name = f"{job} {socket.gethostname()} pid {run_pid()}"
     cursor.execute(
         "SELECT set_config('application_name', %(name)s, false)", {"name": name[:63]}
     )

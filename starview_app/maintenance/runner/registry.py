@@ -4,7 +4,6 @@ from functools import cache
 
 from django.core.management import get_commands, load_command_class
 
-from starview_app.maintenance.runner.command import JobCommand
 from starview_app.maintenance.runner.request import scheduled_jobs
 from starview_app.maintenance.runner.schedule import ScheduledJob
 
@@ -28,4 +27,4 @@ def is_own_job(name: str) -> bool:
     app = get_commands().get(name)
     if not isinstance(app, str) or not app.startswith("starview_app"):
         return False
-    return isinstance(load_command_class(app, name), JobCommand)
+    return hasattr(load_command_class(app, name), "job_name")  # a JobCommand

@@ -60,6 +60,11 @@ def is_supervised() -> bool:
     return _report_fd is not None
 
 
+def run_pid() -> int:
+    """The process that stands for this run: the one that a signal should go to."""
+    return os.getppid() if is_supervised() else os.getpid()
+
+
 def tell(**facts: Any) -> None:
     """Tell the watching process about this run; does nothing without one.
 
