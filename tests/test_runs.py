@@ -338,7 +338,8 @@ def test_a_second_run_by_hand_is_refused_and_says_who_runs_where_since_when(
 
     assert second.code == 75
     text = (
-        rf"another run of wait is under way: wait {socket.gethostname()} pid {process.pid},"
+        rf"another run of wait is under way: wait {socket.gethostname()}"
+        rf" pid {process.pid},"
         r" connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     )
     assert re.search(text, second.err)
