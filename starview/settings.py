@@ -272,6 +272,7 @@ if DATABASES["default"]:
     # These tell a session that waits for hours from one whose server is gone.
     for _name, _seconds in (("idle", 60), ("interval", 15), ("count", 4)):
         DATABASES["default"]["OPTIONS"].setdefault(f"keepalives_{_name}", _seconds)
+    DATABASES["default"]["OPTIONS"].setdefault("tcp_user_timeout", 60_000)  # ms
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": (

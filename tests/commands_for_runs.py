@@ -94,3 +94,10 @@ class CloseConnection(BaseCommand):
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         self.stdout.write("connected anew")
+
+
+class TryAgainLater(BaseCommand):
+    """Ends with EX_TEMPFAIL, for reasons of its own."""
+
+    def handle(self, **options: Any) -> None:
+        raise CommandError("try again later", returncode=75)

@@ -361,7 +361,25 @@ def test_a_failing_job_that_is_then_not_run_has_failed_since_its_first_failure(
     alerts.dispatch([A], SLOT + DAY + timedelta(hours=1))
 
     assert subjects(mails)[1:] == ["[Starview] job-a is overdue"]
-    assert states() == {"job-a": (SLOT + DAY, SLOT + timedelta(minutes=1))}
+    mark = SLOT + DAY - timedelta(seconds=1)  # before the slot: it may still fail
+    assert states() == {"job-a": (mark, SLOT + timedelta(minutes=1))}
+
+
+def test_a_slot_that_was_overdue_and_then_fails_is_mailed_as_that_too(
+    mails: Mails,
+) -> None:
+    run(A)
+    for minutes in (60, 70, 80):
+        alerts.dispatch([A], SLOT + DAY + timedelta(minutes=minutes))
+    record(A, Outcome.FAILED, slot=SLOT + DAY)
+
+    for minutes in (180, 190):
+        alerts.dispatch([A], SLOT + DAY + timedelta(minutes=minutes))
+
+    assert subjects(mails)[1:] == [
+        "[Starview] job-a is overdue",
+        "[Starview] job-a failed",
+    ]
 
 
 def test_a_run_that_does_not_end_is_mailed_once_an_hour_after_its_deadline(

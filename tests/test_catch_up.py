@@ -229,6 +229,35 @@ def test_jobs_run_does_the_work_of_the_slot_and_a_command_by_hand_does_not() -> 
     assert reasons(job, NOON) == []
 
 
+def test_other_times_have_missed_nothing() -> None:
+    known(line(WEEKLY), since=NOON - 60 * DAY)
+    before = reasons(line(WEEKLY), NOON)
+
+    assert before == ["missed"]
+    assert reasons(line("0 3 * * 6"), NOON) == []
+
+
+def test_a_line_that_comes_back_has_missed_nothing() -> None:
+    always, other = line(DAILY, "always"), line(MONTHLY, "other")
+    known(always, other, since=NOON - 90 * DAY)
+    slot_states([always, other], NOON - 80 * DAY)
+    for days in range(79, 0, -1):
+        slot_states([always], NOON - days * DAY)
+
+    due = [found.state.job for found in due_now([always, other], NOON)]
+
+    assert due == ["always"]
+
+
+def test_a_run_that_still_runs_is_waited_for_whatever_came_after_it() -> None:
+    job = line(MONTHLY)
+    known(job, since=NOON - 60 * DAY)
+    recorded(job, "running", NOON - 2 * HOUR, slot=job.last_due(NOON))
+    recorded(job, "skipped", NOON - HOUR, trigger="manual", exit_code=75)
+
+    assert reasons(job, NOON) == []
+
+
 # -- failed --------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
-from tests.factories import execute, session, wait_until
+from tests.factories import execute, session, wait_until, wait_until_blocked_by
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,6 +39,7 @@ CLASSES = {
     "flood": "Flood",
     "nested": "Nested",
     "close_connection": "CloseConnection",
+    "try_again_later": "TryAgainLater",
 }
 PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items()}
 
@@ -126,6 +127,12 @@ def worker_of(process: Command) -> int:
     wait_until(lambda: "job_started" in process.err(), "the job has started")
     (worker,) = children(process.pid)
     return worker
+
+
+def found_crashed() -> list[tuple[int, str]]:
+    """As `mark_crashed` finds them some minutes later."""
+    execute("UPDATE maintenance_jobrun SET seen_at = now() - interval '5 minutes'")
+    return mark_crashed(datetime.now(UTC))
 
 
 def kill_both(process: Command) -> Done:
@@ -400,6 +407,8 @@ def test_a_signal_stops_any_command_and_the_run_is_recorded_as_interrupted(
 ) -> None:
     process = start(name)
     worker_of(process)
+    if name == "wait_in_query":
+        wait_until(_someone_sleeps, "the query runs")
 
     kill(process.pid, number)
     done = process.finish()
@@ -445,6 +454,18 @@ def test_what_ignores_its_deadline_is_killed_and_recorded_as_timed_out(
     )
 
 
+def test_a_signal_during_the_claim_is_an_interruption_too(start: Start) -> None:
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_job")
+        process = start("wait")
+        wait_until_blocked_by(holder)
+        for pid in (*children(process.pid), process.pid):
+            kill(pid, signal.SIGTERM)
+    process.finish()
+
+    assert outcomes() == [("schedule", "interrupted")]
+
+
 # -- kill -9 -------------------------------------------------------------------------
 
 
@@ -471,10 +492,10 @@ def test_a_run_whose_processes_are_all_gone_is_found_by_its_free_lock(
 ) -> None:
     process = start("wait")
     worker_of(process)
-    alive = mark_crashed(datetime.now(UTC))
+    alive = found_crashed()
 
     kill_both(process)
-    wait_until(lambda: bool(mark_crashed(datetime.now(UTC))), "it is found")
+    wait_until(lambda: bool(found_crashed()), "it is found")
 
     assert alive == []
     assert outcomes() == [("schedule", "crashed")]
@@ -491,7 +512,7 @@ def test_a_command_whose_watching_process_is_killed_is_told_to_stop(
     process.kill()
 
     wait_until(lambda: not Path(f"/proc/{worker}").exists(), "it has ended as well")
-    wait_until(lambda: bool(mark_crashed(datetime.now(UTC))), "it is found")
+    wait_until(lambda: bool(found_crashed()), "it is found")
 
 
 # -- the database --------------------------------------------------------------------
@@ -541,12 +562,12 @@ def test_a_watching_process_that_loses_its_session_takes_its_lock_again(
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM pg_stat_activity"
-                " WHERE application_name LIKE 'runner %%' AND query LIKE '%%SELECT 1%%'"
+                " WHERE application_name LIKE 'runner %%' AND query LIKE '%%seen_at%%'"
             )
             return bool(cursor.fetchone() == (1,))
 
     wait_until(has_its_lock_again, "it is connected again")
-    assert mark_crashed(datetime.now(UTC)) == []
+    assert found_crashed() == []
 
 
 def test_with_the_database_down_a_scheduled_run_fails_and_leaves_its_slot(
@@ -594,6 +615,87 @@ def test_an_end_that_cannot_be_written_is_said_and_the_exit_code_is_the_jobs(
     assert done.code == 1
     assert "run_not_recorded" in done.err
     assert "lock timeout" in done.err
+
+
+def test_an_outage_over_a_look_leaves_no_run_without_its_lock(start: Start) -> None:
+    """While nobody can connect, and afterwards: who lives is not taken for crashed."""
+    process = start("wait", by_hand=True, constants={SAVE_SECONDS: 0.1})
+    worker_of(process)
+    name = connection.settings_dict["NAME"]
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'runner %'"
+    )
+    allow = f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS'
+    elsewhere = {**connection.get_connection_params(), "dbname": "postgres"}
+    with closing(psycopg2.connect(**elsewhere)) as other:
+        other.autocommit = True
+        _cut_off_for_a_while(other.cursor(), allow, ended, process)
+
+    seen = JobRun.objects.get().seen_at
+    wait_until(lambda: JobRun.objects.get().seen_at != seen, "it is back")
+    assert found_crashed() == []
+
+
+def _cut_off_for_a_while(cursor: Any, allow: str, ended: str, process: Command) -> None:
+    cursor.execute(f"{allow} false")
+    try:
+        cursor.execute(ended)
+        wait_until(lambda: process.err().count("output_not_saved") > 2, "it has tried")
+    finally:
+        cursor.execute(f"{allow} true")
+
+
+def test_a_run_that_was_taken_for_crashed_is_running_again_when_it_is_back(
+    start: Start,
+) -> None:
+    process = start("wait", constants={SAVE_SECONDS: 0.1})
+    worker_of(process)
+
+    JobRun.objects.update(outcome="crashed", finished_at=datetime.now(UTC), error="x")
+
+    wait_until(lambda: only_run().outcome == "running", "it says that it lives")
+    assert (only_run().finished_at, only_run().error) == (None, "")
+
+
+def test_by_hand_with_the_database_away_any_command_fails_in_a_line(
+    manage: Manage,
+) -> None:
+    away = {"DATABASE_URL": "postgresql://u:hidden-word@127.0.0.1:9/x"}
+
+    done = manage("run_job", "clearsessions", env=away)
+
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_exit_code_of_75_of_another_command_is_a_failure(run: Run) -> None:
+    done = run("try_again_later")
+
+    assert done.code == 75
+    assert outcomes() == [("schedule", "failed")]
+
+
+def test_a_line_that_cannot_be_read_takes_no_slot_from_the_others(
+    commands: Commands, tmp_path: Path
+) -> None:
+    crontab = tmp_path / "crontab"
+    crontab.write_text(
+        "*/30 * * * * * * true\n"
+        "0 0 * * * JOB=starview-print timeout 1h python manage.py run_job print\n"
+    )
+
+    done = commands.start(
+        *("run_job", "print"),
+        settings={"CRONTAB": str(crontab)},
+        environment={"JOB": "starview-print"},
+        commands=PATHS,
+        supervised=True,
+    ).finish()
+
+    assert "crontab_line_not_read" in done.err
+    assert only_run().slot == midnight()
 
 
 def test_a_command_may_close_its_connection_and_open_another(run: Run) -> None:

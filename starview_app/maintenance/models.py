@@ -71,8 +71,11 @@ class Job(models.Model):
     """What is remembered of a job of the crontab between its runs."""
 
     name = models.CharField(max_length=200, primary_key=True)
-    # Slots before it are not missed: the job was not scheduled then.
+    # Slots before it are not missed: the job was not scheduled then, or at other times.
     first_seen_at = models.DateTimeField()
+    # As the crontab had them at `seen_at`, which is some ten minutes behind at most.
+    times = models.TextField(default="")
+    seen_at = models.DateTimeField(null=True)
     # Not run by the schedule before this moment; none when it is not paused.
     paused_until = models.DateTimeField(null=True)
     # When it was last mailed about, for which slot, and since when mails say that it
@@ -116,6 +119,8 @@ class JobRun(models.Model):
     pid = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
+    # When its watching process last wrote this row; the database's own time.
+    seen_at = models.DateTimeField(null=True)
     outcome = models.CharField(
         max_length=11, choices=Outcome.choices, default=Outcome.RUNNING
     )

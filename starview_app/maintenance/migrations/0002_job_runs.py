@@ -19,6 +19,8 @@ class Migration(migrations.Migration):
                     models.CharField(max_length=200, primary_key=True, serialize=False),
                 ),
                 ("first_seen_at", models.DateTimeField()),
+                ("times", models.TextField(default="")),
+                ("seen_at", models.DateTimeField(null=True)),
                 ("paused_until", models.DateTimeField(null=True)),
                 ("alerted_at", models.DateTimeField(null=True)),
                 ("alerted_slot", models.DateTimeField(null=True)),
@@ -58,6 +60,7 @@ class Migration(migrations.Migration):
                 ("pid", models.PositiveIntegerField()),
                 ("started_at", models.DateTimeField()),
                 ("finished_at", models.DateTimeField(null=True)),
+                ("seen_at", models.DateTimeField(null=True)),
                 (
                     "outcome",
                     models.CharField(

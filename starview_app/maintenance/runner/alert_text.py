@@ -53,6 +53,12 @@ class Notice:
         return self.state.job
 
     @property
+    def mark(self) -> datetime:
+        """What is remembered of it: that a slot was not run hides no failure of it."""
+        has_failed = self.run is not None and self.run.has_failed
+        return self.slot if has_failed else self.slot - timedelta(seconds=1)
+
+    @property
     def error(self) -> str:
         return self.run.error if self.run else ""
 
@@ -118,7 +124,7 @@ def news_of(
         if notice.run and notice.run.outcome == Outcome.SUCCEEDED:
             if state.failing_since:
                 recoveries.append(notice)
-        elif state.alerted_slot is None or state.alerted_slot < notice.slot:
+        elif state.alerted_slot is None or state.alerted_slot < notice.mark:
             troubles.append(notice)
     return News(now, troubles, recoveries, down_since)
 

@@ -140,7 +140,7 @@ def _remember(news: "News") -> None:
         for trouble in news.troubles:
             Job.objects.filter(name=trouble.job).update(
                 alerted_at=news.now,
-                alerted_slot=trouble.slot,
+                alerted_slot=trouble.mark,
                 failing_since=trouble.since,
             )
         names = [recovery.job for recovery in news.recoveries]

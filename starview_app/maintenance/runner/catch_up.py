@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from django.db import Error as DatabaseError
+from django.db import connection
 
 from starview_app.maintenance.runner import alerts
 from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.schedule import ScheduledJob
 from starview_app.maintenance.runner.slots import SlotState, slot_states
+from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
@@ -35,15 +38,24 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
     return sorted(found, key=lambda due: due.state.slot, reverse=True)
 
 
+def find_crashed(now: datetime) -> None:
+    """Mark the runs whose process is gone; a database that is away is only said."""
+    try:
+        for number, job in mark_crashed(now):
+            logger.error("run_crashed", job=job, run=number)
+    except DatabaseError as error:
+        connection.close()
+        logger.error("crashed_runs_not_looked_for", error=one_line(error))
+
+
 def look_after(
     jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True
 ) -> None:
-    """Find the runs whose process is gone, and send the mails that are to be sent.
+    """Find crashed runs, and send the mails that are to be sent; never raises.
 
     Without `at_once` what goes wrong soon after a mail is collected for the next one.
     """
-    for number, job in mark_crashed(now):
-        logger.error("run_crashed", job=job, run=number)
+    find_crashed(now)
     alerts.dispatch(jobs, now, at_once=at_once)
 
 
@@ -57,10 +69,11 @@ def catch_up(
     """Run what is due, one after the other; returns how many runs that were.
 
     Each slot once: what a run leaves undone waits for its next attempt. The plan is
-    made anew after each run, which may have taken hours.
+    made anew after each run, which may have taken hours. What is made up for is not
+    mailed as overdue: mails come after it, and during a long run.
     """
     begun: set[tuple[str, datetime]] = set()
-    look_after(jobs, clock())
+    find_crashed(clock())
     while not should_stop():
         left = [
             due
@@ -79,6 +92,5 @@ def catch_up(
         )
         launch(state)
         look_after(jobs, clock(), at_once=False)
-    if begun:
-        look_after(jobs, clock())
+    look_after(jobs, clock())
     return len(begun)

@@ -200,6 +200,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except JobIsRunningError as error:
+        tell(refused=True)
         raise CommandError(str(error), returncode=EXIT_RUNNING) from error
     except (JobError, ImproperlyConfigured) as error:
         raise CommandError(str(error)) from error

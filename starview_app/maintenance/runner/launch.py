@@ -30,7 +30,9 @@ class Launcher:
     @contextmanager
     def passing_signals_on(self) -> Iterator[None]:
         previous = {
-            number: signal.signal(number, self._pass_on) for number in _STOPPING
+            number: signal.signal(number, self._pass_on)
+            for number in _STOPPING
+            if signal.getsignal(number) is not signal.SIG_IGN  # nohup
         }
         try:
             yield

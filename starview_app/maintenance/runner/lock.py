@@ -60,10 +60,11 @@ def job_lock_beside(job: str) -> Iterator[None]:
     Such a command may close Django's connection, and open others, as it likes. The
     server frees the lock when this process ends.
     """
-    session = connection.get_new_connection(connection.get_connection_params())
+    with connection.wrap_database_errors:
+        session = connection.get_new_connection(connection.get_connection_params())
     try:
         session.autocommit = True
-        with session.cursor() as cursor:
+        with connection.wrap_database_errors, session.cursor() as cursor:
             _acquire(cursor, _key(job), job, "")
         yield
     finally:

@@ -5,11 +5,20 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import OperationalError, ProgrammingError, connection
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from psycopg2 import errors as postgres
 
 from starview_app.maintenance.models import JobRun
@@ -26,8 +35,15 @@ _PAUSE_SECONDS = 0.5
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "20s"
 
+_CUT_OFF = (OperationalError, InterfaceError)
+
 Outcome = JobRun.Outcome
 
+_SET_TIMEOUTS = """
+    SELECT
+        set_config('lock_timeout', %(lock_timeout)s, false),
+        set_config('statement_timeout', %(statement_timeout)s, false)
+"""
 _OPEN_SESSION = """
     SELECT
         set_config('application_name', %(name)s, false),
@@ -37,8 +53,8 @@ _OPEN_SESSION = """
 """
 _PAUSED_UNTIL = """
     WITH seen AS (
-        INSERT INTO maintenance_job (name, first_seen_at)
-        VALUES (%(job)s, %(now)s)
+        INSERT INTO maintenance_job (name, first_seen_at, times, seen_at)
+        VALUES (%(job)s, %(now)s, %(times)s, %(now)s)
         ON CONFLICT DO NOTHING
     )
     SELECT paused_until
@@ -48,12 +64,12 @@ _PAUSED_UNTIL = """
 # By the unique index jobrun_slot_once.
 _CLAIM = """
     INSERT INTO maintenance_jobrun (
-        run_id, job, slot, attempt, trigger, command, host, pid, started_at,
+        run_id, job, slot, attempt, trigger, command, host, pid, started_at, seen_at,
         outcome, finished_at, seconds, exit_code, counts, output, error
     )
     VALUES (
         %(run_id)s, %(job)s, %(slot)s, %(attempt)s, %(trigger)s, %(command)s,
-        %(host)s, %(pid)s, %(now)s,
+        %(host)s, %(pid)s, %(now)s, now(),
         %(outcome)s, %(finished_at)s, %(seconds)s, %(exit_code)s, '{}', '', %(error)s
     )
     ON CONFLICT DO NOTHING
@@ -64,9 +80,16 @@ _OTHER = """
     FROM maintenance_jobrun
     WHERE job = %(job)s AND slot = %(slot)s AND attempt = %(attempt)s
 """
+# Who writes this is alive, whatever somebody thought while its session was cut off.
 _SAVE_OUTPUT = """
     UPDATE maintenance_jobrun
-    SET output = %(output)s
+    SET
+        output = %(output)s,
+        seen_at = now(),
+        outcome = 'running',
+        finished_at = NULL,
+        seconds = NULL,
+        error = ''
     WHERE id = %(id)s
 """
 _FINISH = """
@@ -93,12 +116,16 @@ _PRUNE = """
     )
 """
 # By the partial index jobrun_running. A process that has just begun holds its lock
-# before its row is seen; ours are free again at the end of the statement.
+# before its row is seen; ours are free again at the end of the statement. A process
+# whose session was cut off, by a restart of the server for example, gets the time to
+# take its lock again: it looks every 30 s.
 _MARK_CRASHED = """
     WITH running AS MATERIALIZED (
         SELECT id, run_id
         FROM maintenance_jobrun
-        WHERE outcome = 'running'
+        WHERE
+            outcome = 'running'
+            AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
     )
     UPDATE maintenance_jobrun AS run
     SET
@@ -155,7 +182,6 @@ class RunRecord:
         self.id = 0
         self.run_id = run_id
         self._request = request
-        self._output = ""
 
     def begin(self, now: datetime) -> Taken | Paused | None:
         """Claim the slot, or say why not; a run without a slot is only recorded.
@@ -169,24 +195,27 @@ class RunRecord:
             is_missing = isinstance(
                 error.__cause__, postgres.UndefinedTable | postgres.UndefinedColumn
             )
-            if not is_missing or not create_own_tables():
+            if not is_missing:
                 raise
+            create_own_tables()  # unless another has, meanwhile
             return self._begin(now)
 
     def save_output(self, output: str) -> None:
-        """What it has written so far; also notices, and mends, a lost session."""
+        """What it has written so far; also notices, and mends, a lost session.
+
+        There is no session without the run's lock: what fails leaves none behind.
+        """
+        if not self.id:
+            return
+        parameters = {"id": self.id, "output": _storable(output)}
         try:
-            with connection.cursor() as cursor:
-                if output == self._output or not self.id:
-                    cursor.execute("SELECT 1")
-                else:
-                    cursor.execute(
-                        _SAVE_OUTPUT, {"id": self.id, "output": _storable(output)}
-                    )
-        except OperationalError:
+            if connection.connection is None:
+                self._open_session()
+            _execute(_SAVE_OUTPUT, parameters)
+        except _CUT_OFF:
             connection.close()
             self._open_session()
-        self._output = output
+            _execute(_SAVE_OUTPUT, parameters)
 
     def finish(self, ending: Ending) -> None:
         """Record the end, for FINISH_SECONDS through a database that is away."""
@@ -194,10 +223,10 @@ class RunRecord:
         while True:
             try:
                 return self._finish(ending)
-            except OperationalError:
+            except _CUT_OFF:
+                connection.close()
                 if time.monotonic() > give_up:
                     raise
-                connection.close()
                 time.sleep(_PAUSE_SECONDS)
 
     # -- internal helpers ---------------------------------------------------------
@@ -208,7 +237,10 @@ class RunRecord:
         with connection.cursor() as cursor:
             paused_until = None
             if request.slot:
-                cursor.execute(_PAUSED_UNTIL, {"job": request.job, "now": now})
+                times = request.schedule.five_fields if request.schedule else ""
+                cursor.execute(
+                    _PAUSED_UNTIL, {"job": request.job, "now": now, "times": times}
+                )
                 (paused_until,) = cursor.fetchone() or (None,)
             if request.trigger != JobRun.Trigger.SCHEDULE:
                 paused_until = None  # `catch_up` asks by itself, people know
@@ -243,34 +275,49 @@ class RunRecord:
     def _open_session(self) -> None:
         name = f"runner {self._request.job} {socket.gethostname()} pid {os.getpid()}"
         key = f"starview-maintenance:run:{self.run_id}"
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _OPEN_SESSION,
-                {
-                    "name": name[:63],
-                    "key": key,
-                    "lock_timeout": LOCK_TIMEOUT,
-                    "statement_timeout": STATEMENT_TIMEOUT,
-                },
-            )
+        try:
+            _execute(_OPEN_SESSION, {"name": name[:63], "key": key, **_timeouts()})
+        except Exception:
+            connection.close()
+            raise
 
     def _finish(self, ending: Ending) -> None:
+        _execute(
+            _FINISH,
+            {
+                "id": self.id,
+                "finished_at": ending.finished_at,
+                "outcome": ending.outcome.value,
+                "exit_code": ending.exit_code,
+                "seconds": ending.seconds,
+                "counts": json.dumps(ending.counts),
+                "output": _storable(ending.output),
+                "error": _storable(ending.error),
+            },
+        )
+
+
+def prune(now: datetime) -> None:
+    """Forget runs that began more than KEEP_DAYS ago, PRUNE_ROWS of them."""
+    cutoff = now - timedelta(days=KEEP_DAYS)
+    _execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
+
+
+@contextmanager
+def short_waits() -> Iterator[None]:
+    """Let no lock of somebody else hold up what this process asks of the database."""
+
+    def set_timeouts(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(
-                _FINISH,
-                {
-                    "id": self.id,
-                    "finished_at": ending.finished_at,
-                    "outcome": ending.outcome.value,
-                    "exit_code": ending.exit_code,
-                    "seconds": ending.seconds,
-                    "counts": json.dumps(ending.counts),
-                    "output": _storable(ending.output),
-                    "error": _storable(ending.error),
-                },
-            )
-            cutoff = ending.finished_at - timedelta(days=KEEP_DAYS)
-            cursor.execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
+            cursor.execute(_SET_TIMEOUTS, _timeouts())
+
+    connection_created.connect(set_timeouts)
+    try:
+        if connection.connection is not None:
+            set_timeouts(connection)
+        yield
+    finally:
+        connection_created.disconnect(set_timeouts)
 
 
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
@@ -291,6 +338,15 @@ def _other(request: RunRequest, row: tuple[Any, ...]) -> str:
         f"{request.job}, slot {request.slot:%Y-%m-%d %H:%M} UTC, is taken: run {number}"
         f" on {host} pid {pid} since {started_at:%Y-%m-%d %H:%M:%S} UTC, {outcome}"
     )
+
+
+def _execute(statement: str, parameters: dict[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+def _timeouts() -> dict[str, str]:
+    return {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
 
 
 def _storable(text: str) -> str:

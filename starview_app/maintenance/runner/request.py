@@ -12,9 +12,9 @@ from django.conf import settings
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.schedule import (
-    CrontabError,
     ScheduledJob,
-    read_crontab,
+    parse_crontab,
+    read_text,
 )
 
 logger = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ def take_request(
     name, trigger, slot, attempt = [
         environ.pop(variable, "") for variable in (JOB, TRIGGER, SLOT, ATTEMPT)
     ]
-    text = shlex.join([command, *arguments])
+    text = settings.ENVIRONMENT.redact(shlex.join([command, *arguments]))
     jobs = scheduled_jobs(must_exist=bool(name))
     lines = [job for job in jobs if job.django_command == command]
     if not name:
@@ -96,11 +96,15 @@ def environment_of(
 
 
 def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
-    """The crontab's jobs; none, and a warning, where it cannot be read."""
+    """The crontab's jobs, with a warning for each line that cannot be read."""
     path = Path(settings.CRONTAB)
     try:
-        return read_crontab(path)
-    except (CrontabError, OSError, UnicodeDecodeError) as error:
+        jobs, problems = parse_crontab(read_text(path))
+    except OSError as error:
         if must_exist or path.exists():
             logger.warning("crontab_not_read", path=str(path), error=str(error))
         return []
+    # The other lines are not to suffer from one that supercronic may even run.
+    for problem in problems:
+        logger.warning("crontab_line_not_read", line=problem.line, error=problem.text)
+    return jobs

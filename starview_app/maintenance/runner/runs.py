@@ -16,7 +16,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner import alerts
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.monitors import Monitors
-from starview_app.maintenance.runner.record import EXIT_RUNNING, Ending, RunRecord
+from starview_app.maintenance.runner.record import Ending, RunRecord, prune
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.supervisor import Ended, Watched, fork
 from starview_app.maintenance.text import one_line
@@ -117,6 +117,8 @@ class _Run:
                     )
             else:
                 alerts.after_run(self._request, ending)
+                with _never_fail("prune"):
+                    prune(ending.finished_at)
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
@@ -171,7 +173,7 @@ def _outcome(ended: Ended) -> JobRun.Outcome:
         return Outcome.INTERRUPTED
     if ended.exit_code < 0:
         return Outcome.CRASHED
-    return Outcome.SKIPPED if ended.exit_code == EXIT_RUNNING else Outcome.FAILED
+    return Outcome.SKIPPED if ended.told.get("refused") else Outcome.FAILED
 
 
 def redact(text: str) -> str:

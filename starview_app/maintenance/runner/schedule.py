@@ -23,6 +23,7 @@ from cronsim.cronsim import SYMBOLIC_DAYS, SYMBOLIC_MONTHS
 
 from starview_app.maintenance.runner.shell import ShellLine, read_shell
 
+LONGEST_JOB = 200  # characters that are kept of a name
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -96,7 +97,7 @@ class ScheduledJob:
     @property
     def job(self) -> str:
         """What JOB= says, else nothing."""
-        return self.job_names[-1] if self.job_names else ""
+        return self.job_names[-1][:LONGEST_JOB] if self.job_names else ""
 
     @property
     def job_names(self) -> list[str]:

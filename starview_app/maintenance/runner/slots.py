@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection
 
@@ -48,20 +49,33 @@ _RUNS = """
     ) AS run
     ORDER BY due.job, run.started_at, run.id
 """
+# A job that is new, that has other times, or that was not in the crontab while others
+# were, has missed nothing before now.
+_SEEN = """
+    INSERT INTO maintenance_job AS job (name, times, first_seen_at, seen_at)
+    SELECT name, times, %(now)s, %(now)s
+    FROM unnest(%(jobs)s, %(times)s) AS line (name, times)
+    ON CONFLICT (name) DO UPDATE
+    SET
+        times = excluded.times,
+        seen_at = excluded.seen_at,
+        first_seen_at = CASE
+            WHEN
+                job.times NOT IN (excluded.times, '')
+                OR job.seen_at < (SELECT max(seen_at) FROM maintenance_job)
+                    - interval '1 hour'
+            THEN excluded.first_seen_at
+            ELSE job.first_seen_at
+        END
+    WHERE
+        job.times <> excluded.times
+        OR job.seen_at IS NULL
+        OR job.seen_at < excluded.seen_at - interval '10 minutes'
+"""
 _REMEMBERED = """
-    WITH seen AS (
-        INSERT INTO maintenance_job (name, first_seen_at)
-        SELECT name, %(now)s FROM unnest(%(jobs)s) AS new (name)
-        WHERE NOT EXISTS (SELECT FROM maintenance_job AS old WHERE old.name = new.name)
-        ON CONFLICT DO NOTHING
-        RETURNING name, first_seen_at, paused_until, alerted_slot, failing_since
-    )
     SELECT name, first_seen_at, paused_until, alerted_slot, failing_since
     FROM maintenance_job
     WHERE name = ANY (%(jobs)s)
-    UNION ALL
-    SELECT name, first_seen_at, paused_until, alerted_slot, failing_since
-    FROM seen
 """
 
 
@@ -148,11 +162,13 @@ class SlotState:
         if self.last is None:
             is_known = self.slot > self.first_seen_at
             return self.slot + MISSED_AFTER if is_known else None
-        if self.last.finished_at is None or self.failures > len(RETRY_AFTER):
+        is_running = any(run.finished_at is None for run in self.runs)
+        if is_running or self.failures > len(RETRY_AFTER):
             return None
         # What was interrupted, or refused, has not failed.
         wait = RETRY_AFTER[max(self.failures - 1, 0)]
-        return self.last.finished_at + wait - RETRY_SLACK
+        ended_at = max(run.finished_at for run in self.runs if run.finished_at)
+        return ended_at + wait - RETRY_SLACK
 
     @property
     def reason_to_run(self) -> str:
@@ -194,14 +210,14 @@ class SlotState:
 
 
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
-    """The state of each named job, in the order of the crontab; two queries.
+    """The state of each named job, in the order of the crontab; three statements.
 
     A job that is seen for the first time is remembered from `now` on.
     """
     jobs = [job for job in jobs if job.job]
     if not jobs:
         return []
-    remembered = _remembered([job.job for job in jobs], now)
+    remembered = _remembered(jobs, now)
     runs = _runs(jobs, now)
     return [
         SlotState(
@@ -212,10 +228,17 @@ def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
 
 
 def _remembered(
-    names: Sequence[str], now: datetime
+    jobs: Sequence[ScheduledJob], now: datetime
 ) -> dict[str, tuple[datetime, datetime | None, datetime | None, datetime | None]]:
+    times = {job.job: job.five_fields for job in jobs}
     with connection.cursor() as cursor:
-        cursor.execute(_REMEMBERED, {"jobs": list(names), "now": now})
+        parameters: dict[str, Any] = {
+            "jobs": list(times),
+            "times": list(times.values()),
+            "now": now,
+        }
+        cursor.execute(_SEEN, parameters)
+        cursor.execute(_REMEMBERED, parameters)
         return {name: tuple(row) for name, *row in cursor.fetchall()}
 
 

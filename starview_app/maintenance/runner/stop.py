@@ -72,7 +72,10 @@ def stop_on_signals(
             signal.pthread_kill(main, signal.SIGALRM)
 
     watcher = threading.Thread(target=watch, name="stop-watcher", daemon=True)
-    handlers = dict.fromkeys(_STOPPING, note) | {signal.SIGALRM: insist}
+    heard = [
+        number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # not what nohup has silenced
+    handlers = dict.fromkeys(heard, note) | {signal.SIGALRM: insist}
     previous = {
         number: signal.signal(number, handler) for number, handler in handlers.items()
     }

@@ -68,7 +68,7 @@ def run_pid() -> int:
 def tell(**facts: Any) -> None:
     """Tell the watching process about this run; does nothing without one.
 
-    Understood: `counts`, `interrupted`, `error`; what is told last counts.
+    Understood: `counts`, `interrupted`, `refused`, `error`; what is told last counts.
     """
     if _report_fd is not None:
         with suppress(OSError):
@@ -91,6 +91,7 @@ class Watched:
         self._received: list[int] = []
         self._stopped_by = ""
         self._timed_out = False
+        self._is_over = False
         self._selector = selectors.DefaultSelector()
         self._listen()
 
@@ -112,7 +113,8 @@ class Watched:
         told to stop, and killed when it has not done so within `kill_after_seconds`.
         `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS.
         """
-        os.write(self._go, b"!")
+        with suppress(BrokenPipeError):  # a signal may have ended it already
+            os.write(self._go, b"!")
         os.close(self._go)
         never = float("inf")
         stop_at = kill_at = never
@@ -133,8 +135,10 @@ class Watched:
             if now >= save_at:
                 save_output(self._output())
                 save_at = time.monotonic() + SAVE_SECONDS
-        while self._read(DRAIN_SECONDS):
-            pass
+        drain_until = time.monotonic() + DRAIN_SECONDS
+        while self._targets and (left := drain_until - time.monotonic()) > 0:
+            self._read(left)
+        self._pass_on(is_late=time.monotonic() >= stop_at - DEADLINE_SLACK_SECONDS)
         return Ended(
             os.waitstatus_to_exitcode(status),
             self._output(),
@@ -156,7 +160,8 @@ class Watched:
             end.setblocking(False)
         self._wakened = reader
         for number in _PASSED_ON:
-            signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for descriptor in (*self._targets, self._report, reader.fileno()):
@@ -167,6 +172,7 @@ class Watched:
 
     def _status(self) -> int | None:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
+        self._is_over = bool(pid)
         return status if pid else None
 
     def _pass_on(self, *, is_late: bool) -> None:
@@ -177,8 +183,9 @@ class Watched:
             self._send(number)
 
     def _send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if not self._is_over:  # its number may be another's by now
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _read(self, wait_seconds: float) -> bool:
         """Wait for something to read, and read it; whether there was any output."""
@@ -203,6 +210,7 @@ class Watched:
 
     def _leave(self, descriptor: int) -> None:
         self._selector.unregister(descriptor)
+        self._targets.pop(descriptor, None)
         os.close(descriptor)
 
     def _keep(self, chunk: bytes) -> None:
@@ -211,7 +219,11 @@ class Watched:
             del self._tail[:-OUTPUT_BYTES]
 
     def _output(self) -> str:
-        return self._tail[-OUTPUT_BYTES:].decode(errors="replace")
+        tail = self._tail[-OUTPUT_BYTES:]
+        if len(self._tail) > OUTPUT_BYTES and b"\n" in tail:
+            # Not half a line, which may begin with half a secret.
+            tail = tail[tail.index(b"\n") + 1 :]
+        return tail.decode(errors="replace")
 
     def _told(self) -> dict[str, Any]:
         facts: dict[str, Any] = {}

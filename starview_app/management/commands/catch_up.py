@@ -10,6 +10,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
 from starview_app.maintenance.runner.launch import Launcher
+from starview_app.maintenance.runner.record import short_waits
 from starview_app.maintenance.runner.registry import recorded_jobs
 from starview_app.maintenance.runner.request import environment_of
 from starview_app.maintenance.runner.slots import SlotState
@@ -34,7 +35,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, dry_run: bool, **options: Any) -> None:
-        with clear_errors():
+        with clear_errors(), short_waits():
             create_own_tables()
             if dry_run:
                 self._list()

@@ -29,6 +29,7 @@ from starview_app.maintenance.runner.command import (
 )
 from starview_app.maintenance.runner.health import check_health
 from starview_app.maintenance.runner.launch import Launcher
+from starview_app.maintenance.runner.record import short_waits
 from starview_app.maintenance.runner.registry import is_recorded, recorded_jobs
 from starview_app.maintenance.runner.request import environment_of, scheduled_jobs
 from starview_app.maintenance.runner.schedule import (
@@ -109,12 +110,11 @@ class Command(BaseCommand):
     def handle(self, *, subcommand: str | None, as_json: bool, **options: Any) -> None:
         report_on = getattr(self, f"_{subcommand or 'list'}")
         options |= {"as_json": as_json, "now": timezone.now()}
-        with clear_errors():
+        with clear_errors(), short_waits():
             try:
                 report: _Report = report_on(**options)
             except ProgrammingError:  # of tables that are not there yet
-                if not create_own_tables():
-                    raise
+                create_own_tables()
                 report = report_on(**options)
         for line in [_as_json(report.facts)] if as_json else report.lines:
             self.stdout.write(line)

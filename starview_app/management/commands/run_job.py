@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
 
 from starview_app.maintenance.runner.command import (
@@ -68,23 +68,34 @@ class Command(BaseCommand):
         )
 
     def _run(self, name: str, command: BaseCommand, argv: list[str]) -> None:
+        # Django's connection is each thread's own: the canceller needs this one.
+        session = connections[DEFAULT_DB_ALIAS]
+
+        def cancel_query() -> None:
+            if session.connection:
+                session.connection.cancel()
+
         started = time.monotonic()
         outcome = "failed"
-        logger.info("job_started")
         try:
             # A command that is not ours asks nobody whether it should stop.
             with (
-                stop_on_signals(_cancel_query, grace_seconds=0.0) as stop,
+                stop_on_signals(cancel_query, grace_seconds=0.0) as stop,
                 job_lock_beside(name),
             ):
+                logger.info("job_started")
                 command.run_from_argv(argv)
             outcome = "succeeded"
+        except SystemExit as end:
+            outcome = "failed" if end.code else "succeeded"
+            raise
         except StopNow:
             outcome = "interrupted"
             tell(interrupted=True)
             self._fail(f"{name} was stopped by {stop.signal_name} before it was done")
         except JobIsRunningError as error:
             outcome = "skipped"
+            tell(refused=True)
             self._fail(str(error), EXIT_RUNNING)
         finally:
             seconds = round(time.monotonic() - started, 3)
@@ -106,8 +117,3 @@ def _tell_errors_of(command: BaseCommand) -> None:
             return execute(*args, **options)
 
     command.execute = execute_and_tell  # type: ignore[method-assign]
-
-
-def _cancel_query() -> None:
-    if connection.connection:
-        connection.connection.cancel()
