@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner import command
 from starview_app.management.commands import run_job
 from tests import plugin
@@ -35,6 +36,16 @@ def _no_fork_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in this process must not fork it: it is no run."""
     for module in (command, run_job):
         monkeypatch.setattr(module, "supervise", lambda request: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_run_on_record(request: pytest.FixtureRequest) -> None:
+    """Processes that other tests ran have left their records, by another session."""
+    if marker := request.node.get_closest_marker("django_db"):
+        is_shared = marker.kwargs.get("transaction", False)
+        request.getfixturevalue("transactional_db" if is_shared else "db")
+        JobRun.objects.all().delete()
+        Job.objects.all().delete()
 
 
 @pytest.fixture
