@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -92,7 +93,8 @@ class Environment:
         """
         value = self._raw(name, needed_by, where)
         if value and secret:
-            self._secrets |= {value, _password_of(value)}
+            password = _password_of(value)
+            self._secrets |= {value, password, unquote(password)}
         if value is None:
             if self.debug and debug_default:
                 return debug_default

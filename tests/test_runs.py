@@ -305,6 +305,15 @@ def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
     assert [(now - run.started_at).days for run in old] == [399]
 
 
+def test_a_dry_run_takes_no_slot_also_where_JOB_is_set(manage: Manage) -> None:
+    job = {"JOB": "starview-cleanup-unverified-users"}
+
+    done = manage("cleanup_unverified_users", "--days=7", "--dry-run", env=job)
+
+    assert done.returncode == 0
+    assert not JobRun.objects.exists()
+
+
 # -- once ---------------------------------------------------------------------------
 
 
@@ -345,7 +354,8 @@ def test_a_second_run_by_hand_is_refused_and_says_who_runs_where_since_when(
 
     assert second.code == 75
     text = (
-        rf"another run of wait is under way: wait {socket.gethostname()}"
+        rf"another run of starview-wait is under way: starview-wait"
+        rf" {socket.gethostname()}"
         rf" pid {process.pid},"
         r" connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     )
@@ -362,7 +372,9 @@ def test_a_scheduled_run_beside_one_by_hand_is_skipped_and_no_failure(
 
     assert scheduled.code == 0
     assert outcomes()[1] == ("schedule", "skipped")
-    assert "another run of wait is under way" in JobRun.objects.latest("id").error
+    assert (
+        "another run of starview-wait is under way" in JobRun.objects.latest("id").error
+    )
 
 
 def test_JOB_counts_only_for_the_command_of_its_line(run: Run) -> None:
@@ -713,7 +725,7 @@ def test_the_lock_is_free_before_the_record_says_that_a_run_has_ended(
         cursor = other.cursor()
         cursor.execute(
             "SELECT pg_try_advisory_lock("
-            "hashtextextended('starview-maintenance:print', 0))"
+            "hashtextextended('starview-maintenance:starview-print', 0))"
         )
         assert cursor.fetchone() == (True,)
 

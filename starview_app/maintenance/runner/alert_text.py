@@ -156,6 +156,8 @@ def _overdue(state: SlotState) -> Notice | None:
         _slot(state, run) if run else state.schedule.last_due(state.now - OVERDUE_AFTER)
     )
     since = state.failing_since or (run.started_at if run else slot)
+    if run is None and state.since:  # it was interrupted, or refused
+        run = state.since[-1]
     return Notice(state, slot, since, "is overdue", run)
 
 

@@ -176,10 +176,11 @@ def _session_lock() -> Iterator[bool]:
 
 def _nobody_to_mail() -> str:
     """Why no mail can be sent; empty when it can."""
-    if not settings.ADMIN_EMAIL:
-        return "ADMIN_EMAIL is not set"
     problems = settings.ENVIRONMENT.problems_for(MAIL)
-    return "; ".join(problem.what for problem in problems if problem.needed_by == MAIL)
+    wrong = [problem.what for problem in problems if problem.needed_by == MAIL]
+    if not settings.ADMIN_EMAIL and not wrong:
+        return "ADMIN_EMAIL is not set"
+    return "; ".join(wrong)
 
 
 def _send(message: "Message") -> bool:

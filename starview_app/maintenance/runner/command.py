@@ -98,7 +98,9 @@ class JobCommand(BaseCommand):
         Django's `call_command` goes straight to `execute`: a part of another run.
         """
         request = take_request(self.job_name, argv[2:], now=timezone.now())
-        if request.schedule or not self._is_only_tried(argv):
+        # What is only tried takes no slot, also where JOB is set.
+        is_tried = "--dry-run" in argv
+        if not is_tried and (request.schedule or not self._is_only_tried(argv)):
             supervise(request)
         super().run_from_argv(argv)
 

@@ -144,6 +144,8 @@ def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
     outcome, error = _outcome(ended), ""
     if outcome != Outcome.SUCCEEDED:
         error = ended.told.get("error") or _last_line(ended.output)
+        if not error or "job_started" in error or "job_finished" in error:
+            error = f"it said nothing, and ended with {ended.exit_code}"
     if ended.exit_code < 0:
         error = f"killed by signal {-ended.exit_code}" + (
             ": perhaps it ran out of memory" if ended.exit_code == -9 else ""

@@ -204,8 +204,11 @@ class SlotState:
             run.has_failed or run.outcome == Outcome.SUCCEEDED or _is_paused(run)
             for run in self.since
         )
+        done = "done" if self.since else "run"  # it was interrupted, or refused
         return (
-            "" if tried or not is_known else f"not run since {due:%Y-%m-%d %H:%M} UTC"
+            ""
+            if tried or not is_known
+            else f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
         )
 
 

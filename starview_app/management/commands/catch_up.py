@@ -3,7 +3,7 @@
 from typing import Any
 
 import structlog
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
@@ -54,6 +54,11 @@ class Command(BaseCommand):
 
     def _run(self) -> None:
         jobs = recorded_jobs()
+        if not jobs:
+            raise CommandError(
+                "the crontab has no job whose runs are recorded, or cannot be read"
+                " HINT: `python manage.py jobs check` says why"
+            )
         launcher = Launcher()
 
         def launch(state: SlotState) -> None:

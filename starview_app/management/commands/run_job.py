@@ -50,9 +50,10 @@ class Command(BaseCommand):
         if {"-h", "--help"} & set(arguments):
             command.run_from_argv([program, name, *arguments])
             return
-        supervise(take_request(name, arguments, now=timezone.now()))
+        request = take_request(name, arguments, now=timezone.now())
+        supervise(request)
         _tell_errors_of(command)
-        self._run(name, command, [program, name, *arguments])
+        self._run(request.job, command, [program, name, *arguments])
 
     def handle(self, *args: Any, **options: Any) -> None:
         raise CommandError("run_job is for the command line")
@@ -67,7 +68,7 @@ class Command(BaseCommand):
             app if isinstance(app, BaseCommand) else load_command_class(str(app), name)
         )
 
-    def _run(self, name: str, command: BaseCommand, argv: list[str]) -> None:
+    def _run(self, job: str, command: BaseCommand, argv: list[str]) -> None:
         # Django's connection is each thread's own: the canceller needs this one.
         session = connections[DEFAULT_DB_ALIAS]
 
@@ -81,7 +82,7 @@ class Command(BaseCommand):
             # A command that is not ours asks nobody whether it should stop.
             with (
                 stop_on_signals(cancel_query, grace_seconds=0.0) as stop,
-                job_lock_beside(name),
+                job_lock_beside(job),
             ):
                 logger.info("job_started")
                 command.run_from_argv(argv)
@@ -92,7 +93,9 @@ class Command(BaseCommand):
         except StopNow:
             outcome = "interrupted"
             tell(interrupted=True)
-            self._fail(f"{name} was stopped by {stop.signal_name} before it was done")
+            self._fail(
+                f"{argv[1]} was stopped by {stop.signal_name} before it was done"
+            )
         except JobIsRunningError as error:
             outcome = "skipped"
             tell(refused=True)
