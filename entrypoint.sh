@@ -100,6 +100,7 @@ processes_of_jobs() {
 # supercronic stops scheduling on SIGTERM but waits for its jobs without telling them.
 stop_schedule() {
   local pid
+  told=$1
   say "stopping: $1 goes to the running jobs"
   kill -TERM "$scheduler" 2>/dev/null || true
   for pid in $(processes_of_jobs "$scheduler"); do
@@ -116,12 +117,13 @@ run_schedule() {
   export STARVIEW_SENTRY_DSN=${SENTRY_DSN:-}
   TZ=UTC env -u SENTRY_DSN supercronic "${options[@]}" crontab &
   scheduler=$!
+  told=begin
   trap 'stop_schedule SIGTERM' TERM
   trap 'stop_schedule SIGINT' INT
-  local status=0
-  # A signal ends `wait` early; wait on until the scheduler itself has ended.
-  while kill -0 "$scheduler" 2>/dev/null; do
-    status=0
+  local status=143
+  # A signal ends `wait` early, with its own number; then wait on, for the scheduler's.
+  while [ "$status" -gt 128 ] && [ -n "$told" ]; do
+    told='' status=0
     wait "$scheduler" || status=$?
   done
   return "$status"
