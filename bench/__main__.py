@@ -1,6 +1,6 @@
 """Measure start-up, runner and archive, and write docs/benchmarks.md.
 
-    make bench                      all of it, some ten minutes
+    make bench                      all of it, some twenty minutes
     make bench BENCH_ROWS=20000     smaller and once, into .bench/benchmarks.md
 
 Nothing here fails because a machine is slow: what is over its limit is marked.
