@@ -21,10 +21,10 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import alert_text, alerts
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.monitoring import alert_text, alerts
 from starview_app.maintenance.runner.record import Ending, mark_crashed
 from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.schedule import ScheduledJob
 from tests.conftest import Manage
 from tests.factories import DEADLINE_SECONDS, in_thread, session
 

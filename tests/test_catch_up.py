@@ -16,7 +16,7 @@ import pytest
 
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now
-from starview_app.maintenance.runner.schedule import (
+from starview_app.maintenance.runner.crontab.schedule import (
     ScheduledJob,
     parse_crontab,
     read_crontab,

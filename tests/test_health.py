@@ -13,14 +13,14 @@ import pytest
 from django.db import OperationalError
 
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import health as health_module
-from starview_app.maintenance.runner.health import (
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
+from starview_app.maintenance.runner.reports import health as health_module
+from starview_app.maintenance.runner.reports.health import (
     Health,
     Scheduler,
     check_health,
     find_scheduler,
 )
-from starview_app.maintenance.runner.schedule import ScheduledJob, read_crontab
 from tests.conftest import ROOT
 from tests.factories import NOW, wait_until
 
@@ -273,7 +273,7 @@ def test_it_does_not_import_what_the_stores_need(proc: Path) -> None:
     program = (
         "import django, sys; django.setup()\n"
         "import starview_app.management.commands.jobs\n"
-        "from starview_app.maintenance.runner.registry import recorded_jobs\n"
+        "from starview_app.maintenance.runner.crontab.registry import recorded_jobs\n"
         "recorded_jobs()\n"
         "sys.exit('boto3' in sys.modules or 'requests' in sys.modules)"
     )

@@ -316,15 +316,18 @@ def test_each_slot_is_run_once_while_one_worker_replaces_another(
     """As a deploy of Render: the new worker starts, then the old one is stopped."""
     line = "JOB=probe timeout 50s python manage.py run_job clearsessions"
     runs = "SELECT slot FROM maintenance_jobrun WHERE job = 'probe' ORDER BY id"
+    running = runs.replace("'probe'", "'probe' AND outcome = 'running'")
     psql("DELETE FROM maintenance_jobrun WHERE job = 'probe'")
     with scheduled(tmp_path / "a", line, "* * * * *") as old:
         wait_for_log(old, "job_finished")
         with scheduled(tmp_path / "b", line, "* * * * *") as new:
             # Both are awake at this one: one of the two says that it is taken.
             wait_for_log(new, "job succeeded")
+            wait_for(lambda: not psql(running))  # it may still be the old one's
             stop(old)
             before = len(psql(runs).splitlines())
             wait_for(lambda: len(psql(runs).splitlines()) > before)
+            wait_for(lambda: not psql(running))
             said = logs(old) + logs(new)
 
     slots = psql(runs).splitlines()

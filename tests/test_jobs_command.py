@@ -21,10 +21,10 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import costs
-from starview_app.maintenance.runner.costs import month_costs, runs_left
-from starview_app.maintenance.runner.history import history, overview
-from starview_app.maintenance.runner.schedule import ScheduledJob, parse_crontab
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
+from starview_app.maintenance.runner.reports import costs
+from starview_app.maintenance.runner.reports.costs import month_costs, runs_left
+from starview_app.maintenance.runner.reports.history import history, overview
 from starview_app.management.commands.jobs import _duration, _printable
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import NOW, execute, wait_until

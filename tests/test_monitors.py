@@ -19,11 +19,11 @@ from pytest_django import Settings
 
 from starview.env import Environment
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.heartbeats import site_of
-from starview_app.maintenance.runner.monitors import Monitors
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.monitoring.heartbeats import site_of
+from starview_app.maintenance.runner.monitoring.monitors import Monitors
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.schedule import ScheduledJob
 from tests.conftest import ROOT, Manage
 from tests.monitor_servers import (
     API_KEY,

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from starview_app.maintenance.runner.schedule import (
+from starview_app.maintenance.runner.crontab.schedule import (
     CrontabError,
     ScheduledJob,
     parse_crontab,

@@ -8,9 +8,9 @@ import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from starview_app.maintenance.runner import alerts
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.record import mark_crashed
-from starview_app.maintenance.runner.schedule import ScheduledJob
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from starview_app.maintenance.text import one_line
 

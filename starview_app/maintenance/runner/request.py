@@ -5,17 +5,13 @@ import shlex
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import structlog
 from django.conf import settings
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.schedule import (
-    ScheduledJob,
-    parse_crontab,
-    read_text,
-)
+from starview_app.maintenance.runner.crontab.registry import scheduled_jobs
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 
 logger = structlog.get_logger(__name__)
 
@@ -93,18 +89,3 @@ def environment_of(
     if slot:
         variables |= {SLOT: slot.isoformat(), ATTEMPT: str(attempt)}
     return variables
-
-
-def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
-    """The crontab's jobs, with a warning for each line that cannot be read."""
-    path = Path(settings.CRONTAB)
-    try:
-        jobs, problems = parse_crontab(read_text(path))
-    except OSError as error:
-        if must_exist or path.exists():
-            logger.warning("crontab_not_read", path=str(path), error=str(error))
-        return []
-    # The other lines are not to suffer from one that supercronic may even run.
-    for problem in problems:
-        logger.warning("crontab_line_not_read", line=problem.line, error=problem.text)
-    return jobs

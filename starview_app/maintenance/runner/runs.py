@@ -13,9 +13,9 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner import alerts
 from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.monitors import Monitors
+from starview_app.maintenance.runner.monitoring import alerts
+from starview_app.maintenance.runner.monitoring.monitors import Monitors
 from starview_app.maintenance.runner.record import Ending, RunRecord, prune
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.supervisor import Ended, Watched, fork

@@ -8,8 +8,8 @@ from typing import Any
 from django.db import connection
 
 from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.record import EXIT_RUNNING
-from starview_app.maintenance.runner.schedule import ScheduledJob
 
 Outcome = JobRun.Outcome
 

@@ -9,9 +9,9 @@ from django.utils import timezone
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
+from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.launch import Launcher
 from starview_app.maintenance.runner.record import short_waits
-from starview_app.maintenance.runner.registry import recorded_jobs
 from starview_app.maintenance.runner.request import environment_of
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables

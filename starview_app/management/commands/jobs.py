@@ -21,22 +21,26 @@ from django.db import ProgrammingError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner import costs, history
 from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
     clear_errors,
     whole_number,
 )
-from starview_app.maintenance.runner.health import check_health
-from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import short_waits
-from starview_app.maintenance.runner.registry import is_recorded, recorded_jobs
-from starview_app.maintenance.runner.request import environment_of, scheduled_jobs
-from starview_app.maintenance.runner.schedule import (
+from starview_app.maintenance.runner.crontab.registry import (
+    is_recorded,
+    recorded_jobs,
+    scheduled_jobs,
+)
+from starview_app.maintenance.runner.crontab.schedule import (
     ScheduledJob,
     parse_crontab,
     read_text,
 )
+from starview_app.maintenance.runner.launch import Launcher
+from starview_app.maintenance.runner.record import short_waits
+from starview_app.maintenance.runner.reports import costs, history
+from starview_app.maintenance.runner.reports.health import check_health
+from starview_app.maintenance.runner.request import environment_of
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
 
@@ -257,7 +261,7 @@ class Command(BaseCommand):
         return _Report(facts, ["; ".join([text, *failing])])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
-        from starview_app.maintenance.runner.lint import lint
+        from starview_app.maintenance.runner.reports.lint import lint
 
         path = Path(file or settings.CRONTAB)
         try:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from cronsim import CronSim, CronSimError
 from cronsim.cronsim import SYMBOLIC_DAYS, SYMBOLIC_MONTHS
 
-from starview_app.maintenance.runner.shell import ShellLine, read_shell
+from starview_app.maintenance.runner.crontab.shell import ShellLine, read_shell
 
 LONGEST_JOB = 200  # characters that are kept of a name
 _NICKNAMES = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from django.db import OperationalError
 
+from starview_app.maintenance.runner.crontab.registry import is_recorded
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.history import failing_run, mark_killed
-from starview_app.maintenance.runner.registry import is_recorded
-from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.reports.history import failing_run, mark_killed
 from starview_app.maintenance.runner.slots import slot_states
 from starview_app.maintenance.text import one_line
 

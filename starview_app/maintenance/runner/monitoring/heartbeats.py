@@ -5,7 +5,7 @@ import uuid
 from urllib.parse import urlencode, urlsplit
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.pings import (
+from starview_app.maintenance.runner.monitoring.pings import (
     Patience,
     PingError,
     post,

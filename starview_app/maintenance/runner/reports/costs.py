@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from django.db import connection
 
 from starview_app.maintenance.models import Job
-from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 
 PER_MINUTE = 0.00016  # instance type Starter, prorated by the second
 CRON_JOB_PER_MONTH = 1.0  # of each cron job, at least

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 from django.conf import settings
 
-from starview_app.maintenance.runner.pings import Patience, PingError
+from starview_app.maintenance.runner.monitoring.pings import Patience, PingError
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 
@@ -50,13 +50,15 @@ class Monitors:
             return
 
         def healthchecks() -> _Monitor:
-            from starview_app.maintenance.runner.heartbeats import Healthchecks
+            from starview_app.maintenance.runner.monitoring.heartbeats import (
+                Healthchecks,
+            )
 
             url, api_key = settings.HEARTBEAT_URL, settings.HEARTBEAT_API_KEY
             return Healthchecks(url, api_key, request, run_id)
 
         def sentry() -> _Monitor:
-            from starview_app.maintenance.runner.sentry import Sentry
+            from starview_app.maintenance.runner.monitoring.sentry import Sentry
 
             return Sentry(settings.SENTRY_DSN, request, run_id)
 

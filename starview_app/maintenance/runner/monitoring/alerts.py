@@ -24,15 +24,15 @@ from django.db import connection, transaction
 
 from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner.crontab.registry import recorded_jobs
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.registry import recorded_jobs
 from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.schedule import ScheduledJob
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
-    from starview_app.maintenance.runner.alert_text import Message, News
+    from starview_app.maintenance.runner.monitoring.alert_text import Message, News
 
 logger = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -
 
 def database_is_down(job: str, text: str, *, now: datetime) -> None:
     """Mail that `job` could not run, unless this outage was mailed; never raises."""
-    from starview_app.maintenance.runner.alert_text import database_down
+    from starview_app.maintenance.runner.monitoring.alert_text import database_down
 
     with _never_failing():
         message = database_down(job, text, now=now)
@@ -119,7 +119,7 @@ def _tell(
     as_of: datetime | None = None,
     is_held: Callable[[], bool] = lambda: False,
 ) -> None:
-    from starview_app.maintenance.runner.alert_text import news_of
+    from starview_app.maintenance.runner.monitoring.alert_text import news_of
     from starview_app.maintenance.runner.slots import slot_states
 
     with _session_lock() as is_ours:

@@ -21,7 +21,8 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.pings import (
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.monitoring.pings import (
     Patience,
     PingError,
     post,
@@ -29,7 +30,6 @@ from starview_app.maintenance.runner.pings import (
 )
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.schedule import ScheduledJob
 
 if TYPE_CHECKING:
     from sentry_sdk.types import Event, MonitorConfig

@@ -12,10 +12,10 @@ import structlog
 from django.db import connection
 
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner.costs import cost_of, first_moment
+from starview_app.maintenance.runner.crontab.registry import is_recorded
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.record import mark_crashed
-from starview_app.maintenance.runner.registry import is_recorded
-from starview_app.maintenance.runner.schedule import ScheduledJob
+from starview_app.maintenance.runner.reports.costs import cost_of, first_moment
 from starview_app.maintenance.runner.slots import (
     FAILURES,
     SlotRun,
