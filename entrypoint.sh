@@ -61,11 +61,16 @@ check_settings() {
 }
 
 # The build has read the image's own crontab over; one that is mounted over it, nobody.
-# What supercronic cannot read at all, it refuses itself.
+# What supercronic cannot read at all, it refuses itself. With another time zone it and
+# the jobs would disagree on what is due when.
 check_schedule() {
   local report
   if ! report=$(python manage.py jobs check 2>&1); then
     printf '%s\n' "$report" >&2
+    if [[ "$report" == *'all times are UTC'* ]]; then
+      say 'error: the crontab has times of another zone HINT: write CRON_TZ=UTC and its times in UTC'
+      exit 1
+    fi
     say 'warning: the crontab has mistakes, see above; the schedule starts all the same'
   fi
 }

@@ -238,21 +238,23 @@ class Commands:
         environment: dict[str, str] | None = None,
         commands: dict[str, str] | None = None,
         constants: dict[str, float | str] | None = None,
+        stdout: Path | None = None,
     ) -> Command:
         """`before`, `after`: the number of the effect at which it kills itself.
 
         `supervised`: as two processes, as an operator starts it. `commands` adds
         management commands: their classes' paths by name. `constants` sets those of
-        modules, by their full names.
+        modules, by their full names. `stdout` is where it writes instead of a file.
         """
         self._number += 1
         paths = [self._folder / f"{self._number}.{name}" for name in ("out", "err")]
+        paths[0].touch()
         self.send(
             {
                 "arguments": arguments,
                 "settings": settings or {},
                 "database": database or {},
-                "stdout": str(paths[0]),
+                "stdout": str(stdout or paths[0]),
                 "stderr": str(paths[1]),
                 "before": before,
                 "after": after,

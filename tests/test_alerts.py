@@ -26,7 +26,7 @@ from starview_app.maintenance.runner.monitoring import alert_text, alerts
 from starview_app.maintenance.runner.record import Ending, mark_crashed
 from starview_app.maintenance.runner.request import RunRequest
 from tests.conftest import Manage
-from tests.factories import DEADLINE_SECONDS, in_thread, session
+from tests.factories import DEADLINE_SECONDS, execute, in_thread, session
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -189,7 +189,7 @@ def test_a_failed_run_is_mailed_with_all_that_is_needed_to_act(mails: Mails) -> 
     error         it broke
     since         2026-03-01 02:01 UTC
     last success  2026-02-28 02:00 UTC
-    next          catch-up tries it again at about 2026-03-01 02:10 UTC
+    next          catch-up tries it again at about 2026-03-01 02:11 UTC
 
 What to do:
     mend it.
@@ -352,6 +352,7 @@ def test_a_job_that_was_not_run_is_overdue_after_an_hour_and_mailed_once(
     ]
     assert "outcome       not run since 2026-03-01 02:00 UTC\n" in text_of(mails()[0])
     assert "    python manage.py jobs run job-a\n" in text_of(mails()[0])
+    assert "next          catch-up runs it at about " in text_of(mails()[0])
 
 
 def test_a_failing_job_that_is_then_not_run_has_failed_since_its_first_failure(
@@ -918,6 +919,24 @@ def test_a_run_by_hand_that_fails_mails_nobody(mails: Mails, manage: Manage) -> 
     assert failed.returncode == 1
     assert mails() == []
     assert not Job.objects.filter(failing_since__lte=timezone.now()).exists()
+
+
+def test_a_failure_of_the_schedule_that_cannot_be_recorded_is_mailed_all_the_same(
+    mails: Mails, manage: Manage
+) -> None:
+    execute("ALTER TABLE maintenance_jobrun RENAME COLUMN host TO hosts")
+    try:
+        failed = manage(COMMAND, "--email-report", "", env={"JOB": WEEKLY})
+        good = manage("cleanup_unverified_users", env={"JOB": DAILY})
+    finally:
+        execute("ALTER TABLE maintenance_jobrun RENAME COLUMN hosts TO host")
+
+    (mail,) = mails()
+    assert (failed.returncode, good.returncode) == (1, 0)
+    assert mail["Subject"] == f"[Starview] {WEEKLY} failed, and could not be recorded"
+    assert "not recorded  ProgrammingError: column" in text_of(mail)
+    assert "error         the clean-up is done, but --email-report" in text_of(mail)
+    assert "    | " in text_of(mail)
 
 
 # -- stand-ins -----------------------------------------------------------------------

@@ -217,6 +217,30 @@ def test_a_paused_job_is_left_alone_until_its_pause_is_over() -> None:
     assert reasons(job, NOON + HOUR) == ["missed"]
 
 
+def test_what_was_due_within_a_pause_is_not_made_up_for_when_nobody_was_there() -> None:
+    job = line(DAILY)
+    known(job, since=NOON - 60 * DAY)
+    slot = job.last_due(NOON)
+    Job.objects.update(paused_at=slot, paused_until=NOON - HOUR)
+    within = state_of(job, NOON)
+
+    Job.objects.update(paused_at=slot - HOUR, paused_until=slot)
+
+    assert (within.reason_to_run, within.overdue) == ("", "")
+    assert reasons(job, NOON) == ["missed"]
+
+
+def test_what_failed_before_a_pause_is_tried_again_after_it() -> None:
+    job = line(DAILY)
+    known(job, since=NOON - 60 * DAY)
+    slot = job.last_due(NOON)
+    recorded(job, "failed", slot, slot=slot)
+    Job.objects.update(paused_at=slot + MINUTE, paused_until=NOON)
+
+    assert reasons(job, NOON - MINUTE) == []
+    assert reasons(job, NOON) == ["failed, attempt 2"]
+
+
 def test_jobs_run_does_the_work_of_the_slot_and_a_command_by_hand_does_not() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)

@@ -260,7 +260,7 @@ def test_a_database_that_does_not_answer_is_one_line_beside_the_scheduler(
         raise OperationalError("could not connect\nConnection refused")
 
     make_process(proc, 7, "supercronic", "Z")
-    monkeypatch.setattr(health_module, "mark_killed", refuse)
+    monkeypatch.setattr(health_module, "mark_crashed", refuse)
 
     health = check_health(lines, NOW, proc)
 

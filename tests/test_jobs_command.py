@@ -284,7 +284,7 @@ def test_the_history_of_a_name_that_nobody_knows_is_an_error_with_the_names() ->
     assert str(caught.value) == (
         f"there is no job 'cleanup' HINT: the names are {known}"
     )
-    assert caught.value.returncode == 1
+    assert caught.value.returncode == 2
 
 
 @pytest.mark.django_db
@@ -623,11 +623,12 @@ def test_the_costs_are_a_table_beside_both_prices() -> None:
         "$0.004960",
     ]
     assert lines[3].split() == [EMAIL, "0", "$0.000000", "5", "unknown"]
-    assert lines[-3].split() == ["total", "$0.000160", "$0.004960"]
+    assert lines[-3].split() == ["total", "$0.000160", "from", "$0.004960"]
     assert lines[-2:] == [
-        "Render bills $1.00 a month or more for each job, $4.00 for 4;",
+        "Render bills $1.00 a month or more for each cron job, $5.00 for 5, catch-up"
+        " included;",
         "one worker that runs them all is $7.00 a month."
-        " Cheaper: cron jobs, by $3.00 a month.",
+        " Cheaper: cron jobs, by $2.00 a month.",
     ]
 
 
@@ -682,6 +683,7 @@ def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
     job = Job.objects.get()
     assert (job.first_seen_at, job.alerted_slot) == (seen, NOW)
     assert job.paused_until == datetime(2026, 3, 5, tzinfo=UTC)
+    assert job.paused_at == NOW
 
 
 @pytest.mark.django_db
@@ -694,7 +696,8 @@ def test_resume_ends_a_pause_and_says_when_there_is_none() -> None:
 
     assert first == f"{CLEANUP} is resumed\n"
     assert second == {"job": CLEANUP, "paused_until": None, "was_paused": False}
-    assert Job.objects.get().paused_until is None
+    job = Job.objects.get()
+    assert (job.paused_at, job.paused_until) == (NOW, NOW)
 
 
 @pytest.mark.django_db
@@ -893,7 +896,7 @@ def test_the_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["list"], 0),
         (["costs"], 0),
-        (["history", "nobody"], 1),
+        (["history", "nobody"], 2),
         (["show", "1"], 1),
         (["show", "x"], 2),
         (["history", "--limit", "0"], 2),

@@ -174,6 +174,13 @@ def test_a_job_has_ended_before_it_is_due_again(
     assert [each.startswith(text or "") for each in found] == ([True] if text else [])
 
 
+def test_catch_up_has_no_time_limit_of_its_own() -> None:
+    (found,) = lint(CATCH_UP.replace("python", "timeout 1h python"))
+
+    assert found.text.startswith("`timeout` in front of catch_up would stop the runs")
+    assert found.fix == "take the `timeout` away"
+
+
 # -- commands ------------------------------------------------------------------------
 
 
@@ -193,6 +200,13 @@ def test_the_guides_manual_commands_are_not_scheduled(name: str, run_job: str) -
     (found,) = findings(f"{DAILY} python manage.py {run_job}{name}")
 
     assert found.startswith(f"{name} is run by hand, not on a schedule: ")
+
+
+@pytest.mark.parametrize("run_job", ["", "run_job "])
+def test_nothing_is_only_tried_on_a_schedule(run_job: str) -> None:
+    (found,) = findings(f"{DAILY} python manage.py {run_job}{ARCHIVE[17:]} --dry-run")
+
+    assert found.endswith("on a schedule: the work would never be done")
 
 
 def test_a_command_that_is_not_ours_goes_through_run_job() -> None:

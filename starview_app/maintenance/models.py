@@ -76,7 +76,9 @@ class Job(models.Model):
     # As the crontab had them at `seen_at`, which is some ten minutes behind at most.
     times = models.TextField(default="")
     seen_at = models.DateTimeField(null=True)
-    # Not run by the schedule before this moment; none when it is not paused.
+    # The newest pause: the schedule does not run what is due in it, the end not
+    # included.
+    paused_at = models.DateTimeField(null=True)
     paused_until = models.DateTimeField(null=True)
     # When it was last mailed about, for which slot, and since when mails say that it
     # fails.

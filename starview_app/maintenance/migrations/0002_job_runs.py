@@ -21,6 +21,7 @@ class Migration(migrations.Migration):
                 ("first_seen_at", models.DateTimeField()),
                 ("times", models.TextField(default="")),
                 ("seen_at", models.DateTimeField(null=True)),
+                ("paused_at", models.DateTimeField(null=True)),
                 ("paused_until", models.DateTimeField(null=True)),
                 ("alerted_at", models.DateTimeField(null=True)),
                 ("alerted_slot", models.DateTimeField(null=True)),

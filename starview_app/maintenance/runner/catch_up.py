@@ -41,8 +41,7 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
 def find_crashed(now: datetime) -> None:
     """Mark the runs whose process is gone; a database that is away is only said."""
     try:
-        for number, job in mark_crashed(now):
-            logger.error("run_crashed", job=job, run=number)
+        mark_crashed(now)
     except DatabaseError as error:
         connection.close()
         logger.error("crashed_runs_not_looked_for", error=one_line(error))

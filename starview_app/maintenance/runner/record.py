@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from django.db import (
     InterfaceError,
     OperationalError,
@@ -24,6 +25,8 @@ from psycopg2 import errors as postgres
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.tables import create_own_tables
+
+logger = structlog.get_logger(__name__)
 
 EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another run of this job is under way
 KEEP_DAYS = 400
@@ -321,11 +324,14 @@ def short_waits() -> Iterator[None]:
 
 
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
-    """Mark the runs whose process is gone; returns their ids and jobs."""
+    """Mark the runs whose process is gone, and say so; returns their ids and jobs."""
     error = "its process is gone: it, or its container, was killed"
     with connection.cursor() as cursor:
         cursor.execute(_MARK_CRASHED, {"now": now, "error": error})
-        return list(cursor.fetchall())
+        crashed: list[tuple[int, str]] = cursor.fetchall()
+    for number, job in crashed:
+        logger.error("run_crashed", job=job, run=number)
+    return crashed
 
 
 def _paused(until: datetime) -> str:

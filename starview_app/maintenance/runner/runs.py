@@ -1,7 +1,9 @@
 """One run from its claim to its alert: what every scheduled command goes through."""
 
 import json
+import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,7 +55,9 @@ class _Run:
         self._request = request
         self._watched = watched
         self._record = RunRecord(request, run_id)
+        self._why_unrecorded = ""
         self._started_at = timezone.now()
+        self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
         # What people try by hand, with options of their own, is no news of the job.
         is_of_schedule = request.schedule is not None
         self._monitors = Monitors(request, run_id) if is_of_schedule else None
@@ -69,13 +73,17 @@ class _Run:
             deadline_seconds=self._request.deadline_seconds,
             kill_after_seconds=self._request.kill_after_seconds,
             save_output=self._save,
+            redact=redact,
         )
-        ending = conclude(ended, started_at=self._started_at, now=timezone.now())
+        ending = conclude(ended, seconds=self._seconds(), now=timezone.now())
         if ended.exit_code < 0:  # it could not say so itself
             logger.error(
                 "job_finished", outcome=ending.outcome.value, error=ending.error
             )
+        if ended.not_handed_on:
+            logger.warning("output_not_handed_on", reason=ended.not_handed_on)
         self._conclude(ending)
+        self._watched.flush()
         if ending.outcome == Outcome.SKIPPED and self._request.slot:
             return 0
         return ended.exit_code if ended.exit_code >= 0 else EXIT_FAILED
@@ -96,6 +104,9 @@ class _Run:
                 logger.info("job_skipped", reason=refusal.text)
                 return 0
         return None
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._clock_at_start, 3)
 
     def _save(self, output: str) -> None:
         try:
@@ -119,27 +130,33 @@ class _Run:
                 alerts.after_run(self._request, ending)
                 with _never_fail("prune"):
                     prune(ending.finished_at)
+        else:
+            alerts.after_unrecorded_run(self._request, ending, self._why_unrecorded)
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
 
     def _database_is_down(self, text: str) -> None:
-        sys.stderr.write(f"CommandError: {text}\n")
+        with suppress(OSError):
+            sys.stderr.write(f"CommandError: {text}\n")
         logger.error("job_finished", outcome=Outcome.FAILED.value, error=text)
         now = timezone.now()
-        seconds = (now - self._started_at).total_seconds()
-        ending = Ending(Outcome.FAILED, EXIT_FAILED, seconds, now, text, {}, text)
+        ending = Ending(
+            Outcome.FAILED, EXIT_FAILED, self._seconds(), now, text, {}, text
+        )
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
         alerts.database_is_down(self._request.job, text, now=now)
 
     def _not_recorded(self, error: Exception) -> None:
-        text = explain(error) or f"{type(error).__name__}: {error}"
-        logger.warning("run_not_recorded", error=one_line(redact(text)))
+        first_line = str(error).partition("\n")[0]
+        text = explain(error) or f"{type(error).__name__}: {first_line}"
+        self._why_unrecorded = one_line(redact(text))
+        logger.warning("run_not_recorded", error=self._why_unrecorded)
 
 
-def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
+def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
     """What `ended` means. A run that ends well in spite of a signal has succeeded."""
     outcome, error = _outcome(ended), ""
     if outcome != Outcome.SUCCEEDED:
@@ -147,9 +164,9 @@ def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
         if not error or "job_started" in error or "job_finished" in error:
             error = f"it said nothing, and ended with {ended.exit_code}"
     if ended.exit_code < 0:
-        error = f"killed by signal {-ended.exit_code}" + (
-            ": perhaps it ran out of memory" if ended.exit_code == -9 else ""
-        )
+        error = f"killed by signal {-ended.exit_code}"
+        if outcome == Outcome.CRASHED and ended.exit_code == -signal.SIGKILL:
+            error += ": perhaps it ran out of memory"
     if outcome == Outcome.INTERRUPTED and ended.stopped_by not in error:
         error = f"stopped by {ended.stopped_by}: {error}"
     if outcome == Outcome.TIMED_OUT:
@@ -158,7 +175,7 @@ def conclude(ended: Ended, *, started_at: datetime, now: datetime) -> Ending:
         outcome=outcome,
         # As a shell shows it.
         exit_code=ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code,
-        seconds=round((now - started_at).total_seconds(), 3),
+        seconds=seconds,
         finished_at=now,
         error=redact(one_line(error))[:_LONGEST_ERROR],
         counts=ended.told.get("counts", {}),

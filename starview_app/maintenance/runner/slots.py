@@ -22,6 +22,7 @@ RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 RETRY_SLACK = timedelta(minutes=1)
 # What comes by itself so soon is not made up for.
 SOON = timedelta(hours=1)
+_NOTHING = timedelta(0)
 # After its time a job that has not been run is overdue, and after its deadline one that
 # has not ended.
 OVERDUE_AFTER = timedelta(hours=1)
@@ -73,10 +74,16 @@ _SEEN = """
         OR job.seen_at < excluded.seen_at - interval '10 minutes'
 """
 _REMEMBERED = """
-    SELECT name, first_seen_at, paused_until, alerted_slot, failing_since
+    SELECT
+        name, first_seen_at, paused_at, paused_until, alerted_slot, failing_since
     FROM maintenance_job
     WHERE name = ANY (%(jobs)s)
 """
+
+
+_Moment = datetime | None
+# In the order of _REMEMBERED, which is that of SlotState's fields.
+_Remembered = tuple[datetime, _Moment, _Moment, _Moment, _Moment]
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,11 @@ class SlotRun:
         return self.outcome in FAILURES
 
     @property
+    def is_telling(self) -> bool:
+        """Whether it says how the job is: interrupted and skipped ones do not."""
+        return self.has_failed or self.outcome == Outcome.SUCCEEDED
+
+    @property
     def is_refused(self) -> bool:
         """Another run of the job was under way."""
         return self.outcome == Outcome.SKIPPED and self.exit_code == EXIT_RUNNING
@@ -110,6 +122,7 @@ class SlotState:
     slot: datetime
     now: datetime
     first_seen_at: datetime
+    paused_at: datetime | None
     paused_until: datetime | None
     alerted_slot: datetime | None
     failing_since: datetime | None
@@ -137,6 +150,17 @@ class SlotState:
     def is_paused(self) -> bool:
         return self.paused_until is not None and self.now < self.paused_until
 
+    def was_paused(self, slot: datetime) -> bool:
+        """Whether `slot` came during the newest pause, which may be over."""
+        if self.paused_at is None or self.paused_until is None:
+            return False
+        return self.paused_at <= slot < self.paused_until
+
+    @property
+    def telling_runs(self) -> list[SlotRun]:
+        """The runs that say how the job is, oldest first: the last one counts."""
+        return [run for run in self.since if run.is_telling]
+
     @property
     def is_done(self) -> bool:
         """Succeeded, or skipped on purpose."""
@@ -157,7 +181,7 @@ class SlotState:
     @property
     def retry_at(self) -> datetime | None:
         """When `catch_up` is to run it; None when it is not."""
-        if self.is_done:
+        if self.is_done or (self.last is None and self.was_paused(self.slot)):
             return None
         if self.last is None:
             is_known = self.slot > self.first_seen_at
@@ -168,12 +192,14 @@ class SlotState:
         # What was interrupted, or refused, has not failed.
         wait = RETRY_AFTER[max(self.failures - 1, 0)]
         ended_at = max(run.finished_at for run in self.runs if run.finished_at)
-        return ended_at + wait - RETRY_SLACK
+        return ended_at + wait
 
     @property
     def reason_to_run(self) -> str:
         """Why it is to be run now; empty when it is not."""
-        if self.is_paused or self.retry_at is None or self.now < self.retry_at:
+        if self.is_paused or self.retry_at is None:
+            return ""
+        if self.now < self.retry_at - (RETRY_SLACK if self.last else _NOTHING):
             return ""
         if self.schedule.next_after(self.now) <= self.now + SOON:
             return ""
@@ -199,17 +225,11 @@ class SlotState:
                 else ""
             )
         due = self.schedule.last_due(self.now - OVERDUE_AFTER)
-        is_known = due > self.first_seen_at
-        tried = any(
-            run.has_failed or run.outcome == Outcome.SUCCEEDED or _is_paused(run)
-            for run in self.since
-        )
+        is_expected = due > self.first_seen_at and not self.was_paused(due)
+        if not is_expected or self.telling_runs or any(map(_is_paused, self.since)):
+            return ""
         done = "done" if self.since else "run"  # it was interrupted, or refused
-        return (
-            ""
-            if tried or not is_known
-            else f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
-        )
+        return f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
 
 
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
@@ -230,9 +250,7 @@ def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
     ]
 
 
-def _remembered(
-    jobs: Sequence[ScheduledJob], now: datetime
-) -> dict[str, tuple[datetime, datetime | None, datetime | None, datetime | None]]:
+def _remembered(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, _Remembered]:
     times = {job.job: job.five_fields for job in jobs}
     with connection.cursor() as cursor:
         parameters: dict[str, Any] = {

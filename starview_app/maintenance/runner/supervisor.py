@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import select
-import selectors
 import signal
 import socket
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from starview_app.maintenance.runner.relay import Relay, flush
+
 OUTPUT_BYTES = 64 * 1024
 SAVE_SECONDS = 30.0
 # How long what a command has started may go on writing after its own end.
@@ -31,12 +32,14 @@ DRAIN_SECONDS = 0.3
 # end is recorded before `timeout` kills this process as well.
 KILL_AFTER_SECONDS = 60.0
 SOONER_SECONDS = 30.0
+# No interpreter takes longer to begin; what says so has another idea of the time.
+LONGEST_START_SECONDS = 60.0
 # `timeout` began to count before this process could: it may speak first.
 DEADLINE_SLACK_SECONDS = 1.5
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
-_READ_BYTES = 64 * 1024
+_FACTS_BYTES = 64 * 1024
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Ended:
     told: dict[str, Any] = field(default_factory=dict)  # see `tell`
     stopped_by: str = ""  # the name of the signal that this process was sent
     timed_out: bool = False
+    not_handed_on: str = ""  # why the log lacks some of the output
 
 
 # -- in the command's process -------------------------------------------------------
@@ -84,15 +88,16 @@ class Watched:
     def __init__(self, pid: int, go: int, streams: dict[int, int], report: int) -> None:
         self.pid = pid
         self._go = go
-        self._targets = streams  # where what is read from a descriptor goes
+        self._streams = streams  # where what is read from a descriptor goes
+        self._relays: list[Relay] = []
         self._report = report
+        self._report_is_open = True
         self._facts = bytearray()
         self._tail = bytearray()
         self._received: list[int] = []
         self._stopped_by = ""
         self._timed_out = False
         self._is_over = False
-        self._selector = selectors.DefaultSelector()
         self._listen()
 
     def dismiss(self) -> None:
@@ -106,13 +111,19 @@ class Watched:
         deadline_seconds: float | None,
         kill_after_seconds: float | None,
         save_output: Callable[[str], None],
+        redact: Callable[[str], str],
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
         `deadline_seconds` count from the start of this process. Then the command is
         told to stop, and killed when it has not done so within `kill_after_seconds`.
-        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS.
+        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS; what is
+        handed on goes through `redact`.
         """
+        self._relays = [
+            Relay(source, target, keep=self._keep, redact=redact)
+            for source, target in self._streams.items()
+        ]
         with suppress(BrokenPipeError):  # a signal may have ended it already
             os.write(self._go, b"!")
         os.close(self._go)
@@ -122,7 +133,7 @@ class Watched:
             stop_at = time.monotonic() - own_age_seconds() + deadline_seconds
         save_at = time.monotonic() + SAVE_SECONDS
         while (status := self._status()) is None:
-            self._read(min(stop_at, kill_at, save_at) - time.monotonic())
+            self._relay(min(stop_at, kill_at, save_at) - time.monotonic())
             now = time.monotonic()
             self._pass_on(is_late=now >= stop_at - DEADLINE_SLACK_SECONDS)
             if now >= stop_at:
@@ -136,8 +147,10 @@ class Watched:
                 save_output(self._output())
                 save_at = time.monotonic() + SAVE_SECONDS
         drain_until = time.monotonic() + DRAIN_SECONDS
-        while self._targets and (left := drain_until - time.monotonic()) > 0:
-            self._read(left)
+        while self._is_open and (left := drain_until - time.monotonic()) > 0:
+            self._relay(left)
+        for relay in self._relays:
+            relay.end()
         self._pass_on(is_late=time.monotonic() >= stop_at - DEADLINE_SLACK_SECONDS)
         return Ended(
             os.waitstatus_to_exitcode(status),
@@ -145,7 +158,12 @@ class Watched:
             self._told(),
             self._stopped_by,
             self._timed_out,
+            ", ".join({relay.failure for relay in self._relays if relay.failure}),
         )
+
+    def flush(self) -> None:
+        """Wait for who reads slowly, until a signal ends that."""
+        flush(self._relays, is_over=lambda: bool(self._received))
 
     # -- internal helpers ---------------------------------------------------------
 
@@ -164,8 +182,6 @@ class Watched:
                 signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for descriptor in (*self._targets, self._report, reader.fileno()):
-            self._selector.register(descriptor, selectors.EVENT_READ)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.append(number)
@@ -187,31 +203,29 @@ class Watched:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def _read(self, wait_seconds: float) -> bool:
-        """Wait for something to read, and read it; whether there was any output."""
-        has_output = False
-        for key, _ in self._selector.select(max(wait_seconds, 0.0)):
-            if key.fd == self._wakened.fileno():
-                with suppress(BlockingIOError):
-                    self._wakened.recv(4096)
-                continue
-            chunk = _read_some(key.fd)
-            if not chunk:
-                self._leave(key.fd)
-            elif key.fd == self._report:
-                self._facts += chunk
-            else:
-                has_output = True
-                self._keep(chunk)
-                if not _write_all(self._targets[key.fd], chunk):
-                    # Nobody reads it, or it has no room: the command shall learn that.
-                    self._leave(key.fd)
-        return has_output
+    @property
+    def _is_open(self) -> bool:
+        return any(relay.is_open for relay in self._relays)
 
-    def _leave(self, descriptor: int) -> None:
-        self._selector.unregister(descriptor)
-        self._targets.pop(descriptor, None)
-        os.close(descriptor)
+    def _relay(self, wait_seconds: float) -> None:
+        """Wait for something to hand on, a signal or a fact, and take it."""
+        poll = select.poll()
+        poll.register(self._wakened, select.POLLIN)
+        if self._report_is_open:
+            poll.register(self._report, select.POLLIN)
+        for relay in self._relays:
+            relay.register(poll)
+        wait_ms = None if wait_seconds == float("inf") else max(wait_seconds, 0) * 1000
+        ready = {descriptor for descriptor, _ in poll.poll(wait_ms)}
+        if self._wakened.fileno() in ready:
+            with suppress(BlockingIOError):
+                self._wakened.recv(4096)
+        if self._report in ready:
+            chunk = os.read(self._report, _FACTS_BYTES)
+            self._report_is_open = bool(chunk)
+            self._facts += chunk
+        for relay in self._relays:
+            relay.step()
 
     def _keep(self, chunk: bytes) -> None:
         self._tail += chunk
@@ -268,13 +282,17 @@ def fork() -> Watched | None:
 
 
 def own_age_seconds() -> float:
-    """How long this process has been running; 0 where the system does not say."""
+    """How long this process has been running; 0 where the system does not say.
+
+    Some sandboxes say that every process began with the machine.
+    """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, AttributeError):
         return 0.0
+    return age if 0.0 < age < LONGEST_START_SECONDS else 0.0
 
 
 def _patience(kill_after_seconds: float | None) -> float:
@@ -301,24 +319,3 @@ def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def _read_some(descriptor: int) -> bytes:
-    """b"" at the end; a terminal whose other side is closed says so by an error."""
-    try:
-        return os.read(descriptor, _READ_BYTES)
-    except OSError:
-        return b""
-
-
-def _write_all(descriptor: int, data: bytes) -> bool:
-    """Whether all of it could be written."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [], 1.0)
-        except OSError:
-            return False
-    return True

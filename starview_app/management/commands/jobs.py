@@ -37,7 +37,7 @@ from starview_app.maintenance.runner.crontab.schedule import (
     read_text,
 )
 from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import short_waits
+from starview_app.maintenance.runner.record import mark_crashed, short_waits
 from starview_app.maintenance.runner.reports import costs, history
 from starview_app.maintenance.runner.reports.health import check_health
 from starview_app.maintenance.runner.request import environment_of
@@ -128,7 +128,7 @@ class Command(BaseCommand):
     # -- subcommands ------------------------------------------------------------------
 
     def _list(self, *, now: datetime, **options: Any) -> _Report:
-        history.mark_killed(now)
+        mark_crashed(now)
         jobs = history.overview(scheduled_jobs(), now)
         rows = [("JOB", "LAST RUN (UTC)", "NEXT RUN (UTC)")]
         rows += [(job.name, _last_run(job), _time(job.next_run_at)) for job in jobs]
@@ -147,12 +147,12 @@ class Command(BaseCommand):
         now: datetime,
         **options: Any,
     ) -> _Report:
-        history.mark_killed(now)
+        mark_crashed(now)
         runs = history.history(name, only_failed=failed, limit=limit, now=now)
         if name and not runs:
             known = [job.job for job in recorded_jobs()] + history.names_with_runs()
             if name not in known:
-                _fail_unknown(name, known, returncode=1)
+                _fail_unknown(name, known)
         rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "STATUS", "COST")]
         rows += [
             (
@@ -172,7 +172,7 @@ class Command(BaseCommand):
         return _Report(facts, [head, *lines] if runs else ["No runs"])
 
     def _show(self, *, run: int, now: datetime, **options: Any) -> _Report:
-        history.mark_killed(now)
+        mark_crashed(now)
         found = history.find_run(run, now)
         if found is None:
             raise CommandError(f"there is no run {run} HINT: jobs history lists them")
@@ -197,8 +197,10 @@ class Command(BaseCommand):
         return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
 
     def _costs(self, *, now: datetime, **options: Any) -> _Report:
-        history.mark_killed(now)
-        month = costs.month_costs(recorded_jobs(), now)
+        mark_crashed(now)
+        lines, jobs = scheduled_jobs(), recorded_jobs()
+        count = len(lines)
+        month = costs.month_costs(jobs, now, unrecorded=count - len(jobs))
         rows = [("JOB", "RUNS", "SO FAR", "RUNS LEFT", "USUALLY", "WHOLE MONTH")]
         rows += [
             (
@@ -211,23 +213,23 @@ class Command(BaseCommand):
             )
             for job in month.jobs
         ]
-        total = ("total", "", _dollars(month.so_far), "", "", _dollars(month.expected))
+        expected = ("" if month.is_whole else "from ") + _dollars(month.expected)
+        total = ("total", "", _dollars(month.so_far), "", "", expected)
         facts = {
             **asdict(month),
             "cheaper": month.cheaper,
             "per_minute": costs.PER_MINUTE,
             "cron_job_per_month": costs.CRON_JOB_PER_MONTH,
         }
-        count = sum(job.is_scheduled for job in month.jobs)
-        lines = [
+        report = [
             f"{month.month} (UTC) at ${costs.PER_MINUTE} a minute:",
             *_table([*rows, total], right=(1, 2, 3, 4, 5)),
             f"Render bills ${costs.CRON_JOB_PER_MONTH:.2f} a month or more for each"
-            f" job, ${month.as_cron_jobs:.2f} for {count};",
+            f" cron job, ${month.as_cron_jobs:.2f} for {count}, catch-up included;",
             f"one worker that runs them all is ${month.as_worker:.2f} a month."
             f" {month.cheaper}",
         ]
-        return _Report(facts, lines)
+        return _Report(facts, report)
 
     def _pause(
         self, *, name: str, until: datetime, now: datetime, **options: Any
@@ -288,7 +290,7 @@ class Command(BaseCommand):
 def _line_of(name: str) -> ScheduledJob:
     lines = {line.name: line for line in reversed(scheduled_jobs())}
     if name not in lines:
-        _fail_unknown(name, reversed(lines), returncode=EXIT_WRONG_OPTIONS)
+        _fail_unknown(name, reversed(lines))
     return lines[name]
 
 
@@ -303,11 +305,11 @@ def _recorded_line_of(name: str) -> ScheduledJob:
     return line
 
 
-def _fail_unknown(name: str, known: Iterable[str], *, returncode: int) -> NoReturn:
+def _fail_unknown(name: str, known: Iterable[str]) -> NoReturn:
     names = ", ".join(dict.fromkeys(known)) or "none"
     raise CommandError(
         one_line(f"there is no job {name!r} HINT: the names are {names}"),
-        returncode=returncode,
+        returncode=EXIT_WRONG_OPTIONS,
     )
 
 

@@ -10,6 +10,8 @@ from django.conf import settings
 from django.db.models.functions import Right
 
 from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner.record import Ending
+from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.slots import (
     OVERDUE_AFTER,
     RETRY_AFTER,
@@ -145,6 +147,27 @@ def database_down(job: str, text: str, *, now: datetime) -> Message:
     return _message("the database does not answer", [section, last], now)
 
 
+def unrecorded(request: RunRequest, ending: Ending, reason: str) -> Message:
+    error, _, hint = ending.error.partition(" HINT: ")
+    fields = {
+        "slot": _utc(request.slot),
+        "command": request.command,
+        "outcome": f"{ending.outcome}, exit code {ending.exit_code}",
+        "host": socket.gethostname(),
+        "error": error,
+        "not recorded": reason,
+        "next": "its slot is not claimed, so catch-up runs it once more",
+    }
+    todo = [hint] if hint else []
+    todo += [
+        "mend what kept it from being recorded (tables, rights, room, locks)",
+        f"python manage.py jobs run {request.job}",
+    ]
+    headline = f"{request.job} {ending.outcome}, and could not be recorded"
+    section = _section(f"{headline}.", fields, todo)
+    return _message(headline, [section + _quoted(ending.output)], ending.finished_at)
+
+
 # -- what has happened ---------------------------------------------------------------
 
 
@@ -163,9 +186,7 @@ def _overdue(state: SlotState) -> Notice | None:
 
 def _ended(state: SlotState) -> Notice | None:
     """What the newest run says that succeeded or failed, and since when it is so."""
-    runs = [
-        run for run in state.since if run.has_failed or run.outcome == Outcome.SUCCEEDED
-    ]
+    runs = state.telling_runs
     if not runs:
         return None
     first = run = runs[-1]
@@ -234,9 +255,7 @@ def _in_full(notice: Notice, now: datetime) -> str:
         todo.append("see whether the container runs, and what its log says")
     todo.append(f"python manage.py jobs run {notice.job}")
     text = _section(f"{notice.job} {notice.what}.", fields, todo)
-    output = _end_of_output(notice.run.id) if notice.run else []
-    lines = ["\n\nThe end of its output:", *[f"    | {line}" for line in output]]
-    return text + ("\n".join(lines) if output else "")
+    return text + (_quoted(_output(notice.run.id)) if notice.run else "")
 
 
 def _section(title: str, fields: dict[str, str], todo: list[str]) -> str:
@@ -289,18 +308,26 @@ def _next(notice: Notice, now: datetime) -> str:
     retry_at = max(state.retry_at, now) if state.retry_at and is_newest else None
     if retry_at is None or following <= retry_at + SOON:
         return its_time
-    return f"catch-up tries it again at about {_utc(retry_at)}"
+    runs_it = "tries it again" if state.last else "runs it"
+    return f"catch-up {runs_it} at about {_utc(retry_at)}"
 
 
-def _end_of_output(run_id: int) -> list[str]:
+def _output(run_id: int) -> str:
     rows = JobRun.objects.filter(id=run_id)
     (output,) = rows.values_list(Right("output", _READ_CHARACTERS), flat=True)
+    return str(output)
+
+
+def _quoted(output: str) -> str:
     # Before it is cut: half a secret would not be known.
     text = settings.ENVIRONMENT.redact(output).rstrip()
     # Of a progress bar what it shows at last.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
     end = "\n".join(one_line(line.expandtabs()) for line in lines[-OUTPUT_LINES:])
-    return end[-OUTPUT_CHARACTERS:].split("\n") if end else []
+    if not end:
+        return ""
+    quoted = [f"    | {line}" for line in end[-OUTPUT_CHARACTERS:].split("\n")]
+    return "\n".join(["\n\nThe end of its output:", *quoted])
 
 
 def _duration(length: timedelta) -> str:

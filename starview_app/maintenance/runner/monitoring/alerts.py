@@ -29,6 +29,7 @@ from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.runner.slots import FAILURES
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
@@ -65,6 +66,23 @@ def after_run(request: RunRequest, ending: Ending) -> None:
                 as_of=request.slot,  # when it ends, newer ones may have come
                 is_held=lambda: _is_held(request.job, ending),
             )
+
+
+def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> None:
+    """Mail a failure of the crontab that is on no record; never raises.
+
+    Nothing remembers that it was mailed, nor that the slot was run.
+    """
+    if request.schedule is None or ending.outcome not in FAILURES:
+        return
+    from starview_app.maintenance.runner.monitoring.alert_text import unrecorded
+
+    with _never_failing():
+        message = unrecorded(request, ending, reason)
+        if nobody := _nobody_to_mail():
+            _say_once(nobody, [message.subject])
+        else:
+            _send(message)
 
 
 def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -> None:

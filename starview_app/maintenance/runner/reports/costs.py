@@ -78,6 +78,11 @@ class MonthCosts:
     as_worker: float = WORKER_PER_MONTH
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is known of every job what the month will cost."""
+        return all(cost.expected is not None for cost in self.jobs)
+
+    @property
     def cheaper(self) -> str:
         if self.as_cron_jobs == self.as_worker:
             return "Both cost the same."
@@ -91,8 +96,13 @@ def cost_of(seconds: float) -> float:
     return round(seconds / 60 * PER_MINUTE, 8)
 
 
-def month_costs(jobs: Sequence[ScheduledJob], now: datetime) -> MonthCosts:
-    """The month of `now` (UTC): the crontab's `jobs`, then whatever else has run."""
+def month_costs(
+    jobs: Sequence[ScheduledJob], now: datetime, *, unrecorded: int = 0
+) -> MonthCosts:
+    """The month of `now` (UTC): the crontab's `jobs`, then whatever else has run.
+
+    Of its `unrecorded` lines, catch-up for one, only the least price is known.
+    """
     now = now.astimezone(UTC)
     begin = _midnight_after(now.replace(day=1)) - _DAY
     end = (begin + 31 * _DAY).replace(day=1)
@@ -117,7 +127,8 @@ def month_costs(jobs: Sequence[ScheduledJob], now: datetime) -> MonthCosts:
         jobs=costs,
         so_far=round(sum(cost.so_far for cost in costs), 8),
         expected=round(sum(cost.expected or 0.0 for cost in costs), 8),
-        as_cron_jobs=sum(
+        as_cron_jobs=unrecorded * CRON_JOB_PER_MONTH
+        + sum(
             max(CRON_JOB_PER_MONTH, cost.expected or 0.0)
             for cost in costs
             if cost.is_scheduled

@@ -11,7 +11,8 @@ from django.db import OperationalError
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.reports.history import failing_run, mark_killed
+from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.reports.history import failing_run
 from starview_app.maintenance.runner.slots import slot_states
 from starview_app.maintenance.text import one_line
 
@@ -51,7 +52,7 @@ def check_health(
     if not lines:  # then nothing runs, and nothing is overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
-        mark_killed(now)
+        mark_crashed(now)
         for state in slot_states(jobs, now):
             if state.overdue:
                 problems.append(f"{state.job}: {state.overdue}")

@@ -8,13 +8,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-import structlog
-from django.db import connection
+from django.db import connection, transaction
 
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.reports.costs import cost_of, first_moment
 from starview_app.maintenance.runner.slots import (
     FAILURES,
@@ -22,8 +20,6 @@ from starview_app.maintenance.runner.slots import (
     SlotState,
     slot_states,
 )
-
-logger = structlog.get_logger(__name__)
 
 Outcome = JobRun.Outcome
 
@@ -105,12 +101,6 @@ class JobOverview:
     failing_run: int | None = None  # the run that failed last, when none mended it
 
 
-def mark_killed(now: datetime) -> None:
-    """So that no run is shown as running whose process is gone."""
-    for number, job in mark_crashed(now):
-        logger.error("run_crashed", job=job, run=number)
-
-
 def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
     """Every line of the crontab, in its order."""
     recorded = [line for line in lines if line.job and is_recorded(line)]
@@ -158,25 +148,31 @@ def last_manual_run(
 
 def failing_run(state: SlotState) -> SlotRun | None:
     """The last run of the schedule that ended by itself, when it failed."""
-    decided = [
-        run for run in state.since if run.has_failed or run.outcome == Outcome.SUCCEEDED
-    ]
-    return decided[-1] if decided and decided[-1].has_failed else None
+    last = next(reversed(state.telling_runs), None)
+    return last if last and last.has_failed else None
 
 
 def pause(job: str, *, until: datetime, now: datetime) -> None:
-    """The schedule does not run it before `until`; people still can."""
-    Job.objects.update_or_create(
-        name=job,
-        defaults={"paused_until": until},
-        create_defaults={"paused_until": until, "first_seen_at": now},
-    )
+    """The schedule does not run it before `until`; people still can.
+
+    What is due meanwhile is not made up for later.
+    """
+    pause = {"paused_at": now, "paused_until": until}
+    with transaction.atomic():
+        # A pause that is only made longer, or shorter, began when it began.
+        paused = Job.objects.filter(name=job, paused_until__gt=now)
+        if not paused.update(paused_until=until):
+            Job.objects.update_or_create(
+                name=job,
+                defaults=pause,
+                create_defaults={**pause, "first_seen_at": now},
+            )
 
 
 def resume(job: str, *, now: datetime) -> bool:
     """End the pause; returns whether there was one."""
     paused = Job.objects.filter(name=job, paused_until__gt=now)
-    return paused.update(paused_until=None) > 0
+    return paused.update(paused_until=now) > 0
 
 
 # -- internal helpers ---------------------------------------------------------------

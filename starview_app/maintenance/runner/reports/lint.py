@@ -75,7 +75,14 @@ def _of_the_line(job: ScheduledJob) -> Iterator[_Wrong]:
         yield "a quotation does not end: no shell runs that", "add the missing mark"
         return
     yield from _of_the_name(job)
-    if job.django_command != CATCH_UP and job.deadline_seconds is None:
+    if job.django_command == CATCH_UP:
+        if job.deadline_seconds is not None:
+            yield (
+                "`timeout` in front of catch_up would stop the runs that it makes up"
+                " for: each keeps its own deadline",
+                "take the `timeout` away",
+            )
+    elif job.deadline_seconds is None:
         yield (
             "no time limit, or none that `timeout` understands",
             "write `timeout -k 60 1h` in front of python",
@@ -164,6 +171,11 @@ def _of_the_options(
         yield (
             f"{name} is not run by the runner, so nothing records or repeats it",
             f"write `python manage.py run_job {name}`",
+        )
+    if "--dry-run" in job.arguments:
+        yield (
+            f"{name} --dry-run on a schedule: the work would never be done",
+            "take --dry-run away",
         )
     if reason := _refusal(command, parser, job.arguments[1 + through_runner :]):
         yield (
