@@ -25,9 +25,7 @@ from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.models import AuditLog
-from tests.factories import contents, session, wait_until
-from tests.failing_s3 import FailingS3, hang_up, lose_answer, refuse
-from tests.test_verify_audit_archives import (
+from tests.archive_chains import (
     EVENTS,
     GZ3,
     HOSTILE,
@@ -52,6 +50,8 @@ from tests.test_verify_audit_archives import (
     verify,
     write_manifest,
 )
+from tests.factories import contents, session, wait_until
+from tests.failing_s3 import FailingS3, hang_up, lose_answer, refuse
 
 JOB = "cleanup_audit_archives"
 NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)

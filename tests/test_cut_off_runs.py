@@ -20,9 +20,9 @@ from demo.services import LocalServices
 from starview_app.maintenance.jobs import cleanup_unverified_users as job
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.schedule import parse_crontab
+from tests.app import App
 from tests.conftest import kill_run, merged
 from tests.factories import make_accounts, session, wait_until_blocked_by
-from tests.test_entrypoint import App
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
