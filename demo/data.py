@@ -7,24 +7,20 @@ for examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
-from psycopg2 import sql
-from psycopg2.extras import Json, execute_values
 
 from demo.data_accounts import DEMO_MARK, Person, dice, people
 from demo.data_audit import audit_rows
 from demo.data_community import add_community
 from demo.data_email import add_email_events
+from demo.data_tables import Tables
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
-
-_PAGE_ROWS = 2000
 
 
 class DemoDataError(Exception):
@@ -45,42 +41,6 @@ class Loaded:
             f"Loaded {self.accounts} accounts and {self.audit_rows} audit rows of one"
             " year."
         )
-
-
-class Tables:
-    """Inserts rows into the web service's tables."""
-
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
-
-    def insert(self, table: str, rows: Iterable[dict[str, Any]]) -> list[int]:
-        """Insert `rows`, which all have the same columns; returns their ids in order.
-
-        Not through the models: their auto_now_add would date everything today.
-        """
-        rows = list(rows)
-        if not rows:
-            return []
-        columns = list(rows[0])
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES %s RETURNING id").format(
-            sql.Identifier(table),
-            sql.SQL(", ").join(map(sql.Identifier, columns)),
-        )
-        values = [[_adapted(row[column]) for column in columns] for row in rows]
-        found = execute_values(
-            self._cursor, statement, values, page_size=_PAGE_ROWS, fetch=True
-        )
-        return [row[0] for row in found]
-
-    def content_type(self, model: str) -> int:
-        """The id that `migrate` gave to a model of the web service."""
-        self._cursor.execute(
-            "SELECT id FROM django_content_type"
-            " WHERE app_label = 'starview_app' AND model = %s",
-            [model],
-        )
-        (found,) = self._cursor.fetchone()
-        return int(found)
 
 
 def load(connection: BaseDatabaseWrapper, now: datetime) -> Loaded:
@@ -141,7 +101,3 @@ def _add_accounts(tables: Tables, everyone: list[Person]) -> None:
         "socialaccount_socialaccount",
         (person.social_row() for person in everyone if person.has_google),
     )
-
-
-def _adapted(value: Any) -> Any:
-    return Json(value) if isinstance(value, dict) else value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from demo.data_accounts import Person
 
 if TYPE_CHECKING:
-    from demo.data import Tables
+    from demo.data_tables import Tables
 
 _SITES = (
     "Cedar Ridge Overlook",

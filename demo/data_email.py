@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from demo.data_accounts import Person
 
 if TYPE_CHECKING:
-    from demo.data import Tables
+    from demo.data_tables import Tables
 
 _SUPPRESSED_FROM = 3  # soft bounces, then the webhook suppresses the address
 

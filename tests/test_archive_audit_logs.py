@@ -24,6 +24,7 @@ from django.core.management import execute_from_command_line
 from django.db import connection, connections
 
 from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.archive_audit_logs import (
     Event,
     Found,
@@ -34,7 +35,6 @@ from starview_app.maintenance.jobs.archive_audit_logs import (
 from starview_app.maintenance.jobs.audit_archive import beside, segments, transfer
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores import s3 as s3_store

@@ -23,13 +23,13 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError
 
 from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.archive_audit_logs import (
     Event,
     Settled,
     archive_audit_logs,
 )
 from starview_app.maintenance.jobs.audit_archive.segments import Outcome
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.base import Listed, ObjectWriter, Store

@@ -13,6 +13,7 @@ import pytest
 from django.core.management import load_command_class
 
 from demo.services import LocalServices
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.cleanup_audit_archives import (
     Event,
     Found,
@@ -21,7 +22,6 @@ from starview_app.maintenance.jobs.cleanup_audit_archives import (
     Unknown,
     cleanup_audit_archives,
 )
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.models import AuditLog

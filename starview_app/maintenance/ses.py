@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
 
-from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from django.db import connection
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     ManifestWritten,
@@ -26,7 +27,6 @@ from starview_app.maintenance.jobs.audit_archive.segments import (
     plan,
 )
 from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store, StoreError

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     ManifestWritten,
     is_manifest,
     plan_manifest,
     write_manifests,
 )
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import ObjectLockedError, Store, StoreError

@@ -13,6 +13,7 @@ from django.db import DatabaseError, DataError, IntegrityError, connection, tran
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import ForeignKeyViolation
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
     Chain,
@@ -27,7 +28,6 @@ from starview_app.maintenance.jobs.audit_archive.transfer import (
     Source,
     StopRequested,
 )
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import ObjectMissingError, Store, StoreError

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.chain import (
     CHANGED,
     MISSING,
@@ -29,7 +30,6 @@ from starview_app.maintenance.jobs.audit_archive.transfer import (
     Source,
     StopRequested,
 )
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.stores.base import (
     ObjectMissingError,

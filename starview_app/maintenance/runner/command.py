@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 from psycopg2.errors import QueryCanceled
 
-from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock

@@ -9,7 +9,7 @@ from django.db import OperationalError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from starview_app.maintenance.jobs.errors import JobError
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.runner.supervisor import run_pid
 
 _HOLDER = """

@@ -9,8 +9,8 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from starview.env import MAIL, plain_email_problem
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs import cleanup_email_suppressions as job
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.runner.command import JobCommand, whole_number
 from starview_app.maintenance.text import one_line

@@ -16,8 +16,8 @@ from typing import Any
 
 from django.db import transaction
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.base import (
     ObjectExistsError,

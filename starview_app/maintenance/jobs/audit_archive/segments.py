@@ -22,6 +22,7 @@ from psycopg2.errors import (
 )
 from psycopg2.extensions import cursor as Cursor
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.beside import CopyBeside
 from starview_app.maintenance.jobs.audit_archive.format import Batch, moment_text
@@ -31,7 +32,6 @@ from starview_app.maintenance.jobs.audit_archive.transfer import (
     Source,
     StopRequested,
 )
-from starview_app.maintenance.jobs.errors import JobError
 from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.models import AuditArchive
