@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now
 from starview_app.maintenance.runner.crontab.schedule import (
@@ -22,9 +23,12 @@ from starview_app.maintenance.runner.crontab.schedule import (
     read_crontab,
 )
 from starview_app.maintenance.runner.slots import SlotState, slot_states
+from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
 
 pytestmark = pytest.mark.django_db
+
+__all__ = ["commands", "kept"]
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -466,3 +470,45 @@ def test_with_the_database_away_catch_up_fails_in_one_line(
     assert "Connection refused" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hidden-word" not in done.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_outage_that_only_catch_up_meets_is_mailed_once(
+    manage: Manage, services: LocalServices, tmp_path: Path
+) -> None:
+    before = len(services.sent_mail())
+    away = {"DATABASE_URL": "postgresql://u@127.0.0.1:9/x", "TMPDIR": str(tmp_path)}
+
+    for _ in range(2):
+        manage("catch_up", env={**away})
+
+    (mail,) = services.sent_mail()[before:]
+    assert "Subject: [Starview] the database does not answer" in mail
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_line_that_cannot_start_its_job_is_a_failed_run(
+    commands: Commands, tmp_path: Path
+) -> None:
+    """Its shell says so to the log alone, each time."""
+    crontab = tmp_path / "crontab"
+    slot = (datetime.now(UTC) - 2 * HOUR).replace(second=0, microsecond=0)
+    crontab.write_text(
+        f"{slot.minute} {slot.hour} * * * JOB=job timeout 1h"
+        " pyhton manage.py run_job clearsessions\n"
+    )
+    (job,) = read_crontab(crontab)
+    known(job, since=slot - DAY)
+
+    for _ in range(2):
+        settings = {"CRONTAB": str(crontab)}
+        assert commands.run("catch_up", settings=settings).code == 0
+
+    run = JobRun.objects.get()  # its second attempt waits for ten minutes
+    assert (run.job, run.attempt, run.trigger) == ("job", 1, "catch-up")
+    assert (run.outcome, run.exit_code, run.slot) == (
+        "failed",
+        127,
+        slot,
+    )
+    assert run.error.startswith("its line in the crontab ended with 127 before the job")

@@ -181,6 +181,40 @@ def test_catch_up_has_no_time_limit_of_its_own() -> None:
     assert found.fix == "take the `timeout` away"
 
 
+@pytest.mark.parametrize("times", ["0 0 1 1 *", "0 3 * * *", "0 */2 * * *"])
+def test_catch_up_that_comes_too_seldom_is_told(times: str) -> None:
+    (found,) = lint(CATCH_UP.replace("*/10 * * * *", times))
+
+    assert found.text.startswith("catch_up comes less than once an hour")
+
+
+# -- programs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "text"),
+    [
+        ("timeout -k 60 30m pyhton manage.py", "there is no program 'pyhton'"),
+        ("timeout 30m -k 60 python manage.py", "there is no program '-k'"),
+        ("timeout -k 60 30 m python manage.py", "there is no program 'm'"),
+        ("timeout 30m no-such-sudo python manage.py", "there is no program 'no-such"),
+        ("timeout 30m manage.py", "there is no program 'manage.py'"),
+        ("timeout 30m python /wrong/manage.py", "there is no /wrong/manage.py"),
+    ],
+)
+def test_what_ends_before_the_runner_begins_is_told(start: str, text: str) -> None:
+    (found,) = findings(f"0 2 * * *  JOB=x {start} run_job clearsessions")
+
+    assert found.startswith(text)
+
+
+@pytest.mark.parametrize("start", ["nice -n 5 python", "/usr/bin/python3.13", "$PY"])
+def test_other_ways_to_start_python_are_good(start: str) -> None:
+    line = f"{DAILY} {start} manage.py run_job clearsessions"
+
+    assert findings(line) == []
+
+
 # -- commands ------------------------------------------------------------------------
 
 

@@ -445,6 +445,7 @@ def test_JOB_counts_only_for_the_command_of_its_line(run: Run) -> None:
     assert done.code == 0
     assert "job_not_in_crontab" in done.err
     assert (only_run().slot, only_run().trigger) == (None, "by hand")
+    assert only_run().job == "starview-print"
 
 
 def test_what_a_job_starts_in_turn_is_a_run_of_its_own(run: Run) -> None:
@@ -797,6 +798,31 @@ def test_an_unknown_command_is_a_wrong_option(run: Run) -> None:
     assert done.code == 2
     assert "no such command: 'nosuch'" in done.err
     assert not JobRun.objects.exists()
+
+
+def test_an_unknown_command_in_the_crontab_is_a_failed_run(
+    commands: Commands, tmp_path: Path
+) -> None:
+    crontab = tmp_path / "crontab"
+    crontab.write_text("0 0 * * * JOB=x timeout 1h python manage.py run_job nosuch\n")
+
+    done = commands.run(
+        *("run_job", "nosuch"),
+        settings={"CRONTAB": str(crontab)},
+        environment={"JOB": "x"},
+        supervised=True,
+    )
+
+    assert done.code == 2
+    assert (only_run().outcome, only_run().slot) == ("failed", midnight())
+    assert only_run().error == "no such command: 'nosuch'"
+
+
+def test_options_that_another_command_refuses_are_its_error(run: Run) -> None:
+    done = run("bug", "--nosuch")
+
+    assert done.code == 2
+    assert "error: unrecognized arguments: --nosuch" in only_run().error
 
 
 def test_run_job_of_one_of_ours_is_that_command(manage: Manage) -> None:

@@ -300,6 +300,25 @@ class RunRecord:
         )
 
 
+def record_unbegun(
+    request: RunRequest, *, exit_code: int, started_at: datetime, now: datetime
+) -> bool:
+    """Record that a line ended before the runner began; whether it was so.
+
+    The shell did not find its program, for example: nobody else knows of it.
+    """
+    error = (
+        f"its line in the crontab ended with {exit_code} before the job began: the"
+        " container's log says why HINT: python manage.py jobs check"
+    )
+    record = RunRecord(request, uuid.uuid4())
+    if isinstance(record.begin(started_at), Taken):
+        return False  # it has a record of its own
+    seconds = round((now - started_at).total_seconds(), 3)
+    record.finish(Ending(Outcome.FAILED, exit_code, seconds, now, error, {}, ""))
+    return True
+
+
 def prune(now: datetime) -> None:
     """Forget runs that began more than KEEP_DAYS ago, PRUNE_ROWS of them."""
     cutoff = now - timedelta(days=KEEP_DAYS)

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.registry import scheduled_jobs
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.crontab.schedule import LONGEST_JOB, ScheduledJob
 
 logger = structlog.get_logger(__name__)
 
@@ -62,13 +62,16 @@ def take_request(
     text = settings.ENVIRONMENT.redact(shlex.join([command, *arguments]))
     jobs = scheduled_jobs(must_exist=bool(name))
     lines = [job for job in jobs if job.django_command == command]
+    own_name = lines[0].job if len(lines) == 1 and lines[0].job else command
     if not name:
-        only = lines[0].job if len(lines) == 1 else ""
-        return RunRequest(only or command, text, JobRun.Trigger.HAND)
+        return RunRequest(own_name, text, JobRun.Trigger.HAND)
     line = next((job for job in lines if job.job == name), None)
     if line is None:
         logger.warning("job_not_in_crontab", job=name, command=command)
-        return RunRequest(name, text, JobRun.Trigger.HAND)
+        # The run of another command must not be taken for that job's.
+        is_another = any(job.job == name for job in jobs)
+        by_name = own_name if is_another else name[:LONGEST_JOB]
+        return RunRequest(by_name, text, JobRun.Trigger.HAND)
     if trigger == JobRun.Trigger.MANUAL:
         return RunRequest(name, text, JobRun.Trigger.MANUAL, schedule=line)
     return RunRequest(

@@ -161,7 +161,7 @@ def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
     outcome, error = _outcome(ended), ""
     if outcome != Outcome.SUCCEEDED:
         error = ended.told.get("error") or _last_line(ended.output)
-        if not error or "job_started" in error or "job_finished" in error:
+        if not error:
             error = f"it said nothing, and ended with {ended.exit_code}"
     if ended.exit_code < 0:
         error = f"killed by signal {-ended.exit_code}"
@@ -203,11 +203,14 @@ def redact(text: str) -> str:
 
 def _last_line(output: str) -> str:
     """The last line that says something; of a JSON line, what it says."""
-    line = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-    with suppress(ValueError, AttributeError):
-        record = json.loads(line)
-        line = str(record.get("line") or record.get("event") or line)
-    return line.strip()
+    for line in reversed(output.splitlines()):
+        text = line
+        with suppress(ValueError, AttributeError):
+            record = json.loads(line)
+            text = str(record.get("line") or record.get("event") or line)
+        if text.strip() and "job_started" not in text and "job_finished" not in text:
+            return text.strip()
+    return ""
 
 
 @contextmanager

@@ -1,20 +1,29 @@
 """`catch_up`: run what was due and was not done."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+from django.db import OperationalError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
+from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import short_waits
-from starview_app.maintenance.runner.request import environment_of
+from starview_app.maintenance.runner.monitoring import alerts
+from starview_app.maintenance.runner.record import record_unbegun, short_waits
+from starview_app.maintenance.runner.request import RunRequest, environment_of
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
@@ -36,11 +45,12 @@ class Command(BaseCommand):
 
     def handle(self, *, dry_run: bool, **options: Any) -> None:
         with clear_errors(), short_waits():
-            create_own_tables()
             if dry_run:
+                create_own_tables()
                 self._list()
             else:
-                self._run()
+                with _telling_an_outage():
+                    self._run()
 
     def _list(self) -> None:
         due = due_now(recorded_jobs(), timezone.now())
@@ -53,6 +63,7 @@ class Command(BaseCommand):
             self.stdout.write("Nothing to catch up with")
 
     def _run(self) -> None:
+        create_own_tables()
         jobs = recorded_jobs()
         if not jobs:
             raise CommandError(
@@ -62,6 +73,7 @@ class Command(BaseCommand):
         launcher = Launcher()
 
         def launch(state: SlotState) -> None:
+            started_at = timezone.now()
             variables = environment_of(
                 JobRun.Trigger.CATCH_UP, slot=state.slot, attempt=state.next_attempt
             )
@@ -72,6 +84,8 @@ class Command(BaseCommand):
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
+            if code and not launcher.should_stop:
+                _record_if_unbegun(state, code, started_at)
 
         with launcher.passing_signals_on():
             catch_up(
@@ -80,3 +94,33 @@ class Command(BaseCommand):
                 launch=launch,
                 should_stop=lambda: launcher.should_stop,
             )
+
+
+@contextmanager
+def _telling_an_outage() -> Iterator[None]:
+    """Between two jobs nobody else would notice that the database is away."""
+    try:
+        yield
+    except OperationalError as error:
+        text = explain(error) or one_line(error)
+        alerts.database_is_down("catch-up", text, now=timezone.now())
+        raise
+
+
+def _record_if_unbegun(state: SlotState, code: int, started_at: datetime) -> None:
+    """So that a line that can never start its job is not tried in silence for ever."""
+    request = RunRequest(
+        state.job,
+        settings.ENVIRONMENT.redact(state.schedule.command),
+        JobRun.Trigger.CATCH_UP,
+        slot=state.slot,
+        attempt=state.next_attempt,
+        schedule=state.schedule,
+    )
+    exit_code = code if code >= 0 else 128 - code  # as a shell shows a signal
+    try:
+        record_unbegun(
+            request, exit_code=exit_code, started_at=started_at, now=timezone.now()
+        )
+    except DatabaseError as error:
+        logger.warning("run_not_recorded", error=one_line(error))

@@ -2,7 +2,7 @@
 
 import time
 from argparse import REMAINDER
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from django.core.management import get_commands, load_command_class
@@ -43,7 +43,12 @@ class Command(BaseCommand):
             super().run_from_argv(argv)  # ends with the help, or the error
             return
         program, _, name, *arguments = argv
-        command = self._load(name)
+        command = self._find(name)
+        if command is None:
+            request = take_request(name, arguments, now=timezone.now())
+            if request.slot:
+                supervise(request)  # a slot that fails is recorded, and heard of
+            self._fail(f"no such command: {name!r}", EXIT_WRONG_OPTIONS)
         if isinstance(command, JobCommand):
             command.run_from_argv([program, name, *arguments])
             return
@@ -60,10 +65,10 @@ class Command(BaseCommand):
 
     # -- internal helpers ---------------------------------------------------------
 
-    def _load(self, name: str) -> BaseCommand:
+    def _find(self, name: str) -> BaseCommand | None:
         app = get_commands().get(name)
         if app is None or name == "run_job":
-            self._fail(f"no such command: {name!r}", EXIT_WRONG_OPTIONS)
+            return None
         return (
             app if isinstance(app, BaseCommand) else load_command_class(str(app), name)
         )
@@ -105,7 +110,7 @@ class Command(BaseCommand):
             write = logger.info if outcome == "succeeded" else logger.error
             write("job_finished", outcome=outcome, seconds=seconds)
 
-    def _fail(self, text: str, code: int = EXIT_FAILED) -> Any:
+    def _fail(self, text: str, code: int = EXIT_FAILED) -> NoReturn:
         tell(error=text)
         self.stderr.write(f"CommandError: {text}")
         raise SystemExit(code)

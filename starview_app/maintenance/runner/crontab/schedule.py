@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from getopt import GetoptError, getopt
-from itertools import pairwise, takewhile
+from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,14 +166,19 @@ class ScheduledJob:
         """What `timeout -k` allows beyond that; None where there is none."""
         return self._timeout[1]
 
+    @property
+    def program(self) -> list[str]:
+        """What runs manage.py, up to it and without `timeout`; [] where none does."""
+        return self._timeout[2] if _manage(self.words) else []
+
     @cached_property
-    def _timeout(self) -> tuple[float | None, float | None]:
+    def _timeout(self) -> tuple[float | None, float | None, list[str]]:
         before = self.words[: _manage(self.words) or None]
         names = [word.rpartition("/")[2] for word in before]
         if "timeout" not in names:
-            return None, None
+            return None, None, _without_starters(before)
         try:
-            options, (duration, *_) = getopt(
+            options, (duration, *program) = getopt(
                 before[names.index("timeout") + 1 :], "fk:ps:v", _TIMEOUT_OPTIONS
             )
             kill_after = [
@@ -181,9 +186,10 @@ class ScheduledJob:
                 for option, value in options
                 if option in ("-k", "--kill-after")
             ]
-            return _seconds(duration), kill_after[-1] if kill_after else None
+            seconds = _seconds(duration)
         except (GetoptError, ValueError):
-            return None, None
+            return None, None, []
+        return seconds, kill_after[-1] if kill_after else None, program
 
     @cached_property
     def _shell(self) -> ShellLine:
@@ -420,6 +426,12 @@ def _manage(words: list[str]) -> int:
     """How many words there are up to and with `manage.py`; 0 where it does not come."""
     names = [word.rpartition("/")[2] for word in words]
     return names.index("manage.py") + 1 if "manage.py" in names else 0
+
+
+def _without_starters(words: list[str]) -> list[str]:
+    return list(
+        dropwhile(lambda word: word in _STARTERS or _is_assignment(word), words)
+    )
 
 
 def _is_assignment(word: str) -> bool:

@@ -69,11 +69,11 @@ def after_run(request: RunRequest, ending: Ending) -> None:
 
 
 def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> None:
-    """Mail a failure of the crontab that is on no record; never raises.
+    """Mail a failure of a slot that is on no record; never raises.
 
     Nothing remembers that it was mailed, nor that the slot was run.
     """
-    if request.schedule is None or ending.outcome not in FAILURES:
+    if request.slot is None or ending.outcome not in FAILURES:
         return
     from starview_app.maintenance.runner.monitoring.alert_text import unrecorded
 

@@ -5,11 +5,13 @@ It reads the commands' own options, and uses no database.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from django.core.management import get_commands, load_command_class
@@ -31,8 +33,11 @@ MANUAL = {
 }
 LONGEST_NAME = 50  # of a monitor's slug, characters
 _SLUG = re.compile(r"[a-z0-9_-]+")
+_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+_SCRIPT = "/app/manage.py"
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _CATCH_UP_LINE = "*/10 * * * *  JOB=starview-catch-up python manage.py catch_up"
+_CATCH_UP_SECONDS = 3600
 # What is wrong, and its fix.
 _Wrong = tuple[str, str]
 _UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
@@ -58,7 +63,7 @@ def lint(text: str) -> list[Finding]:
         found += [(job.line, *wrong) for wrong in _of_the_line(job)]
     for job in good:
         found += [(job.line, *wrong) for wrong in _of_the_gap(job)]
-    found += [*_of_the_names(jobs), *_of_catching_up(jobs)]
+    found += [*_of_the_names(jobs), *_of_catching_up(jobs, good)]
     if not jobs and not problems:
         found = [(0, "the crontab has no job", "take the crontab of the image")]
     return [
@@ -87,6 +92,8 @@ def _of_the_line(job: ScheduledJob) -> Iterator[_Wrong]:
             "no time limit, or none that `timeout` understands",
             "write `timeout -k 60 1h` in front of python",
         )
+    if job.program:
+        yield from _of_the_program(job.program)
     if job.arguments:
         yield from _of_the_command(job, job.arguments[0] == RUN_JOB)
     else:
@@ -94,6 +101,16 @@ def _of_the_line(job: ScheduledJob) -> Iterator[_Wrong]:
             "runs no manage.py, so nothing records, repeats or reports it",
             "make it a management command: `python manage.py run_job NAME`",
         )
+
+
+def _of_the_program(words: list[str]) -> Iterator[_Wrong]:
+    """What would end the line before the runner begins, and has nobody to tell it."""
+    program, script = words[0], words[-1]
+    is_python = _PYTHON.fullmatch(program.rpartition("/")[2]) is not None
+    if not (is_python or _is_unknown(program) or shutil.which(program)):
+        yield f"there is no program {program!r}", "write `python manage.py` there"
+    elif script.startswith("/") and script != _SCRIPT and not Path(script).exists():
+        yield f"there is no {script}", f"write `python {_SCRIPT}`"
 
 
 def _of_the_name(job: ScheduledJob) -> Iterator[_Wrong]:
@@ -245,8 +262,15 @@ def _of_the_names(jobs: Iterable[ScheduledJob]) -> Iterator[tuple[int, str, str]
         lines.setdefault(job.job, job.line)
 
 
-def _of_catching_up(jobs: Iterable[ScheduledJob]) -> Iterator[tuple[int, str, str]]:
-    lines = [job.line for job in jobs if job.django_command == CATCH_UP]
+def _of_catching_up(
+    jobs: Iterable[ScheduledJob], good: Sequence[ScheduledJob]
+) -> Iterator[tuple[int, str, str]]:
+    found = [job for job in jobs if job.django_command == CATCH_UP]
+    lines = [job.line for job in found]
+    for job in found:
+        if job in good and job.shortest_gap_seconds() > _CATCH_UP_SECONDS:
+            text = "catch_up comes less than once an hour: too late to try again"
+            yield job.line, text, f"write `{_CATCH_UP_LINE}`"
     if not lines:
         text = "no line runs catch_up: what was missed would stay missed"
         yield 0, text, f"add `{_CATCH_UP_LINE}`"
