@@ -3,6 +3,8 @@
 from django.db import OperationalError, ProgrammingError
 from psycopg2 import errors as postgres
 
+from starview_app.maintenance.text import one_line
+
 _LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
 # Parts of libpq's messages, which carry no code before a session exists.
 _CONNECT_HINTS = {
@@ -22,6 +24,11 @@ _CONNECT_HINTS = {
     "does not support SSL": "remove sslmode from DATABASE_URL, or set it to prefer",
     "too many": "close idle connections, or take a plan with more of them",
 }
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an operator can fix, or else what the error itself says."""
+    return explain(error) or one_line(error)
 
 
 def explain(error: BaseException) -> str | None:

@@ -46,7 +46,10 @@ class Launcher:
         variables: dict[str, str],
         look: Callable[[], None] = lambda: None,
     ) -> int:
-        """Run it to its end with `variables` added; returns its exit code."""
+        """Run it to its end with `variables` added; returns its exit code.
+
+        Of one that a signal killed as a shell shows it: 128 and its number.
+        """
         # The shell would not pass a signal on; it makes room where it can.
         text = f"exec env {line.command}" if line.is_simple else line.command
         self._process = subprocess.Popen(
@@ -58,9 +61,11 @@ class Launcher:
             self._process.send_signal(self._stopped_by)
         while True:
             try:
-                return self._process.wait(LOOK_SECONDS)
+                code = self._process.wait(LOOK_SECONDS)
             except subprocess.TimeoutExpired:
                 look()
+            else:
+                return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._stopped_by = number

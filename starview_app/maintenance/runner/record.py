@@ -302,8 +302,8 @@ class RunRecord:
 
 def record_unbegun(
     request: RunRequest, *, exit_code: int, started_at: datetime, now: datetime
-) -> bool:
-    """Record that a line ended before the runner began; whether it was so.
+) -> None:
+    """Record that a line ended before the runner began, unless it has a record.
 
     The shell did not find its program, for example: nobody else knows of it.
     """
@@ -313,10 +313,9 @@ def record_unbegun(
     )
     record = RunRecord(request, uuid.uuid4())
     if isinstance(record.begin(started_at), Taken):
-        return False  # it has a record of its own
+        return
     seconds = round((now - started_at).total_seconds(), 3)
     record.finish(Ending(Outcome.FAILED, exit_code, seconds, now, error, {}, ""))
-    return True
 
 
 def prune(now: datetime) -> None:

@@ -15,7 +15,7 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.database_errors import explain, in_one_line
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.monitoring.monitors import Monitors
 from starview_app.maintenance.runner.record import Ending, RunRecord, prune
@@ -95,7 +95,7 @@ class _Run:
         except Exception as error:
             is_down = isinstance(error, OperationalError) or not connection.connection
             if is_down and self._request.slot:
-                self._database_is_down(explain(error) or one_line(error))
+                self._database_is_down(in_one_line(error))
                 return EXIT_FAILED
             if not is_down:  # else the command will say the same
                 self._not_recorded(error)
@@ -122,9 +122,8 @@ class _Run:
             except Exception as error:
                 self._not_recorded(error)
                 if not connection.connection:
-                    text = explain(error) or one_line(error)
                     alerts.database_is_down(
-                        self._request.job, text, now=ending.finished_at
+                        self._request.job, in_one_line(error), now=ending.finished_at
                     )
             else:
                 alerts.after_run(self._request, ending)

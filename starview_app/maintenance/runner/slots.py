@@ -22,7 +22,6 @@ RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 RETRY_SLACK = timedelta(minutes=1)
 # What comes by itself so soon is not made up for.
 SOON = timedelta(hours=1)
-_NOTHING = timedelta(0)
 # After its time a job that has not been run is overdue, and after its deadline one that
 # has not ended.
 OVERDUE_AFTER = timedelta(hours=1)
@@ -150,11 +149,13 @@ class SlotState:
     def is_paused(self) -> bool:
         return self.paused_until is not None and self.now < self.paused_until
 
-    def was_paused(self, slot: datetime) -> bool:
-        """Whether `slot` came during the newest pause, which may be over."""
-        if self.paused_at is None or self.paused_until is None:
+    def _was_expected(self, slot: datetime) -> bool:
+        """Whether it was to be run: of a known job, and not due within a pause."""
+        if slot <= self.first_seen_at:
             return False
-        return self.paused_at <= slot < self.paused_until
+        if self.paused_at is None or self.paused_until is None:
+            return True
+        return not self.paused_at <= slot < self.paused_until
 
     @property
     def telling_runs(self) -> list[SlotRun]:
@@ -181,11 +182,11 @@ class SlotState:
     @property
     def retry_at(self) -> datetime | None:
         """When `catch_up` is to run it; None when it is not."""
-        if self.is_done or (self.last is None and self.was_paused(self.slot)):
+        if self.is_done:
             return None
         if self.last is None:
-            is_known = self.slot > self.first_seen_at
-            return self.slot + MISSED_AFTER if is_known else None
+            is_missed = self._was_expected(self.slot)
+            return self.slot + MISSED_AFTER if is_missed else None
         is_running = any(run.finished_at is None for run in self.runs)
         if is_running or self.failures > len(RETRY_AFTER):
             return None
@@ -199,7 +200,8 @@ class SlotState:
         """Why it is to be run now; empty when it is not."""
         if self.is_paused or self.retry_at is None:
             return ""
-        if self.now < self.retry_at - (RETRY_SLACK if self.last else _NOTHING):
+        slack = RETRY_SLACK if self.last else timedelta(0)
+        if self.now < self.retry_at - slack:
             return ""
         if self.schedule.next_after(self.now) <= self.now + SOON:
             return ""
@@ -225,8 +227,8 @@ class SlotState:
                 else ""
             )
         due = self.schedule.last_due(self.now - OVERDUE_AFTER)
-        is_expected = due > self.first_seen_at and not self.was_paused(due)
-        if not is_expected or self.telling_runs or any(map(_is_paused, self.since)):
+        was_tried = self.telling_runs or any(map(_is_paused, self.since))
+        if was_tried or not self._was_expected(due):
             return ""
         done = "done" if self.since else "run"  # it was interrupted, or refused
         return f"not {done} since {due:%Y-%m-%d %H:%M} UTC"

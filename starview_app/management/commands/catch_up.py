@@ -16,7 +16,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
-from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.database_errors import in_one_line
 from starview_app.maintenance.runner.launch import Launcher
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.record import record_unbegun, short_waits
@@ -102,8 +102,7 @@ def _telling_an_outage() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        text = explain(error) or one_line(error)
-        alerts.database_is_down("catch-up", text, now=timezone.now())
+        alerts.database_is_down("catch-up", in_one_line(error), now=timezone.now())
         raise
 
 
@@ -117,10 +116,9 @@ def _record_if_unbegun(state: SlotState, code: int, started_at: datetime) -> Non
         attempt=state.next_attempt,
         schedule=state.schedule,
     )
-    exit_code = code if code >= 0 else 128 - code  # as a shell shows a signal
     try:
         record_unbegun(
-            request, exit_code=exit_code, started_at=started_at, now=timezone.now()
+            request, exit_code=code, started_at=started_at, now=timezone.now()
         )
     except DatabaseError as error:
         logger.warning("run_not_recorded", error=one_line(error))

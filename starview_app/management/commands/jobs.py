@@ -185,22 +185,21 @@ class Command(BaseCommand):
         launcher = Launcher()
         variables = environment_of(JobRun.Trigger.MANUAL)
         with _stdout_is_for_the_report(as_json), launcher.passing_signals_on():
-            code = launcher.run(line, variables)
+            exit_code = launcher.run(line, variables)
         record = None
         with suppress(DatabaseError):  # the run has said so, and ended as it did
             if as_json:
                 record = history.last_manual_run(
                     line.job, host=socket.gethostname(), since=now, now=timezone.now()
                 )
-        exit_code = code if code >= 0 else 128 - code  # as a shell shows a signal
         run = asdict(record) if record else None
         return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
 
     def _costs(self, *, now: datetime, **options: Any) -> _Report:
         mark_crashed(now)
-        lines, jobs = scheduled_jobs(), recorded_jobs()
-        count = len(lines)
-        month = costs.month_costs(jobs, now, unrecorded=count - len(jobs))
+        lines = scheduled_jobs()
+        jobs = list(filter(is_recorded, lines))
+        month = costs.month_costs(jobs, now, unrecorded=len(lines) - len(jobs))
         rows = [("JOB", "RUNS", "SO FAR", "RUNS LEFT", "USUALLY", "WHOLE MONTH")]
         rows += [
             (
@@ -225,7 +224,8 @@ class Command(BaseCommand):
             f"{month.month} (UTC) at ${costs.PER_MINUTE} a minute:",
             *_table([*rows, total], right=(1, 2, 3, 4, 5)),
             f"Render bills ${costs.CRON_JOB_PER_MONTH:.2f} a month or more for each"
-            f" cron job, ${month.as_cron_jobs:.2f} for {count}, catch-up included;",
+            f" cron job, ${month.as_cron_jobs:.2f} for {len(lines)}, catch-up"
+            " included;",
             f"one worker that runs them all is ${month.as_worker:.2f} a month."
             f" {month.cheaper}",
         ]
@@ -296,7 +296,7 @@ def _line_of(name: str) -> ScheduledJob:
 
 def _recorded_line_of(name: str) -> ScheduledJob:
     line = _line_of(name)
-    if not (line.job and is_recorded(line)):
+    if not is_recorded(line):
         raise CommandError(
             f"{one_line(name)} cannot be paused: its runs are not recorded HINT: run it"
             " through `run_job`, or put a # in front of its line",

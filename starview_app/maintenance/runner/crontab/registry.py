@@ -36,11 +36,13 @@ def recorded_jobs() -> list[ScheduledJob]:
 
     What the runner does not see must not be taken for missed.
     """
-    return [job for job in scheduled_jobs() if job.job and is_recorded(job)]
+    return list(filter(is_recorded, scheduled_jobs()))
 
 
 def is_recorded(job: ScheduledJob) -> bool:
-    """Whether the line runs a command of ours, or any other through `run_job`."""
+    """Whether it has a name, and runs a command of ours or any other by `run_job`."""
+    if not job.job:
+        return False
     name = job.arguments[0] if job.arguments else ""
     return name == "run_job" or is_own_job(name)
 

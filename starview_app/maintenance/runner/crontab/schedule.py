@@ -81,6 +81,14 @@ class CrontabError(ValueError):
         self.job = job
 
 
+class _Start(NamedTuple):
+    """How a command begins: what `timeout` allows it, and the program behind that."""
+
+    deadline_seconds: float | None
+    kill_after_seconds: float | None
+    program: list[str]
+
+
 @dataclass(frozen=True)
 class ScheduledJob:
     """One line of the crontab. `command` goes to /bin/sh -c as it stands."""
@@ -102,9 +110,7 @@ class ScheduledJob:
     @property
     def job_names(self) -> list[str]:
         """What each JOB= in front of the program says; the last one counts."""
-        leading = takewhile(
-            lambda word: word in _STARTERS or _is_assignment(word), self.words
-        )
+        leading = takewhile(_is_leading, self.words)
         return [word[4:] for word in leading if word.startswith("JOB=")]
 
     @property
@@ -159,24 +165,24 @@ class ScheduledJob:
     @property
     def deadline_seconds(self) -> float | None:
         """What `timeout` allows; None where there is none."""
-        return self._timeout[0]
+        return self._start.deadline_seconds
 
     @property
     def kill_after_seconds(self) -> float | None:
         """What `timeout -k` allows beyond that; None where there is none."""
-        return self._timeout[1]
+        return self._start.kill_after_seconds
 
     @property
     def program(self) -> list[str]:
         """What runs manage.py, up to it and without `timeout`; [] where none does."""
-        return self._timeout[2] if _manage(self.words) else []
+        return self._start.program if _manage(self.words) else []
 
     @cached_property
-    def _timeout(self) -> tuple[float | None, float | None, list[str]]:
+    def _start(self) -> _Start:
         before = self.words[: _manage(self.words) or None]
         names = [word.rpartition("/")[2] for word in before]
         if "timeout" not in names:
-            return None, None, _without_starters(before)
+            return _Start(None, None, list(dropwhile(_is_leading, before)))
         try:
             options, (duration, *program) = getopt(
                 before[names.index("timeout") + 1 :], "fk:ps:v", _TIMEOUT_OPTIONS
@@ -188,8 +194,8 @@ class ScheduledJob:
             ]
             seconds = _seconds(duration)
         except (GetoptError, ValueError):
-            return None, None, []
-        return seconds, kill_after[-1] if kill_after else None, program
+            return _Start(None, None, [])
+        return _Start(seconds, kill_after[-1] if kill_after else None, program)
 
     @cached_property
     def _shell(self) -> ShellLine:
@@ -428,10 +434,9 @@ def _manage(words: list[str]) -> int:
     return names.index("manage.py") + 1 if "manage.py" in names else 0
 
 
-def _without_starters(words: list[str]) -> list[str]:
-    return list(
-        dropwhile(lambda word: word in _STARTERS or _is_assignment(word), words)
-    )
+def _is_leading(word: str) -> bool:
+    """Whether the program comes behind it."""
+    return word in _STARTERS or _is_assignment(word)
 
 
 def _is_assignment(word: str) -> bool:

@@ -132,34 +132,30 @@ def news_of(
 
 
 def database_down(job: str, text: str, *, now: datetime) -> Message:
-    error, _, hint = text.partition(" HINT: ")
     fields = {
         "job": f"{job} could not begin, or its end could not be recorded",
-        "error": error,
+        "error": text,
         "host": socket.gethostname(),
         "at": _utc(now),
         "next": "catch-up runs what is missed when the database is back",
     }
-    todo = [hint] if hint else []
-    todo.append("see whether the database runs and has room (Render: its page, Logs)")
+    todo = ["see whether the database runs and has room (Render: its page, Logs)"]
     section = _section("The database does not answer.", fields, todo)
     last = "This outage is mailed once; another mail says when it is over."
     return _message("the database does not answer", [section, last], now)
 
 
 def unrecorded(request: RunRequest, ending: Ending, reason: str) -> Message:
-    error, _, hint = ending.error.partition(" HINT: ")
     fields = {
         "slot": _utc(request.slot),
         "command": request.command,
         "outcome": f"{ending.outcome}, exit code {ending.exit_code}",
         "host": socket.gethostname(),
-        "error": error,
+        "error": ending.error,
         "not recorded": reason,
         "next": "its slot is not claimed, so catch-up runs it once more",
     }
-    todo = [hint] if hint else []
-    todo += [
+    todo = [
         "mend what kept it from being recorded (tables, rights, room, locks)",
         f"python manage.py jobs run {request.job}",
     ]
@@ -239,26 +235,27 @@ def _in_one_line(notice: Notice) -> str:
 
 
 def _in_full(notice: Notice, now: datetime) -> str:
-    error, _, hint = notice.error.partition(" HINT: ")
     fields = {
         "slot": _utc(notice.slot),
         **_fields(notice, now),
-        "error": error,
+        "error": notice.error,
         "since": _utc(notice.since),
         "last success": _last_success(notice.job),
         "next": _next(notice, now),
     }
-    todo = [hint] if hint else []
+    look = "see whether the container runs, and what its log says"
     if notice.run:
-        todo.append(f"python manage.py jobs show {notice.run.id}")
-    else:
-        todo.append("see whether the container runs, and what its log says")
-    todo.append(f"python manage.py jobs run {notice.job}")
+        look = f"python manage.py jobs show {notice.run.id}"
+    todo = [look, f"python manage.py jobs run {notice.job}"]
     text = _section(f"{notice.job} {notice.what}.", fields, todo)
     return text + (_quoted(_output(notice.run.id)) if notice.run else "")
 
 
 def _section(title: str, fields: dict[str, str], todo: list[str]) -> str:
+    """The HINT of its "error" is the first thing to do."""
+    error, _, hint = fields["error"].partition(" HINT: ")
+    fields = {**fields, "error": error}
+    todo = [hint, *todo] if hint else todo
     lines = [
         f"    {name:<13} {one_line(_cut(value))}"
         for name, value in fields.items()

@@ -10,11 +10,10 @@ from django.db import OperationalError
 
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.database_errors import in_one_line
 from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.reports.history import failing_run
 from starview_app.maintenance.runner.slots import slot_states
-from starview_app.maintenance.text import one_line
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"
@@ -46,7 +45,7 @@ def check_health(
 ) -> Health:
     """Look at the scheduler, and at the recorded jobs among `lines`, the crontab's."""
     scheduler = find_scheduler(proc)
-    jobs = [line for line in lines if line.job and is_recorded(line)]
+    jobs = list(filter(is_recorded, lines))
     problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
     failing: list[str] = []
     if not lines:  # then nothing runs, and nothing is overdue
@@ -59,7 +58,7 @@ def check_health(
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
     except OperationalError as error:
-        problems.append(explain(error) or one_line(error))
+        problems.append(in_one_line(error))
     return Health(scheduler, problems, len(jobs), failing)
 
 

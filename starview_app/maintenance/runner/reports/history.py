@@ -103,7 +103,7 @@ class JobOverview:
 
 def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
     """Every line of the crontab, in its order."""
-    recorded = [line for line in lines if line.job and is_recorded(line)]
+    recorded = list(filter(is_recorded, lines))
     states = {state.schedule: state for state in slot_states(recorded, now)}
     last = _last_runs([line.job for line in recorded], now)
     return [
