@@ -121,7 +121,7 @@ class JobCommand(BaseCommand):
         with clear_errors(), stop_on_signals(cancel_query) as stop:
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
-            if self.keeps_records and not is_light:
+            if self.keeps_records and not dry_run:
                 create_own_tables()
             with self._lock(dry_run=dry_run):
                 result = self._run_logged(stop, dry_run=dry_run, options=options)
