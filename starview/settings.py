@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from starview import database
 from starview import env as environment
 from starview.env import ARCHIVE, MAIL
 from starview.logging import configure_logging
@@ -267,6 +268,7 @@ TIME_ZONE = "UTC"  # the crontab's times, the cut-offs and the archive are in UT
 
 if DATABASES["default"]:
     DATABASES["default"].setdefault("OPTIONS", {})
+    DATABASES["default"]["OPTIONS"]["connection_factory"] = database.connect
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
     DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
     # These tell a session that waits for hours from one whose server is gone.

@@ -1756,7 +1756,7 @@ def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) ->
 
     row = add_row()
 
-    with job_lock("archive_audit_logs", LOCK_NAME):
+    with job_lock("archive_audit_logs", LOCK_NAME, on_lost=pytest.fail):
         done = manage("archive_audit_logs")
 
     assert (done.returncode, done.stdout) == (75, "")

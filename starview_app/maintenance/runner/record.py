@@ -17,6 +17,7 @@ from django.db import (
     OperationalError,
     ProgrammingError,
     connection,
+    transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -42,18 +43,6 @@ _CUT_OFF = (OperationalError, InterfaceError)
 
 Outcome = JobRun.Outcome
 
-_SET_TIMEOUTS = """
-    SELECT
-        set_config('lock_timeout', %(lock_timeout)s, false),
-        set_config('statement_timeout', %(statement_timeout)s, false)
-"""
-_OPEN_SESSION = """
-    SELECT
-        set_config('application_name', %(name)s, false),
-        set_config('lock_timeout', %(lock_timeout)s, false),
-        set_config('statement_timeout', %(statement_timeout)s, false),
-        pg_advisory_lock(hashtextextended(%(key)s, 0))
-"""
 _PAUSED_UNTIL = """
     WITH seen AS (
         INSERT INTO maintenance_job (name, first_seen_at, times, seen_at)
@@ -118,10 +107,9 @@ _PRUNE = """
         LIMIT %(rows)s
     )
 """
-# By the partial index jobrun_running. A process that has just begun holds its lock
-# before its row is seen; ours are free again at the end of the statement. A process
-# whose session was cut off, by a restart of the server for example, gets the time to
-# take its lock again: it looks every 30 s.
+# By the partial index jobrun_running. The process that works holds the run's lock, and
+# the one that watches it writes every 30 s; a run of which neither is seen is gone. Our
+# own locks are free again at the end of the statement.
 _MARK_CRASHED = """
     WITH running AS MATERIALIZED (
         SELECT id, run_id
@@ -175,11 +163,7 @@ class Ending:
 
 
 class RunRecord:
-    """The row of one run, and the session that holds its lock.
-
-    The lock is taken before the row is written, so that nobody takes the run for
-    crashed; it is free when this process is gone.
-    """
+    """The row of one run, written by the process that watches it."""
 
     def __init__(self, request: RunRequest, run_id: uuid.UUID) -> None:
         self.id = 0
@@ -204,10 +188,7 @@ class RunRecord:
             return self._begin(now)
 
     def save_output(self, output: str) -> None:
-        """What it has written so far; also notices, and mends, a lost session.
-
-        There is no session without the run's lock: what fails leaves none behind.
-        """
+        """What it has written so far; also notices, and mends, a lost session."""
         if not self.id:
             return
         parameters = {"id": self.id, "output": _storable(output)}
@@ -237,7 +218,7 @@ class RunRecord:
     def _begin(self, now: datetime) -> Taken | Paused | None:
         self._open_session()
         request = self._request
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             paused_until = None
             if request.slot:
                 times = request.schedule.five_fields if request.schedule else ""
@@ -277,9 +258,13 @@ class RunRecord:
 
     def _open_session(self) -> None:
         name = f"runner {self._request.job} {socket.gethostname()} pid {os.getpid()}"
-        key = f"starview-maintenance:run:{self.run_id}"
         try:
-            _execute(_OPEN_SESSION, {"name": name[:63], "key": key, **_timeouts()})
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT set_config('application_name', %(name)s, false)",
+                    {"name": name[:63]},
+                )
+            _limit_waits()
         except Exception:
             connection.close()
             raise
@@ -329,8 +314,7 @@ def short_waits() -> Iterator[None]:
     """Let no lock of somebody else hold up what this process asks of the database."""
 
     def set_timeouts(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(_SET_TIMEOUTS, _timeouts())
+        _limit_waits()
 
     connection_created.connect(set_timeouts)
     try:
@@ -344,7 +328,7 @@ def short_waits() -> Iterator[None]:
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
     """Mark the runs whose process is gone, and say so; returns their ids and jobs."""
     error = "its process is gone: it, or its container, was killed"
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_MARK_CRASHED, {"now": now, "error": error})
         crashed: list[tuple[int, str]] = cursor.fetchall()
     for number, job in crashed:
@@ -365,12 +349,15 @@ def _other(request: RunRequest, row: tuple[Any, ...]) -> str:
 
 
 def _execute(statement: str, parameters: dict[str, Any]) -> None:
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement, parameters)
 
 
-def _timeouts() -> dict[str, str]:
-    return {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
+def _limit_waits() -> None:
+    with connection.wrap_database_errors:
+        connection.connection.limit(
+            lock_timeout=LOCK_TIMEOUT, statement_timeout=STATEMENT_TIMEOUT
+        )
 
 
 def _storable(text: str) -> str:

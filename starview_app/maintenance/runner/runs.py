@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.database_errors import explain, in_one_line
+from starview_app.maintenance.runner.lock import lock_run
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.monitoring.monitors import Monitors
 from starview_app.maintenance.runner.record import Ending, RunRecord, prune
@@ -44,6 +45,7 @@ def supervise(request: RunRequest) -> None:
     watched = fork()
     if watched:
         sys.exit(_Run(request, run_id, watched).exit_code())
+    lock_run(run_id)
 
 
 class _Run:

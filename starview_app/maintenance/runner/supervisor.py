@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from starview_app.maintenance.runner.forks import undo_in_children
 from starview_app.maintenance.runner.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
@@ -278,7 +279,16 @@ def fork() -> Watched | None:
     os.close(go_reader)
     global _report_fd
     _report_fd = report_writer
+    undo_in_children(_stop_telling)
     return None
+
+
+def _stop_telling() -> None:
+    """What a child of the command says is not the run's."""
+    global _report_fd
+    if _report_fd is not None:
+        os.close(_report_fd)
+    _report_fd = None
 
 
 def own_age_seconds() -> float:
