@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from django.conf import settings
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.registry import scheduled_jobs
 from starview_app.maintenance.runner.crontab.schedule import LONGEST_JOB, ScheduledJob
@@ -59,7 +59,7 @@ def take_request(
     name, trigger, slot, attempt = [
         environ.pop(variable, "") for variable in (JOB, TRIGGER, SLOT, ATTEMPT)
     ]
-    text = settings.ENVIRONMENT.redact(shlex.join([command, *arguments]))
+    text = redact(shlex.join([command, *arguments]))
     jobs = scheduled_jobs(must_exist=bool(name))
     lines = [job for job in jobs if job.django_command == command]
     own_name = lines[0].job if len(lines) == 1 and lines[0].job else command

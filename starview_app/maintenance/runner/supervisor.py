@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from starview.output import stop_filtering
 from starview_app.maintenance.runner.forks import undo_in_children
 from starview_app.maintenance.runner.relay import Relay, flush
 
@@ -112,17 +113,15 @@ class Watched:
         deadline_seconds: float | None,
         kill_after_seconds: float | None,
         save_output: Callable[[str], None],
-        redact: Callable[[str], str],
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
         `deadline_seconds` count from the start of this process. Then the command is
         told to stop, and killed when it has not done so within `kill_after_seconds`.
-        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS; what is
-        handed on goes through `redact`.
+        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS.
         """
         self._relays = [
-            Relay(source, target, keep=self._keep, redact=redact)
+            Relay(source, target, keep=self._keep)
             for source, target in self._streams.items()
         ]
         with suppress(BrokenPipeError):  # a signal may have ended it already
@@ -236,7 +235,7 @@ class Watched:
     def _output(self) -> str:
         tail = self._tail[-OUTPUT_BYTES:]
         if len(self._tail) > OUTPUT_BYTES and b"\n" in tail:
-            # Not half a line, which may begin with half a secret.
+            # Not half a line.
             tail = tail[tail.index(b"\n") + 1 :]
         return tail.decode(errors="replace")
 
@@ -280,6 +279,7 @@ def fork() -> Watched | None:
     global _report_fd
     _report_fd = report_writer
     undo_in_children(_stop_telling)
+    stop_filtering()  # the watching process does
     return None
 
 

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.db import OperationalError
 from django.utils import timezone
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
@@ -110,7 +110,7 @@ def _record_if_unbegun(state: SlotState, code: int, started_at: datetime) -> Non
     """So that a line that can never start its job is not tried in silence for ever."""
     request = RunRequest(
         state.job,
-        settings.ENVIRONMENT.redact(state.schedule.command),
+        redact(state.schedule.command),
         JobRun.Trigger.CATCH_UP,
         slot=state.slot,
         attempt=state.next_attempt,

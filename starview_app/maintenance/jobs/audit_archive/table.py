@@ -129,7 +129,7 @@ def read_columns(cursor: CursorWrapper | Cursor) -> tuple[Column, ...]:
     seen, archived or restored.
     """
     cursor.execute(_FORM)
-    kind, has_row_security, has_children = cursor.fetchone()
+    ((kind, has_row_security, has_children),) = cursor.fetchall()
     if has_row_security:
         raise JobError(
             f"row-level security may hide rows of {TABLE} from this database user"
