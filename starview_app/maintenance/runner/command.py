@@ -133,7 +133,7 @@ class JobCommand(BaseCommand):
         ):
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
-            if self.keeps_records and not is_light:
+            if self.keeps_records and not dry_run:
                 create_own_tables()
             with self._lock(stop, dry_run=dry_run):
                 result = self._run_logged(stop, dry_run=dry_run, options=options)

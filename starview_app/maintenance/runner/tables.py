@@ -22,7 +22,8 @@ _FORGET_IF_GONE = """
     DELETE FROM django_migrations
     USING (
         VALUES ('0001_audit_archives', 'maintenance_auditmanifest'),
-            ('0002_job_runs', 'maintenance_jobrun')
+            ('0002_job_runs', 'maintenance_jobrun'),
+            ('0003_abandoned_segments', 'maintenance_auditmanifest')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """
