@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
+from django.db import transaction
 
 from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.lock import lock_if_free
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.slots import FAILURES
@@ -39,7 +40,6 @@ logger = structlog.get_logger(__name__)
 
 # After a mail: what else goes wrong is collected for one more.
 PAUSE = timedelta(minutes=5)
-_LOCK = {"key": "starview-maintenance:alerts"}
 _LONGEST_REASON = 300  # characters
 
 Outcome = JobRun.Outcome
@@ -171,22 +171,9 @@ def _remember(news: "News") -> None:
 
 @contextmanager
 def _session_lock() -> Iterator[bool]:
-    """Whether it is ours. Of the session: a mail must not keep a transaction open."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", _LOCK
-        )
-        (is_ours,) = cursor.fetchone()
-    session = connection.connection
-    try:
+    """Whether it is ours. On a session of its own: a mail may take long."""
+    with lock_if_free("alerts") as is_ours:
         yield is_ours
-    finally:
-        # A session that was lost has freed it; another one never had it.
-        if is_ours and session is connection.connection and not session.closed:
-            with suppress(DatabaseError), connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", _LOCK
-                )
 
 
 # -- sending -------------------------------------------------------------------------
