@@ -20,13 +20,19 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.monitoring import alert_text, alerts
 from starview_app.maintenance.runner.record import Ending, mark_crashed
 from starview_app.maintenance.runner.request import RunRequest
 from tests.conftest import Manage
-from tests.factories import DEADLINE_SECONDS, execute, in_thread, session
+from tests.factories import (
+    DEADLINE_SECONDS,
+    execute,
+    in_thread,
+    make_known,
+    session,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,9 +106,8 @@ def record(
     **columns: Any,
 ) -> JobRun:
     """A run that lasted a minute."""
-    Job.objects.get_or_create(
-        name=job.job, defaults={"first_seen_at": SLOT - timedelta(hours=1)}
-    )
+    if not ScheduleLine.objects.filter(job=job.job).exists():
+        make_known(job, since=SLOT - timedelta(hours=1))
     started_at = (slot or SLOT) + timedelta(minutes=after_minutes)
     is_running = outcome == Outcome.RUNNING
     return JobRun.objects.create(
@@ -337,7 +342,7 @@ def test_after_the_fourth_failure_the_mail_says_that_it_is_left_to_people(
 def test_a_job_that_was_not_run_is_overdue_after_an_hour_and_mailed_once(
     mails: Mails,
 ) -> None:
-    Job.objects.create(name="job-a", first_seen_at=SLOT - DAY)
+    make_known(A, since=SLOT - DAY)
     hour = SLOT + timedelta(hours=1)
     alerts.dispatch([A], hour - timedelta(minutes=1))
     assert mails() == []
@@ -386,7 +391,7 @@ def test_a_slot_that_was_overdue_and_then_fails_is_mailed_as_that_too(
 def test_a_run_that_does_not_end_is_mailed_once_an_hour_after_its_deadline(
     mails: Mails,
 ) -> None:
-    record(A, Outcome.RUNNING, exit_code=None, error="")
+    record(A, Outcome.RUNNING, exit_code=None, error="", seen_at=timezone.now())
 
     for minutes in (120, 121, 131):
         alerts.dispatch([A], SLOT + timedelta(minutes=minutes))
@@ -556,7 +561,7 @@ def test_a_mail_that_ses_refuses_is_said_and_sent_later(
     run(A)
     assert [event["subject"] for event in said()] == ["[Starview] job-a failed"]
     assert "MessageRejected" in said()[0]["reason"]
-    assert states() == {"job-a": (None, None)}
+    assert states() == {}
 
     settings.DEFAULT_FROM_EMAIL = SENDER
     alerts.dispatch([A], NOW)

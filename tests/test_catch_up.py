@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from demo.services import LocalServices
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner.catch_up import catch_up, due_now
 from starview_app.maintenance.runner.crontab.schedule import (
     ScheduledJob,
     parse_crontab,
     read_crontab,
 )
+from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
+from tests.factories import make_known
 
 pytestmark = pytest.mark.django_db
 
@@ -49,7 +51,7 @@ def line(times: str, name: str = "job") -> ScheduledJob:
 
 def known(*jobs: ScheduledJob, since: datetime) -> None:
     for job in jobs:
-        Job.objects.create(name=job.job, first_seen_at=since)
+        make_known(job, since=since)
 
 
 def recorded(
@@ -108,9 +110,8 @@ class World:
     def play(self, begin: datetime, end: datetime) -> None:
         """Every minute at which something may happen, `end` exclusive."""
         for job in self.jobs:
-            Job.objects.get_or_create(
-                name=job.job, defaults={"first_seen_at": begin - MINUTE}
-            )
+            if not ScheduleLine.objects.filter(job=job.job).exists():
+                make_known(job, since=begin - MINUTE)
         self.now = begin
         while self.now < end:
             if self._is_up(self.now):
@@ -162,9 +163,10 @@ def test_a_slot_is_left_to_supercronic_for_five_minutes() -> None:
 
 def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
     job = line(MONTHLY)
+    before = reasons(job, NOON)
+    remember([job], NOON)
 
-    assert reasons(job, NOON) == []
-    assert Job.objects.get(name="job").first_seen_at == NOON
+    assert (before, reasons(job, NOON)) == ([], [])
     assert reasons(job, NOON + 20 * DAY) == ["missed"]
 
 
@@ -215,7 +217,7 @@ def test_a_slot_that_is_done_or_under_way_is_left_alone(outcome: str) -> None:
 def test_a_paused_job_is_left_alone_until_its_pause_is_over() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    Job.objects.update(paused_until=NOON + HOUR)
+    Job.objects.create(name=job.job, paused_until=NOON + HOUR)
 
     assert reasons(job, NOON) == []
     assert reasons(job, NOON + HOUR) == ["missed"]
@@ -225,7 +227,7 @@ def test_what_was_due_within_a_pause_is_not_made_up_for_when_nobody_was_there() 
     job = line(DAILY)
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
-    Job.objects.update(paused_at=slot, paused_until=NOON - HOUR)
+    Job.objects.create(name=job.job, paused_at=slot, paused_until=NOON - HOUR)
     within = state_of(job, NOON)
 
     Job.objects.update(paused_at=slot - HOUR, paused_until=slot)
@@ -239,7 +241,7 @@ def test_what_failed_before_a_pause_is_tried_again_after_it() -> None:
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
     recorded(job, "failed", slot, slot=slot)
-    Job.objects.update(paused_at=slot + MINUTE, paused_until=NOON)
+    Job.objects.create(name=job.job, paused_at=slot + MINUTE, paused_until=NOON)
 
     assert reasons(job, NOON - MINUTE) == []
     assert reasons(job, NOON) == ["failed, attempt 2"]
@@ -268,13 +270,70 @@ def test_other_times_have_missed_nothing() -> None:
 def test_a_line_that_comes_back_has_missed_nothing() -> None:
     always, other = line(DAILY, "always"), line(MONTHLY, "other")
     known(always, other, since=NOON - 90 * DAY)
-    slot_states([always, other], NOON - 80 * DAY)
-    for days in range(79, 0, -1):
-        slot_states([always], NOON - days * DAY)
+    remember([always, other], NOON - 80 * DAY)
+    for minutes in range(0, 61, 10):
+        remember([always], NOON - 79 * DAY + minutes * MINUTE)
+    remember([always, other], NOON)
 
     due = [found.state.job for found in due_now([always, other], NOON)]
 
     assert due == ["always"]
+
+
+def test_an_outage_of_any_length_makes_up_for_every_line_and_not_for_one_only() -> None:
+    jobs = [line(DAILY, "daily"), line(MONTHLY, "monthly"), line(WEEKLY, "weekly")]
+    down = datetime(2026, 10, 31, tzinfo=UTC)
+    remember(jobs, down - DAY)
+    remember(jobs, down)
+    now = down + 3 * DAY
+    recorded(jobs[0], "succeeded", now, slot=jobs[0].last_due(now))
+    remember(jobs, now + MINUTE)
+
+    due = [found.state.job for found in due_now(jobs, now + MINUTE)]
+
+    assert due == ["weekly", "monthly"]
+
+
+@pytest.mark.parametrize("outage", [0 * HOUR, 3 * HOUR, 3 * DAY], ids=str)
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_two_crontabs_of_a_deploy_erase_nothing_that_is_due(
+    first: str, outage: timedelta
+) -> None:
+    """Whichever ticks last before an outage, and first after it."""
+    same, moved = line(MONTHLY, "same"), line(MONTHLY, "moved")
+    crontabs = {
+        "old": [same, moved, line(MONTHLY, "dropped")],
+        "new": [same, line("0 5 1 * *", "moved")],
+    }
+    begin = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
+    turns = ("old", "new") if first == "old" else ("new", "old")
+    for ticks in range(6):
+        for turn in turns:
+            remember(crontabs[turn], begin + ticks * TEN_MINUTES)
+    now = begin + HOUR + TEN_MINUTES + outage
+    for turn in turns:
+        remember(crontabs[turn], now)
+
+    due = {
+        turn: [due.state.job for due in due_now(crontabs[turn], now)] for turn in turns
+    }
+
+    assert due["old"] == ["same", "moved", "dropped"]
+    assert due["new"] == (["moved", "same"] if outage else ["same"])
+
+
+def test_a_line_is_forgotten_by_ticks_and_not_by_an_outage() -> None:
+    job, other = line(MONTHLY), line(DAILY, "other")
+    slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
+    remember([job, other], slot - HOUR)
+    for minutes in (50, 40, 30, 20):
+        remember([other], slot - minutes * MINUTE)
+    remember([other], slot + 10 * DAY)
+    before = reasons(job, slot + 10 * DAY)
+    remember([other], slot + 10 * DAY + TEN_MINUTES)
+
+    assert before == ["missed"]
+    assert reasons(job, slot + 10 * DAY + TEN_MINUTES) == []
 
 
 def test_a_run_that_still_runs_is_waited_for_whatever_came_after_it() -> None:
@@ -426,8 +485,8 @@ def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
     manage: Manage,
 ) -> None:
     name = "starview-cleanup-unverified-users"
-    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
     (job,) = [job for job in PROJECTS if job.job == name]
+    make_known(job, since=datetime.now(UTC) - 40 * DAY)
 
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     listed = manage("catch_up", "--dry-run")
@@ -445,8 +504,8 @@ def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_dry_run_changes_nothing(manage: Manage) -> None:
-    name = "starview-archive-audit-logs"
-    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
+    for job in PROJECTS:
+        make_known(job, since=datetime.now(UTC) - 40 * DAY)
 
     done = manage("catch_up", "--dry-run")
 

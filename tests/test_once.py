@@ -42,7 +42,7 @@ def test_of_20_processes_with_one_slot_one_runs_50_times_over(
     for _ in range(TIMES):
         JobRun.objects.all().delete()
         with session() as holder:
-            holder.cursor().execute("LOCK TABLE maintenance_job IN EXCLUSIVE MODE")
+            holder.cursor().execute("LOCK TABLE maintenance_jobrun IN EXCLUSIVE MODE")
             processes = [
                 commands.start(
                     *("run_job", "print", "hello"),

@@ -23,7 +23,13 @@ from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
-from tests.factories import execute, session, wait_until, wait_until_blocked_by
+from tests.factories import (
+    contents,
+    execute,
+    session,
+    wait_until,
+    wait_until_blocked_by,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -389,6 +395,16 @@ def test_a_slot_that_was_run_is_not_run_again_and_that_is_no_failure(run: Run) -
     assert outcomes() == [("schedule", "succeeded")]
 
 
+def test_a_single_run_writes_nothing_into_the_memory_of_the_schedule(run: Run) -> None:
+    """Else the first job after an outage would make what the others missed new."""
+    run("print")
+
+    assert contents("maintenance_scheduleline", "maintenance_job") == {
+        "maintenance_scheduleline": [],
+        "maintenance_job": [],
+    }
+
+
 def test_a_failed_slot_is_taken_as_well(run: Run) -> None:
     run("fail")
 
@@ -460,7 +476,6 @@ def test_a_paused_job_is_skipped_and_recorded_as_such(run: Run) -> None:
     now = datetime.now(UTC)
     Job.objects.create(
         name="starview-print",
-        first_seen_at=now,
         paused_until=now + timedelta(days=1),
     )
 

@@ -55,11 +55,6 @@ _OPEN_SESSION = """
         pg_advisory_lock(hashtextextended(%(key)s, 0))
 """
 _PAUSED_UNTIL = """
-    WITH seen AS (
-        INSERT INTO maintenance_job (name, first_seen_at, times, seen_at)
-        VALUES (%(job)s, %(now)s, %(times)s, %(now)s)
-        ON CONFLICT DO NOTHING
-    )
     SELECT paused_until
     FROM maintenance_job
     WHERE name = %(job)s AND paused_until > %(now)s
@@ -119,32 +114,51 @@ _PRUNE = """
     )
 """
 # By the partial index jobrun_running. A process that has just begun holds its lock
-# before its row is seen; ours are free again at the end of the statement. A process
-# whose session was cut off, by a restart of the server for example, gets the time to
-# take its lock again: it looks every 30 s.
-_MARK_CRASHED = """
-    WITH running AS MATERIALIZED (
-        SELECT id, run_id
+# before its row is seen. A process whose session was cut off, by a restart of the
+# server for example, gets the time to take its lock again.
+_IS_SILENT = """
+    outcome = 'running'
+    AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
+"""
+_RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
+# When it was last seen: what came after that nobody paid for, or waited for.
+_ENDED_AT = "coalesce(greatest(seen_at, started_at), %(now)s)"
+# Ours are free again at the end of the statement.
+_MARK_CRASHED = f"""
+    WITH silent AS MATERIALIZED (
+        SELECT id, {_RUN_KEY} AS key
         FROM maintenance_jobrun
-        WHERE
-            outcome = 'running'
-            AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
+        WHERE {_IS_SILENT}
     )
     UPDATE maintenance_jobrun AS run
     SET
         outcome = 'crashed',
-        finished_at = %(now)s,
-        seconds = extract(epoch FROM %(now)s - run.started_at),
+        finished_at = {_ENDED_AT},
+        seconds = extract(epoch FROM {_ENDED_AT} - run.started_at),
         error = %(error)s
-    FROM running
+    FROM silent
     WHERE
-        run.id = running.id
+        run.id = silent.id
         AND run.outcome = 'running'
-        AND pg_try_advisory_xact_lock(
-            hashtextextended('starview-maintenance:run:' || running.run_id::text, 0)
-        )
+        AND pg_try_advisory_xact_lock(silent.key)
     RETURNING run.id, run.job
 """
+# For whom only looks: takes no lock.
+_GONE = f"""
+    SELECT run.id, {_ENDED_AT}, extract(epoch FROM {_ENDED_AT} - started_at)::float
+    FROM maintenance_jobrun AS run
+    WHERE {_IS_SILENT} AND NOT EXISTS (
+        SELECT FROM pg_locks AS lock
+        WHERE
+            lock.locktype = 'advisory'
+            AND lock.granted
+            AND lock.objsubid = 1
+            AND lock.database
+                = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND ((lock.classid::bigint << 32) | lock.objid::bigint) = {_RUN_KEY}
+    )
+"""
+_IS_GONE = "its process is gone: it, or its container, was killed"
 
 
 @dataclass(frozen=True)
@@ -240,10 +254,7 @@ class RunRecord:
         with connection.cursor() as cursor:
             paused_until = None
             if request.slot:
-                times = request.schedule.five_fields if request.schedule else ""
-                cursor.execute(
-                    _PAUSED_UNTIL, {"job": request.job, "now": now, "times": times}
-                )
+                cursor.execute(_PAUSED_UNTIL, {"job": request.job, "now": now})
                 (paused_until,) = cursor.fetchone() or (None,)
             if request.trigger != JobRun.Trigger.SCHEDULE:
                 paused_until = None  # `catch_up` asks by itself, people know
@@ -342,14 +353,28 @@ def short_waits() -> Iterator[None]:
 
 
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
-    """Mark the runs whose process is gone, and say so; returns their ids and jobs."""
-    error = "its process is gone: it, or its container, was killed"
+    """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
     with connection.cursor() as cursor:
-        cursor.execute(_MARK_CRASHED, {"now": now, "error": error})
+        cursor.execute(_MARK_CRASHED, {"now": now, "error": _IS_GONE})
         crashed: list[tuple[int, str]] = cursor.fetchall()
     for number, job in crashed:
         logger.error("run_crashed", job=job, run=number)
     return crashed
+
+
+def gone_runs(now: datetime) -> dict[int, dict[str, Any]]:
+    """The columns that `mark_crashed` would write now, by the run's id; only looks."""
+    with connection.cursor() as cursor:
+        cursor.execute(_GONE, {"now": now})
+        return {
+            number: {
+                "outcome": Outcome.CRASHED.value,
+                "finished_at": ended_at,
+                "seconds": seconds,
+                "error": _IS_GONE,
+            }
+            for number, ended_at, seconds in cursor.fetchall()
+        }
 
 
 def _paused(until: datetime) -> str:

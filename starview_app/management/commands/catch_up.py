@@ -46,7 +46,6 @@ class Command(BaseCommand):
     def handle(self, *, dry_run: bool, **options: Any) -> None:
         with clear_errors(), short_waits():
             if dry_run:
-                create_own_tables()
                 self._list()
             else:
                 with _telling_an_outage():

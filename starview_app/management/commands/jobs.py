@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.db import ProgrammingError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
@@ -37,11 +36,10 @@ from starview_app.maintenance.runner.crontab.schedule import (
     read_text,
 )
 from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import mark_crashed, short_waits
+from starview_app.maintenance.runner.record import short_waits
 from starview_app.maintenance.runner.reports import costs, history
 from starview_app.maintenance.runner.reports.health import check_health
 from starview_app.maintenance.runner.request import environment_of
-from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
 
 MAX_PAUSE = timedelta(days=400)
@@ -115,11 +113,7 @@ class Command(BaseCommand):
         report_on = getattr(self, f"_{subcommand or 'list'}")
         options |= {"as_json": as_json, "now": timezone.now()}
         with clear_errors(), short_waits():
-            try:
-                report: _Report = report_on(**options)
-            except ProgrammingError:  # of tables that are not there yet
-                create_own_tables()
-                report = report_on(**options)
+            report: _Report = report_on(**options)
         for line in [_as_json(report.facts)] if as_json else report.lines:
             self.stdout.write(line)
         if report.exit_code:
@@ -128,7 +122,6 @@ class Command(BaseCommand):
     # -- subcommands ------------------------------------------------------------------
 
     def _list(self, *, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
         jobs = history.overview(scheduled_jobs(), now)
         rows = [("JOB", "LAST RUN (UTC)", "NEXT RUN (UTC)")]
         rows += [(job.name, _last_run(job), _time(job.next_run_at)) for job in jobs]
@@ -147,7 +140,6 @@ class Command(BaseCommand):
         now: datetime,
         **options: Any,
     ) -> _Report:
-        mark_crashed(now)
         runs = history.history(name, only_failed=failed, limit=limit, now=now)
         if name and not runs:
             known = [job.job for job in recorded_jobs()] + history.names_with_runs()
@@ -172,7 +164,6 @@ class Command(BaseCommand):
         return _Report(facts, [head, *lines] if runs else ["No runs"])
 
     def _show(self, *, run: int, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
         found = history.find_run(run, now)
         if found is None:
             raise CommandError(f"there is no run {run} HINT: jobs history lists them")
@@ -196,7 +187,6 @@ class Command(BaseCommand):
         return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
 
     def _costs(self, *, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
         lines = scheduled_jobs()
         jobs = list(filter(is_recorded, lines))
         month = costs.month_costs(jobs, now, unrecorded=len(lines) - len(jobs))

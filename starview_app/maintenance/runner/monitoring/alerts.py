@@ -156,10 +156,13 @@ def _tell(
 def _remember(news: "News") -> None:
     with transaction.atomic():
         for trouble in news.troubles:
-            Job.objects.filter(name=trouble.job).update(
-                alerted_at=news.now,
-                alerted_slot=trouble.mark,
-                failing_since=trouble.since,
+            Job.objects.update_or_create(
+                name=trouble.job,
+                defaults={
+                    "alerted_at": news.now,
+                    "alerted_slot": trouble.mark,
+                    "failing_since": trouble.since,
+                },
             )
         names = [recovery.job for recovery in news.recoveries]
         Job.objects.filter(name__in=names).update(

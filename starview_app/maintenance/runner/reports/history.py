@@ -8,17 +8,24 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
+from django.db.models import QuerySet
 
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.record import gone_runs
 from starview_app.maintenance.runner.reports.costs import cost_of, first_moment
 from starview_app.maintenance.runner.slots import (
     FAILURES,
     SlotRun,
     SlotState,
     slot_states,
+)
+from starview_app.maintenance.runner.tables import (
+    create_own_tables,
+    rows_of,
+    unless_missing,
 )
 
 Outcome = JobRun.Outcome
@@ -120,19 +127,16 @@ def history(
         rows = rows.filter(outcome__in=FAILURES, **({"job": job} if job else {}))
     elif job:  # as in _LAST
         rows = rows.filter(job__range=(job, job)).order_by("job", "-started_at", "-id")
-    return [_run(row, now) for row in rows.values(*_COLUMNS)[:limit]]
+    return [Run(**row) for row in _reckoned(rows.values(*_COLUMNS)[:limit], now)]
 
 
 def names_with_runs() -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute(_NAMES)
-        return [name for (name,) in cursor.fetchall()]
+    return [name for (name,) in rows_of(_NAMES, {})]
 
 
 def find_run(number: int, now: datetime) -> RunWithOutput | None:
     """Everything about one run; of one that is under way, what was saved so far."""
-    row = JobRun.objects.filter(id=number).values(*_COLUMNS, "output").first()
-    return _run_with_output(row, now)
+    return _first(JobRun.objects.filter(id=number), now)
 
 
 def last_manual_run(
@@ -142,8 +146,7 @@ def last_manual_run(
     rows = JobRun.objects.filter(
         job=job, started_at__gte=since, trigger=JobRun.Trigger.MANUAL, host=host
     )
-    row = rows.order_by("started_at").values(*_COLUMNS, "output").first()
-    return _run_with_output(row, now)
+    return _first(rows.order_by("started_at"), now)
 
 
 def failing_run(state: SlotState) -> SlotRun | None:
@@ -158,19 +161,17 @@ def pause(job: str, *, until: datetime, now: datetime) -> None:
     What is due meanwhile is not made up for later.
     """
     pause = {"paused_at": now, "paused_until": until}
+    create_own_tables()
     with transaction.atomic():
         # A pause that is only made longer, or shorter, began when it began.
         paused = Job.objects.filter(name=job, paused_until__gt=now)
         if not paused.update(paused_until=until):
-            Job.objects.update_or_create(
-                name=job,
-                defaults=pause,
-                create_defaults={**pause, "first_seen_at": now},
-            )
+            Job.objects.update_or_create(name=job, defaults=pause)
 
 
 def resume(job: str, *, now: datetime) -> bool:
     """End the pause; returns whether there was one."""
+    create_own_tables()
     paused = Job.objects.filter(name=job, paused_until__gt=now)
     return paused.update(paused_until=now) > 0
 
@@ -200,22 +201,28 @@ def _overview(
 
 
 def _last_runs(jobs: Sequence[str], now: datetime) -> dict[str, Run]:
-    with connection.cursor() as cursor:
-        cursor.execute(_LAST, {"jobs": list(jobs)})
-        numbers = [number for (number,) in cursor.fetchall()]
-    rows = JobRun.objects.filter(id__in=numbers).values(*_COLUMNS)
-    return {row["job"]: _run(row, now) for row in rows}
+    numbers = [number for (number,) in rows_of(_LAST, {"jobs": list(jobs)})]
+    rows = JobRun.objects.filter(id__in=numbers)
+    runs = [Run(**row) for row in _reckoned(rows.values(*_COLUMNS), now)]
+    return {run.job: run for run in runs}
 
 
-def _run(row: dict[str, Any], now: datetime) -> Run:
-    return Run(**_reckoned(row, now))
+def _first(rows: QuerySet[JobRun], now: datetime) -> RunWithOutput | None:
+    found = _reckoned(rows.values(*_COLUMNS, "output")[:1], now)
+    return RunWithOutput(**found[0]) if found else None
 
 
-def _run_with_output(row: dict[str, Any] | None, now: datetime) -> RunWithOutput | None:
-    return RunWithOutput(**_reckoned(row, now)) if row else None
+def _reckoned(
+    query: "QuerySet[JobRun, dict[str, Any]]", now: datetime
+) -> list[dict[str, Any]]:
+    """Its rows as they are now: with their costs, and without runs that are gone."""
+    rows = unless_missing(query)
+    is_one_running = any(row["outcome"] == Outcome.RUNNING for row in rows)
+    gone = gone_runs(now) if is_one_running else {}
+    return [_with_cost({**row, **gone.get(row["id"], {})}, now) for row in rows]
 
 
-def _reckoned(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+def _with_cost(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     seconds = row["seconds"]
     if seconds is None:
         seconds = max((now - row["started_at"]).total_seconds(), 0.0)
