@@ -20,7 +20,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 # The jobs say `python`, as they do in the image.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: help demo test check check-python check-format check-types check-scripts \
+.PHONY: help demo test soak check check-python check-format check-types check-scripts \
 	check-image check-migrations bench requirements supercronic clean
 
 help: ## show this list
@@ -31,6 +31,9 @@ demo: $(INSTALLED) ## run every job against real local services, and show what i
 
 test: $(INSTALLED) supercronic ## run the tests, against real local services
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
+
+soak: $(INSTALLED) supercronic ## repeat what `test` tries a few times, 8 minutes; LONG=1 takes hours
+	LONG=$(LONG) $(BIN)/python -m pytest -m soak -n auto --dist worksteal $(PYTEST)
 
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations

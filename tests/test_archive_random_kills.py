@@ -31,13 +31,13 @@ from tests.archive_processes import (
     table_rows,
     wait_for_sessions_to_end,
 )
+from tests.sizes import sizes
 
 __all__ = ["commands", "kept"]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 JOB = "archive_audit_logs"
-KILLS = 50
 
 
 class Website(threading.Thread):
@@ -122,8 +122,9 @@ class Website(threading.Thread):
         self.rows.update(cursor.fetchall())
 
 
+@pytest.mark.parametrize("kills", sizes(8, soak=50, long=1000))
 def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
-    commands: Commands, bucket: LocalServices
+    commands: Commands, bucket: LocalServices, kills: int
 ) -> None:
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(10**9))
     print(f"CRASH_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
@@ -133,9 +134,9 @@ def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
     website = Website(random.Random(seed + 1), users)
     website.start()
     arguments = (JOB, "--segment-rows=10")
-    left_open = kills = 0
+    left_open = killed = 0
 
-    while kills < KILLS:
+    while killed < kills or not website.changed or not website.removed:
         if rng.random() < 0.5:
             # In the middle of anything, also of a request or a statement.
             running = commands.start(*arguments, settings=place.settings)
@@ -144,7 +145,7 @@ def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
             number = rng.randrange(2, 60)
             done = commands.run(*arguments, settings=place.settings, before=number)
         wait_for_sessions_to_end()
-        kills += done.was_killed
+        killed += done.was_killed
         left_open += AuditArchive.objects.filter(state="open").count()
         assert done.was_killed or done.code in (0, 1), done
     website.stop()
@@ -161,7 +162,5 @@ def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
     assert checked.code == 0, checked
     place.empty()
     # It was worth it: otherwise nothing was tried.
-    assert left_open >= 10
-    assert len(archived) > 100
-    assert website.changed > 20
-    assert website.removed > 0
+    assert left_open >= kills // 10
+    assert len(archived) > kills
