@@ -856,7 +856,7 @@ def test_of_one_endless_line_the_last_four_thousand_characters_are_mailed(
 
 
 def test_a_scheduled_command_that_fails_mails_once_and_once_when_it_works_again(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"JOB": WEEKLY, "TMPDIR": str(tmp_path)}
     failed = manage(COMMAND, "--email-report", "", env=env)
@@ -885,7 +885,7 @@ def test_a_scheduled_command_that_fails_mails_once_and_once_when_it_works_again(
 
 
 def test_a_mail_that_a_run_could_not_send_is_sent_by_catch_up(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"JOB": WEEKLY, "TMPDIR": str(tmp_path)}
 
@@ -902,14 +902,15 @@ def test_a_mail_that_a_run_could_not_send_is_sent_by_catch_up(
 
 
 def test_jobs_without_a_database_mail_once_and_once_when_it_is_back(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"TMPDIR": str(tmp_path)}
-    down = {**env, "DATABASE_URL": "postgresql://user:pass-word@127.0.0.1:9/starview"}
+    url = test_environment["DATABASE_URL"].partition("@")[2]
+    down = {**env, "DATABASE_URL": f"postgresql://nobody-here:pass-word@{url}"}
     commands = [(WEEKLY, COMMAND), (DAILY, "cleanup_unverified_users")]
 
     for job, command in commands:
-        assert manage(command, env={**down, "JOB": job}).returncode == 1
+        assert manage(command, env={**down, "JOB": job}).returncode == 69
     assert subjects(mails) == ["[Starview] the database does not answer"]
     assert "pass-word" not in mails()[0].as_string()
 

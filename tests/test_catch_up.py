@@ -26,7 +26,7 @@ from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
-from tests.factories import make_known
+from tests.factories import make_known, session
 
 pytestmark = pytest.mark.django_db
 
@@ -291,7 +291,7 @@ def test_an_outage_of_any_length_makes_up_for_every_line_and_not_for_one_only() 
 
     due = [found.state.job for found in due_now(jobs, now + MINUTE)]
 
-    assert due == ["weekly", "monthly"]
+    assert due == ["monthly", "weekly"]
 
 
 @pytest.mark.parametrize("outage", [0 * HOUR, 3 * HOUR, 3 * DAY], ids=str)
@@ -546,18 +546,66 @@ def test_an_outage_that_only_catch_up_meets_is_mailed_once(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_catch_up_takes_a_locked_table_for_no_outage(
+    commands: Commands, services: LocalServices, tmp_path: Path
+) -> None:
+    before = len(services.sent_mail())
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun")
+        done = commands.run(
+            "catch_up",
+            environment={"TMPDIR": str(tmp_path)},
+            constants={
+                "starview_app.maintenance.runner.record.LOCK_TIMEOUT": "100ms",
+            },
+        )
+
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(
+        "CommandError: database: canceling statement due to lock timeout"
+    )
+    assert len(services.sent_mail()) == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_could_not_claim_its_slot_has_used_up_no_attempt(
+    commands: Commands, tmp_path: Path
+) -> None:
+    """Its line is not to blame: the database was away when it began."""
+    crontab, slot = due_two_hours_ago(tmp_path, "python")
+    away = tmp_path / "timeout"
+    away.write_text("#!/bin/sh\nexit 69\n")
+    away.chmod(0o755)
+
+    done = commands.run(
+        "catch_up",
+        settings={"CRONTAB": str(crontab)},
+        environment={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+    )
+
+    assert "exit_code=69" in done.err
+    assert not JobRun.objects.exists()
+
+
+def due_two_hours_ago(folder: Path, program: str) -> tuple[Path, datetime]:
+    """A crontab of one line, its `program` given, that nobody has run; and its slot."""
+    crontab = folder / "crontab"
+    slot = (datetime.now(UTC) - 2 * HOUR).replace(second=0, microsecond=0)
+    crontab.write_text(
+        f"{slot.minute} {slot.hour} * * * JOB=job timeout 1h"
+        f" {program} manage.py run_job clearsessions\n"
+    )
+    (job,) = read_crontab(crontab)
+    make_known(job, since=slot - DAY)
+    return crontab, slot
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_line_that_cannot_start_its_job_is_a_failed_run(
     commands: Commands, tmp_path: Path
 ) -> None:
     """Its shell says so to the log alone, each time."""
-    crontab = tmp_path / "crontab"
-    slot = (datetime.now(UTC) - 2 * HOUR).replace(second=0, microsecond=0)
-    crontab.write_text(
-        f"{slot.minute} {slot.hour} * * * JOB=job timeout 1h"
-        " pyhton manage.py run_job clearsessions\n"
-    )
-    (job,) = read_crontab(crontab)
-    known(job, since=slot - DAY)
+    crontab, slot = due_two_hours_ago(tmp_path, "pyhton")
 
     for _ in range(2):
         settings = {"CRONTAB": str(crontab)}

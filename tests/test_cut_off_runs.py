@@ -120,7 +120,8 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
                 connection.close()
             output, _ = timeout.communicate(timeout=WAIT_SECONDS)
 
-    JobRun.objects.update(seen_at=timezone.now() - timedelta(minutes=5))
+    long_ago = timezone.now() - timedelta(minutes=5)
+    JobRun.objects.update(seen_at=None, started_at=long_ago)
     found = manage("catch_up")  # finds what is gone; it is not yet time for more
     left = User.objects.count()
     history = manage("jobs", "history", NAME)

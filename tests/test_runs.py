@@ -17,6 +17,7 @@ import psycopg2
 import pytest
 from django.db import connection
 
+from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner import record
 from starview_app.maintenance.runner.record import mark_crashed
@@ -52,6 +53,7 @@ PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items
 
 RUNNER = "starview_app.maintenance.runner"
 SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
+LOCK_TIMEOUT = f"{RUNNER}.record.LOCK_TIMEOUT"
 FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
 
 Start = Callable[..., Command]
@@ -152,7 +154,10 @@ def worker_of(process: Command) -> int:
 
 def found_crashed() -> list[tuple[int, str]]:
     """As `mark_crashed` finds them some minutes later."""
-    execute("UPDATE maintenance_jobrun SET seen_at = now() - interval '5 minutes'")
+    execute(
+        "UPDATE maintenance_jobrun"
+        " SET seen_at = NULL, started_at = now() - interval '5 minutes'"
+    )
     return mark_crashed(datetime.now(UTC))
 
 
@@ -673,12 +678,71 @@ def test_with_the_database_down_a_scheduled_run_fails_and_leaves_its_slot(
 
     done = manage("cleanup_unverified_users", "--days=7", env=away)
 
-    assert done.returncode == 1
+    assert done.returncode == 69
     assert "Connection refused" in done.stderr
     assert "HINT" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hidden-word" not in done.stderr
     assert not JobRun.objects.exists()
+
+
+@pytest.mark.parametrize("is_passing", [True, False])
+def test_a_table_that_is_locked_is_no_outage_and_the_job_runs(
+    is_passing: bool, start: Start, services: LocalServices
+) -> None:
+    before = len(services.sent_mail())
+    limits = {LOCK_TIMEOUT: "100ms", FINISH_SECONDS: 60.0 if is_passing else 0.0}
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun")
+        process = start("print", "hello", constants=limits)
+        wait_until(lambda: "job_finished" in process.err(), "the job has run")
+        done = None if is_passing else process.finish()
+    done = done or process.finish()
+
+    assert (done.code, done.out) == (0, "hello\n")
+    assert "lock timeout" in done.err
+    assert "does not answer" not in done.err
+    recorded = [("schedule", "succeeded")] if is_passing else []
+    assert outcomes() == recorded
+    assert len(services.sent_mail()) == before
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
+    is_short: bool,
+    start: Start,
+    commands: Commands,
+    pipe: tuple[Path, int],
+    services: LocalServices,
+    tmp_path: Path,
+) -> None:
+    """`pg_ctl stop -m immediate`: the driver then raises a bare DatabaseError."""
+    path, reader = pipe
+    limits = {FINISH_SECONDS: 60.0 if is_short else 0.0}
+    process = start("flood", stdout=path, constants=limits, TMPDIR=str(tmp_path))
+    wait_until(lambda: readable(reader), "it writes")
+
+    services.crash_postgres()
+    connection.close()
+    seen = b""
+    while b"at the end" not in seen:
+        seen = os.read(reader, 65_536)
+        wait_until(lambda: readable(reader) or b"at the end" in seen, "more")  # noqa: B023
+    done = None if is_short else process.finish()
+    services.restart_postgres()
+    done = done or process.finish()
+    before = [outcome for _, outcome in outcomes()]
+    JobRun.objects.update(seen_at=None, started_at=midnight())
+    settings = {"CRONTAB": str(tmp_path / "crontab")}
+    caught_up = commands.run(
+        "catch_up", settings=settings, environment={"TMPDIR": str(tmp_path)}
+    )
+
+    assert (done.code, caught_up.code) == (0, 0), done.err + caught_up.err
+    assert before == ["succeeded" if is_short else "running"]
+    assert outcomes() == [("schedule", "succeeded")]
+    assert "09999 xxx" in only_run().output
+    assert ("run_settled" in caught_up.err) is not is_short
 
 
 def test_a_record_that_cannot_be_written_is_said_and_the_job_runs_all_the_same(

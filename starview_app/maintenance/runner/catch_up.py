@@ -11,7 +11,7 @@ from django.db import connection
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.record import mark_crashed, settle
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from starview_app.maintenance.text import one_line
 
@@ -39,6 +39,11 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
     return sorted(found, key=lambda due: due.state.slot, reverse=True)
 
 
+def _look_at_runs(now: datetime) -> None:
+    settle()  # before: what has ended has not crashed
+    mark_crashed(now)
+
+
 def look_after(
     jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True
 ) -> None:
@@ -48,7 +53,7 @@ def look_after(
     """
     try:
         remember(jobs, now)
-        mark_crashed(now)
+        _look_at_runs(now)
     except DatabaseError as error:
         connection.close()
         logger.error("runs_not_looked_after", error=one_line(error))
@@ -73,7 +78,7 @@ def catch_up(
     begun: set[tuple[str, datetime]] = set()
     now = clock()
     remember(jobs, now)
-    mark_crashed(now)
+    _look_at_runs(now)
     while not should_stop():
         left = [
             due

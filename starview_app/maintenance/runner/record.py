@@ -12,23 +12,24 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.db import (
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-    connection,
-)
+from django.db import DatabaseError, ProgrammingError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+from django.utils import timezone
 from psycopg2 import errors as postgres
 
 from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.runner import local_memory
+from starview_app.maintenance.runner.database_errors import may_pass
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
-EXIT_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another run of this job is under way
+# Of sysexits.h. EX_UNAVAILABLE: without the database nothing was claimed, or run.
+EXIT_UNCLAIMED = 69
+EXIT_RUNNING = 75  # EX_TEMPFAIL: another run of this job is under way
 KEEP_DAYS = 400
 PRUNE_ROWS = 100  # at the end of each run; more than any run adds
 # How long the end of a run is tried to be recorded, through a restart of the database.
@@ -37,8 +38,6 @@ _PAUSE_SECONDS = 0.5
 # Waiting for a lock on our own tables must not hold up a job.
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "20s"
-
-_CUT_OFF = (OperationalError, InterfaceError)
 
 Outcome = JobRun.Outcome
 
@@ -59,24 +58,26 @@ _PAUSED_UNTIL = """
     FROM maintenance_job
     WHERE name = %(job)s AND paused_until > %(now)s
 """
-# By the unique index jobrun_slot_once.
+# By the unique index jobrun_slot_once; and once, although an answer may be lost.
 _CLAIM = """
     INSERT INTO maintenance_jobrun (
         run_id, job, slot, attempt, trigger, command, host, pid, started_at, seen_at,
         outcome, finished_at, seconds, exit_code, counts, output, error
     )
-    VALUES (
+    SELECT
         %(run_id)s, %(job)s, %(slot)s, %(attempt)s, %(trigger)s, %(command)s,
         %(host)s, %(pid)s, %(now)s, now(),
         %(outcome)s, %(finished_at)s, %(seconds)s, %(exit_code)s, '{}', '', %(error)s
-    )
+    WHERE NOT EXISTS (SELECT FROM maintenance_jobrun WHERE run_id = %(run_id)s)
     ON CONFLICT DO NOTHING
-    RETURNING id
 """
-_OTHER = """
-    SELECT id, host, pid, started_at, outcome
+# Ours, or the one that has the slot.
+_FOUND = """
+    SELECT id, run_id, host, pid, started_at, outcome
     FROM maintenance_jobrun
-    WHERE job = %(job)s AND slot = %(slot)s AND attempt = %(attempt)s
+    WHERE
+        run_id = %(run_id)s
+        OR (job = %(job)s AND slot = %(slot)s AND attempt = %(attempt)s)
 """
 # Who writes this is alive, whatever somebody thought while its session was cut off.
 _SAVE_OUTPUT = """
@@ -100,7 +101,7 @@ _FINISH = """
         counts = %(counts)s,
         output = %(output)s,
         error = %(error)s
-    WHERE id = %(id)s
+    WHERE run_id = %(run_id)s
 """
 # By the index jobrun_by_time.
 _PRUNE = """
@@ -116,9 +117,15 @@ _PRUNE = """
 # By the partial index jobrun_running. A process that has just begun holds its lock
 # before its row is seen. A process whose session was cut off, by a restart of the
 # server for example, gets the time to take its lock again.
+# After a restart, so does a container that keeps the end of a run for `settle`.
 _IS_SILENT = """
     outcome = 'running'
     AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
+    AND (
+        seen_at IS NULL
+        OR seen_at > pg_postmaster_start_time()
+        OR pg_postmaster_start_time() < now() - interval '15 minutes'
+    )
 """
 _RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
 # When it was last seen: what came after that nobody paid for, or waited for.
@@ -199,15 +206,19 @@ class RunRecord:
         self.id = 0
         self.run_id = run_id
         self._request = request
+        self._started_at = timezone.now()
 
     def begin(self, now: datetime) -> Taken | Paused | None:
         """Claim the slot, or say why not; a run without a slot is only recorded.
 
-        Raises OperationalError when the database does not answer, and other errors of
-        the database when the record could not be written.
+        Raises errors of the database: `is_away` and `may_pass` tell them apart.
         """
+        self._started_at = now
+        return self._claim()
+
+    def _claim(self, *, is_late: bool = False) -> Taken | Paused | None:
         try:
-            return self._begin(now)
+            return self._begin(is_late=is_late)
         except ProgrammingError as error:
             is_missing = isinstance(
                 error.__cause__, postgres.UndefinedTable | postgres.UndefinedColumn
@@ -215,7 +226,7 @@ class RunRecord:
             if not is_missing:
                 raise
             create_own_tables()  # unless another has, meanwhile
-            return self._begin(now)
+            return self._begin(is_late=is_late)
 
     def save_output(self, output: str) -> None:
         """What it has written so far; also notices, and mends, a lost session.
@@ -229,41 +240,54 @@ class RunRecord:
             if connection.connection is None:
                 self._open_session()
             _execute(_SAVE_OUTPUT, parameters)
-        except _CUT_OFF:
+        except DatabaseError as error:
             connection.close()
+            if not may_pass(error):
+                raise
             self._open_session()
             _execute(_SAVE_OUTPUT, parameters)
 
-    def finish(self, ending: Ending) -> None:
-        """Record the end, for FINISH_SECONDS through a database that is away."""
+    def finish(self, ending: Ending) -> Taken | None:
+        """Record the end, trying for FINISH_SECONDS what may pass.
+
+        A run that could not be claimed is claimed now: then the slot may be taken. An
+        end that cannot be recorded is kept for `settle`, and raises.
+        """
         give_up = time.monotonic() + FINISH_SECONDS
         while True:
             try:
-                return self._finish(ending)
-            except _CUT_OFF:
+                taken = None if self.id else self._claim(is_late=True)
+                if isinstance(taken, Taken):
+                    return taken
+                _execute(_FINISH, self._columns(ending))
+                return None
+            except DatabaseError as error:
                 connection.close()
-                if time.monotonic() > give_up:
+                if not may_pass(error) or time.monotonic() > give_up:
+                    self._keep(ending)
                     raise
                 time.sleep(_PAUSE_SECONDS)
 
     # -- internal helpers ---------------------------------------------------------
 
-    def _begin(self, now: datetime) -> Taken | Paused | None:
+    def _begin(self, *, is_late: bool) -> Taken | Paused | None:
         self._open_session()
+        now = self._started_at
         request = self._request
         with connection.cursor() as cursor:
             paused_until = None
             if request.slot:
                 cursor.execute(_PAUSED_UNTIL, {"job": request.job, "now": now})
                 (paused_until,) = cursor.fetchone() or (None,)
-            if request.trigger != JobRun.Trigger.SCHEDULE:
-                paused_until = None  # `catch_up` asks by itself, people know
+            # `catch_up` asks by itself, people know, and what has run was not skipped.
+            if request.trigger != JobRun.Trigger.SCHEDULE or is_late:
+                paused_until = None
             cursor.execute(_CLAIM, self._row(now, paused_until))
-            row = cursor.fetchone()
-            if row is None:
-                cursor.execute(_OTHER, self._row(now, None))
-                return Taken(_other(request, cursor.fetchone()))
-        (self.id,) = row
+            cursor.execute(_FOUND, self._row(now, None))
+            number, run_id, *others = cursor.fetchone()
+        if run_id != self.run_id:
+            return Taken(_other(request, number, *others))
+        self.id = number
         return Paused(_paused(paused_until)) if paused_until else None
 
     def _row(self, now: datetime, paused_until: datetime | None) -> dict[str, Any]:
@@ -295,20 +319,25 @@ class RunRecord:
             connection.close()
             raise
 
-    def _finish(self, ending: Ending) -> None:
-        _execute(
-            _FINISH,
-            {
-                "id": self.id,
-                "finished_at": ending.finished_at,
-                "outcome": ending.outcome.value,
-                "exit_code": ending.exit_code,
-                "seconds": ending.seconds,
-                "counts": json.dumps(ending.counts),
-                "output": _storable(ending.output),
-                "error": _storable(ending.error),
-            },
-        )
+    def _columns(self, ending: Ending) -> dict[str, Any]:
+        return {
+            "run_id": str(self.run_id),
+            "finished_at": ending.finished_at.isoformat(),
+            "outcome": ending.outcome.value,
+            "exit_code": ending.exit_code,
+            "seconds": ending.seconds,
+            "counts": json.dumps(ending.counts),
+            "output": _storable(ending.output),
+            "error": _storable(ending.error),
+        }
+
+    def _keep(self, ending: Ending) -> None:
+        if not self.id:
+            return
+        try:
+            local_memory.keep_ending(self.run_id.hex, self._columns(ending))
+        except OSError as error:
+            logger.warning("ending_not_kept", error=one_line(error))
 
 
 def record_unbegun(
@@ -352,6 +381,14 @@ def short_waits() -> Iterator[None]:
         connection_created.disconnect(set_timeouts)
 
 
+def settle() -> None:
+    """Record the ends that this container has kept while the database was away."""
+    for run_id, columns in local_memory.kept_endings().items():
+        _execute(_FINISH, columns)
+        local_memory.forget_ending(run_id)
+        logger.info("run_settled", run_id=run_id[:12], outcome=columns["outcome"])
+
+
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
     """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
     with connection.cursor() as cursor:
@@ -381,8 +418,14 @@ def _paused(until: datetime) -> str:
     return f"paused until {until:%Y-%m-%d %H:%M} UTC"
 
 
-def _other(request: RunRequest, row: tuple[Any, ...]) -> str:
-    number, host, pid, started_at, outcome = row
+def _other(
+    request: RunRequest,
+    number: int,
+    host: str,
+    pid: int,
+    started_at: datetime,
+    outcome: str,
+) -> str:
     return (
         f"{request.job}, slot {request.slot:%Y-%m-%d %H:%M} UTC, is taken: run {number}"
         f" on {host} pid {pid} since {started_at:%Y-%m-%d %H:%M:%S} UTC, {outcome}"

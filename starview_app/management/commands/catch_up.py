@@ -8,18 +8,21 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error as DatabaseError
-from django.db import OperationalError
+from django.db import DatabaseError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import clear_errors
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
-from starview_app.maintenance.runner.database_errors import in_one_line
+from starview_app.maintenance.runner.database_errors import in_one_line, is_away
 from starview_app.maintenance.runner.launch import Launcher
 from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import record_unbegun, short_waits
+from starview_app.maintenance.runner.record import (
+    EXIT_UNCLAIMED,
+    record_unbegun,
+    short_waits,
+)
 from starview_app.maintenance.runner.request import RunRequest, environment_of
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables
@@ -83,7 +86,8 @@ class Command(BaseCommand):
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
-            if code and not launcher.should_stop:
+            is_claimed = code != EXIT_UNCLAIMED  # else the database was away
+            if code and is_claimed and not launcher.should_stop:
                 _record_if_unbegun(state, code, started_at)
 
         with launcher.passing_signals_on():
@@ -100,8 +104,9 @@ def _telling_an_outage() -> Iterator[None]:
     """Between two jobs nobody else would notice that the database is away."""
     try:
         yield
-    except OperationalError as error:
-        alerts.database_is_down("catch-up", in_one_line(error), now=timezone.now())
+    except DatabaseError as error:
+        if is_away(error):
+            alerts.database_is_down("catch-up", in_one_line(error), now=timezone.now())
         raise
 
 

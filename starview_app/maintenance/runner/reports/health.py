@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from django.db import OperationalError
+from django.db import DatabaseError
 
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
@@ -55,7 +55,7 @@ def check_health(
                 problems.append(f"{state.job}: {state.overdue}")
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
-    except OperationalError as error:
+    except DatabaseError as error:
         problems.append(in_one_line(error))
     return Health(scheduler, problems, len(jobs), failing)
 
