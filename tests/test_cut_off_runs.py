@@ -126,6 +126,7 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     left = User.objects.count()
     history = manage("jobs", "history", NAME)
     error = JobRun.objects.get().error
+    counts = JobRun.objects.get().counts
     JobRun.objects.update(finished_at=timezone.now() - timedelta(minutes=11))
     rest = manage("catch_up")
 
@@ -134,6 +135,8 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     assert (found.returncode, rest.returncode) == (0, 0), found.stderr + rest.stderr
     assert f" {cut.outcome} " in history.stdout
     assert cut.error in error
+    is_killed = cut.outcome == "crashed"
+    assert counts.get("found") == (None if is_killed else job.BATCH_ACCOUNTS + 5)
     assert User.objects.count() == 0
     assert [
         (run.attempt, run.trigger, run.outcome)

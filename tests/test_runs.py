@@ -46,6 +46,7 @@ CLASSES = {
     "bug": "Bug",
     "flood": "Flood",
     "nested": "Nested",
+    "garble": "Garble",
     "close_connection": "CloseConnection",
     "try_again_later": "TryAgainLater",
 }
@@ -228,6 +229,49 @@ def test_a_bug_keeps_its_traceback_and_its_record_has_the_last_line_of_it(
     assert "Traceback" in done.err
     assert only_run().error == "ValueError: a bug"
     assert "Traceback" in only_run().output
+
+
+def test_garbage_in_the_report_or_the_output_of_a_run_does_not_end_its_record(
+    run: Run,
+) -> None:
+    done = run("garble")
+
+    recorded = only_run()
+    assert done.code == 3
+    assert "Traceback" not in done.err
+    assert (recorded.outcome, recorded.exit_code) == ("failed", 3)
+    assert recorded.counts == {"deleted": 3}
+    assert recorded.error.startswith('{"line": [[[')
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cleanup_unverified_users", "--dry"],
+        ["catch_up", "--dry"],
+        ["catch_up", "--nosuch"],
+        ["jobs", "--nosuch"],
+        ["jobs", "nosuch"],
+        ["jobs", "history", "--lim", "3"],
+        ["jobs", "history", "--limit", "9" * 5000],
+        ["jobs", "show"],
+        ["run_job"],
+        ["run_job", "--nosuch"],
+        ["wait_for_database", "--timeout", "1"],
+        ["wait_for_database", "--timeout-seconds", "\u0663"],
+        ["migrate", "--pla"],
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_a_wrong_or_abbreviated_option_is_one_line_and_exit_2(
+    arguments: list[str], commands: Commands
+) -> None:
+    done = commands.run(*arguments, supervised=True)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert ": error: " in done.err
+    assert not JobRun.objects.exists()
 
 
 def test_wrong_options_on_the_schedule_are_a_failed_run(manage: Manage) -> None:

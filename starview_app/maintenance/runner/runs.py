@@ -222,7 +222,7 @@ def _last_line(output: str) -> str:
     """The last line that says something; of a JSON line, what it says."""
     for line in reversed(output.splitlines()):
         text = line
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, RecursionError):
             record = json.loads(line)
             text = str(record.get("line") or record.get("event") or line)
         if text.strip() and "job_started" not in text and "job_finished" not in text:

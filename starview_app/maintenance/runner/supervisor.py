@@ -40,6 +40,22 @@ DEADLINE_SLACK_SECONDS = 1.5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _FACTS_BYTES = 64 * 1024
+_MOST_FACTS_BYTES = 1024 * 1024
+
+
+def _are_counts(told: object) -> bool:
+    return isinstance(told, dict) and all(
+        type(count) is int and abs(count) < 2**63 for count in told.values()
+    )
+
+
+# What is understood, and how each is known.
+_FACTS: dict[str, Callable[[object], bool]] = {
+    "counts": _are_counts,
+    "error": lambda told: isinstance(told, str),
+    "interrupted": lambda told: isinstance(told, bool),
+    "refused": lambda told: isinstance(told, bool),
+}
 
 
 @dataclass
@@ -76,7 +92,10 @@ def tell(**facts: Any) -> None:
     """
     if _report_fd is not None:
         with suppress(OSError):
-            os.write(_report_fd, json.dumps(facts).encode() + b"\n")
+            # A line of its own, whatever a write that was cut short has left.
+            message = memoryview(b"\n" + json.dumps(facts).encode() + b"\n")
+            while message:
+                message = message[os.write(_report_fd, message) :]
 
 
 # -- in the watching process ---------------------------------------------------------
@@ -223,7 +242,8 @@ class Watched:
         if self._report in ready:
             chunk = os.read(self._report, _FACTS_BYTES)
             self._report_is_open = bool(chunk)
-            self._facts += chunk
+            if len(self._facts) < _MOST_FACTS_BYTES:  # else it is none of ours
+                self._facts += chunk
         for relay in self._relays:
             relay.step()
 
@@ -240,11 +260,18 @@ class Watched:
         return tail.decode(errors="replace")
 
     def _told(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
+        """Of what was told, what can be one of the facts that `tell` names."""
+        told: dict[str, Any] = {}
         for line in self._facts.split(b"\n"):
-            with suppress(ValueError):  # the last may be cut off by a kill
-                facts |= json.loads(line)
-        return facts
+            # The last may be cut off by a kill; anything else is a bug of somebody.
+            with suppress(ValueError, RecursionError):
+                facts = json.loads(line)
+                told |= facts if isinstance(facts, dict) else {}
+        return {
+            name: told[name]
+            for name, is_one in _FACTS.items()
+            if is_one(told.get(name))
+        }
 
 
 def fork() -> Watched | None:

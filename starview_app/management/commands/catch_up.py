@@ -7,13 +7,13 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
-from starview_app.maintenance.runner.command import clear_errors
+from starview_app.maintenance.runner.command import OneLineCommand, clear_errors
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.database_errors import in_one_line, is_away
 from starview_app.maintenance.runner.launch import Launcher
@@ -31,7 +31,7 @@ from starview_app.maintenance.text import one_line
 logger = structlog.get_logger(__name__)
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Runs each job of the crontab whose last slot was missed or failed: now, and"
         " 10 minutes, 1 hour and 6 hours after a failure; never what is paused or due"

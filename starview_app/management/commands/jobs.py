@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
+    OneLineCommand,
+    OneLineParser,
     clear_errors,
     whole_number,
 )
@@ -71,7 +73,7 @@ class _Report:
     exit_code: int = 0
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Shows the crontab's jobs, their runs and their costs; runs, pauses and resumes"
         " a job. Without a subcommand it lists the jobs. All times are UTC."
@@ -80,7 +82,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         _add_json(parser, default=False)
-        subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+        subparsers = parser.add_subparsers(
+            dest="subcommand", metavar="SUBCOMMAND", parser_class=OneLineParser
+        )
         parsers = {}
         for name, text in _SUBCOMMANDS.items():
             parsers[name] = subparsers.add_parser(name, help=text, description=text)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
     JobCommand,
+    OneLineCommand,
     telling_errors,
 )
 from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock_beside
@@ -25,7 +26,7 @@ from starview_app.maintenance.runner.supervisor import tell
 logger = structlog.get_logger(__name__)
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Runs any management command as the schedule runs its own: once per slot, one"
         " at a time, recorded, with its deadline and its alerts."
