@@ -13,9 +13,10 @@ import psycopg2
 from allauth.account.models import EmailAddress, EmailConfirmation
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from starview_app.maintenance.models import ScheduleLine
+from starview_app.maintenance.models import JobRun, ScheduleLine
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.models import (
     EmailBounce,
@@ -158,6 +159,11 @@ def _rows(table: str) -> list[str]:
         cursor.execute(f"SELECT to_jsonb(row) FROM {name} AS row")
         rows = [json.loads(row) for (row,) in cursor.fetchall()]
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def runs() -> QuerySet[JobRun]:
+    """Those of jobs: without the ticks of catch-up."""
+    return JobRun.objects.exclude(counts__has_key="ticks").order_by("id")
 
 
 def make_known(job: ScheduledJob, *, since: datetime) -> None:

@@ -22,6 +22,7 @@ from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.monitoring import alert_text, alerts
 from starview_app.maintenance.runner.record import Ending, mark_crashed
 from starview_app.maintenance.runner.request import RunRequest
@@ -262,6 +263,24 @@ def test_a_new_slot_that_fails_is_mailed_again_and_says_since_when(
     assert subjects(mails) == ["[Starview] job-a failed"] * 2
     assert "since         2026-03-01 02:01 UTC" in text_of(mails()[1])
     assert states() == {"job-a": (SLOT + DAY, SLOT + timedelta(minutes=1))}
+
+
+@pytest.mark.parametrize("is_recovery_mailed", [True, False])
+def test_a_job_that_fails_again_after_a_success_in_its_slot_is_mailed_again(
+    is_recovery_mailed: bool, mails: Mails
+) -> None:
+    run(A)
+    success = record(A, Outcome.SUCCEEDED, slot=None, after_minutes=10)
+    if is_recovery_mailed:
+        end(success, A)
+    run(A, slot=None, after_minutes=20)
+    for minutes in (30, 40):
+        alerts.dispatch([A], SLOT + timedelta(minutes=minutes))
+
+    works_again = ["[Starview] job-a works again"] if is_recovery_mailed else []
+    failed = "[Starview] job-a failed"
+    assert subjects(mails) == [failed, *works_again, failed]
+    assert "since         2026-03-01 02:21 UTC" in text_of(mails()[-1])
 
 
 def test_a_job_that_works_again_is_mailed_once(mails: Mails) -> None:
@@ -742,6 +761,62 @@ def test_a_mail_about_the_database_that_was_not_sent_is_tried_by_the_next_job(
     alerts.database_is_down("job-b", DOWN, now=SLOT)
 
     assert subjects(mails) == ["[Starview] the database does not answer"]
+
+
+@pytest.mark.parametrize(
+    ("is_new", "ticked_before", "subject"),
+    [
+        (True, timedelta(minutes=30), ["[Starview] the database works again"]),
+        (True, timedelta(minutes=20), []),  # a deploy
+        (False, timedelta(minutes=30), []),  # this container mailed no outage
+    ],
+)
+def test_an_outage_that_a_container_mailed_that_is_gone_is_mailed_as_over(
+    is_new: bool, ticked_before: timedelta, subject: list[str], mails: Mails
+) -> None:
+    now = timezone.now() + timedelta(days=1)  # the server was started before
+    remember([A], now - ticked_before)
+    if not is_new:
+        alerts.recall_outage(now - ticked_before)
+
+    for _ in range(2):
+        alerts.recall_outage(now)
+        alerts.dispatch([A], now)
+
+    assert subjects(mails) == subject
+    for mail in mails():
+        assert "if it was mailed that the database does not answer, that is over" in (
+            " ".join(text_of(mail).split())
+        )
+
+
+def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
+    mails: Mails,
+) -> None:
+    remember([A], SLOT)  # before the tests' server was there
+
+    alerts.recall_outage(SLOT + timedelta(minutes=1))
+    alerts.dispatch([A], SLOT + timedelta(minutes=1))
+
+    assert subjects(mails) == ["[Starview] the database works again"]
+
+
+def test_the_memory_of_an_outage_belongs_to_one_database(
+    mails: Mails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts.database_is_down("job-a", DOWN, now=SLOT)
+    here = connection.settings_dict["NAME"]
+    monkeypatch.setitem(connection.settings_dict, "NAME", "another")
+    alerts.database_is_down("job-b", DOWN, now=SLOT)
+    monkeypatch.setitem(connection.settings_dict, "NAME", here)
+
+    for _ in range(2):
+        alerts.dispatch([A], NOW)
+
+    assert subjects(mails) == [
+        *["[Starview] the database does not answer"] * 2,
+        "[Starview] the database works again",
+    ]
 
 
 def test_where_no_file_can_be_kept_every_job_mails(

@@ -23,10 +23,11 @@ from starview_app.maintenance.runner.crontab.schedule import (
     read_crontab,
 )
 from starview_app.maintenance.runner.memory import remember
+from starview_app.maintenance.runner.reports.costs import month_costs
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
-from tests.factories import make_known, session
+from tests.factories import make_known, runs, session
 
 pytestmark = pytest.mark.django_db
 
@@ -493,13 +494,30 @@ def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
     done = manage("catch_up", env={"PATH": path})
     again = manage("catch_up", env={"PATH": path})
 
-    runs = [(run.job, run.trigger, run.outcome) for run in JobRun.objects.all()]
+    found = [(run.job, run.trigger, run.outcome) for run in runs()]
     is_soon = job.next_after(datetime.now(UTC)) <= datetime.now(UTC) + HOUR
     expected = [] if is_soon else [(name, "catch-up", "succeeded")]
     assert (listed.returncode, done.returncode, again.returncode) == (0, 0, 0)
-    assert runs == expected
+    assert found == expected
     assert is_soon or f"{name}: slot " in listed.stdout
     assert is_soon or "(missed)" in listed.stdout
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ticks_that_did_nothing_share_a_row_and_a_failure_has_its_own(
+    commands: Commands, tmp_path: Path
+) -> None:
+    for crontab in (ROOT / "crontab", ROOT / "crontab", tmp_path / "none"):
+        commands.run("catch_up", settings={"CRONTAB": str(crontab)})
+    commands.run("catch_up")
+
+    ticks = JobRun.objects.order_by("id")
+    assert [(tick.job, tick.outcome, tick.counts) for tick in ticks] == [
+        ("starview-catch-up", "succeeded", {"runs": 0, "ticks": 3}),
+        ("catch_up", "failed", {"runs": 0, "ticks": 1}),
+    ]
+    assert "the crontab has no job" in ticks[1].error
+    assert month_costs(PROJECTS, datetime.now(UTC)).so_far == 0
 
 
 @pytest.mark.django_db(transaction=True)
@@ -584,7 +602,7 @@ def test_a_job_that_could_not_claim_its_slot_has_used_up_no_attempt(
     )
 
     assert "exit_code=69" in done.err
-    assert not JobRun.objects.exists()
+    assert not runs().exists()
 
 
 def due_two_hours_ago(folder: Path, program: str) -> tuple[Path, datetime]:
@@ -611,7 +629,7 @@ def test_a_line_that_cannot_start_its_job_is_a_failed_run(
         settings = {"CRONTAB": str(crontab)}
         assert commands.run("catch_up", settings=settings).code == 0
 
-    run = JobRun.objects.get()  # its second attempt waits for ten minutes
+    run = runs().get()  # its second attempt waits for ten minutes
     assert (run.job, run.attempt, run.trigger) == ("job", 1, "catch-up")
     assert (run.outcome, run.exit_code, run.slot) == (
         "failed",

@@ -21,6 +21,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner import record
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
 from starview_app.maintenance.runner.reports import costs
 from starview_app.maintenance.runner.reports.costs import month_costs, runs_left
@@ -142,7 +143,7 @@ def test_the_list_shows_schedule_last_run_and_next_run_in_the_order_of_the_cront
         ["", "At 03:00 on Sunday"],
         [CLEANUP, "succeeded 2026-02-28 02:00", "2026-03-02 02:00"],
         ["", "At 02:00 every day"],
-        ["starview-catch-up", "not recorded", "2026-03-01 02:10"],
+        ["starview-catch-up", "never", "2026-03-01 02:10"],
         ["", "Every 10th minute of every hour"],
     ]
     # Aligned.
@@ -291,7 +292,7 @@ def test_the_history_of_a_name_that_nobody_knows_is_an_error_with_the_names() ->
     with pytest.raises(CommandError) as caught:
         jobs("history", "cleanup")
 
-    known = ", ".join([*NAMES, "diagnose_db", "starview-of-old"])
+    known = ", ".join([*NAMES, "starview-catch-up", "diagnose_db", "starview-of-old"])
     assert str(caught.value) == (
         f"there is no job 'cleanup' HINT: the names are {known}"
     )
@@ -326,6 +327,7 @@ def test_show_tells_everything_about_one_run_with_its_output() -> None:
 
     assert jobs("show", str(run.id)).splitlines() == [
         f"run       {run.id}",
+        f"run id    {run.run_id.hex}",
         f"job       {CLEANUP}",
         "status    failed, exit code 1",
         "started   2026-03-01 02:00:00 UTC",
@@ -364,6 +366,46 @@ def test_show_of_a_run_under_way_tells_what_was_saved_so_far(manage: Manage) -> 
     assert "output so far, as it was last saved:\nhalf of it\n" in shown.stdout
     assert "running since 2026-03-01 02:00" in listed.stdout
     execute("SELECT pg_advisory_unlock_all()")
+
+
+@pytest.mark.django_db
+def test_show_finds_a_run_by_its_number_and_by_its_id_in_the_log() -> None:
+    make_run()
+    run = make_run(run_id="0123456789ab4def8123456789abcdef")
+    hexadecimal = "0123456789ab4def8123456789abcdef"
+    dashed = "01234567-89AB-4def-8123-456789abcdef"
+
+    for key in (str(run.id), hexadecimal[:12], hexadecimal[:20], hexadecimal, dashed):
+        assert jobs_json("show", key)["run"]["id"] == run.id
+
+    for key in ("0123456789ac", "123456789012", "9" * 19):
+        with pytest.raises(CommandError, match="^there is no run "):
+            jobs("show", key)
+    for key in ("0123456789a", "0123456789ag", "9" * 20 + "x", "-1", "\u0663"):
+        with pytest.raises(CommandError, match="neither a run's number nor its id"):
+            jobs("show", "--", key)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("at_now")
+def test_a_job_that_fails_is_not_shown_as_succeeded_because_of_a_command_by_hand() -> (
+    None
+):
+    failed = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    for minutes in range(12):
+        later = NOW + timedelta(minutes=minutes)
+        make_run(trigger=Trigger.HAND, started_at=later)
+
+    (overview, *_) = jobs_json()["jobs"]
+
+    assert overview["last_run"]["id"] == overview["failing_run"] == failed.id
+    assert f"{CLEANUP}  " in jobs()
+    assert "failed 2026-03-01 02:00" in jobs()
+
+
+@pytest.mark.django_db
+def test_the_history_of_catch_up_is_not_denied() -> None:
+    assert jobs("history", "starview-catch-up") == "No runs\n"
 
 
 @pytest.mark.django_db
@@ -760,7 +802,7 @@ def test_a_pause_may_last_400_days_and_not_a_minute_more() -> None:
 def test_a_line_that_is_not_recorded_cannot_be_paused(subcommand: str) -> None:
     until = ["--until", f"{timezone.now() + timedelta(days=9):%Y-%m-%d}"]
 
-    with pytest.raises(CommandError, match="its runs are not recorded") as caught:
+    with pytest.raises(CommandError, match="it does not ask") as caught:
         jobs(subcommand, "starview-catch-up", *(until if subcommand == "pause" else []))
 
     assert caught.value.returncode == 2
@@ -976,8 +1018,9 @@ def all_that_looks(run: int) -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 def test_what_only_looks_changes_nothing_and_needs_no_right_to(
-    looker: str, crontab: Crontab
+    looker: str, crontab: Crontab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
     (line,) = crontab(f"0 4 1 * * JOB={ARCHIVE} python manage.py archive_audit_logs")
     make_known(line, since=NOW)
     gone = make_run(outcome=Outcome.RUNNING, seen_at=NOW + timedelta(seconds=12))
@@ -1006,7 +1049,7 @@ def test_what_only_looks_makes_no_table() -> None:
         said = all_that_looks(1)
 
         assert said[0] == "Nothing to catch up with\n"
-        assert said[1].count("  never  ") == 4
+        assert said[1].count("  never  ") == 5
         assert said[2] == "No runs\n"
         assert said[4].startswith("healthy: ")
         assert not set(OWN_TABLES) & set(connection.introspection.table_names())

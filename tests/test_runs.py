@@ -19,7 +19,7 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record
+from starview_app.maintenance.runner import record, supervisor
 from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
@@ -27,6 +27,7 @@ from tests.conftest import Manage
 from tests.factories import (
     contents,
     execute,
+    runs,
     session,
     wait_until,
     wait_until_blocked_by,
@@ -66,12 +67,11 @@ def midnight() -> datetime:
 
 
 def only_run() -> JobRun:
-    return JobRun.objects.get()
+    return runs().get()
 
 
 def outcomes() -> list[tuple[str, str]]:
-    runs = JobRun.objects.order_by("id")
-    return [(run.trigger, run.outcome) for run in runs]
+    return [(run.trigger, run.outcome) for run in runs()]
 
 
 @pytest.fixture
@@ -388,15 +388,41 @@ def test_while_nobody_reads_the_deadline_holds_and_later_nothing_is_lost(
     assert only_run().output.splitlines()[-3:-1] == lines[-3:-1]
 
 
-def test_what_a_run_has_written_so_far_can_be_read_while_it_runs(
+def test_what_a_run_has_written_so_far_can_be_read_from_its_first_seconds_on(
     start: Start,
 ) -> None:
-    process = start("wait", constants={SAVE_SECONDS: 0.05})
+    process = start("wait")
     worker_of(process)
 
     wait_until(lambda: "waiting" in only_run().output, "the output was saved")
 
     assert only_run().outcome == "running"
+    assert supervisor.FIRST_SAVE_SECONDS <= 1
+    assert supervisor.SAVE_SECONDS <= 5
+
+
+def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `docker stop` kills what `docker compose exec` has started."""
+    process = start("wait")
+    worker_of(process)
+    wait_until(lambda: "waiting" in only_run().output, "the output was saved")
+    assert kill_both(process).code == -signal.SIGKILL
+    execute(  # found an hour later
+        "UPDATE maintenance_jobrun SET started_at = started_at - interval '1 h',"
+        " seen_at = seen_at - interval '1 h'"
+    )
+    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    mark_crashed(datetime.now(UTC))
+
+    killed = only_run()
+    assert killed.outcome == "crashed"
+    assert "waiting" in killed.output
+    assert killed.finished_at == killed.seen_at
+    assert killed.finished_at
+    length = killed.finished_at - killed.started_at
+    assert killed.seconds == pytest.approx(length.total_seconds())
 
 
 def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
@@ -419,6 +445,51 @@ def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
 
     old = JobRun.objects.filter(job="old")
     assert [(now - run.started_at).days for run in old] == [399]
+
+
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        ({"JOB": "starview-print\n"}, "JOB='starview-print\\n' is no name"),
+        ({"JOB": os.fsdecode(b"\xff")}, "JOB='\\udcff' is no name"),
+        ({"STARVIEW_JOB_TRIGGER": "schedule"}, "STARVIEW_JOB_TRIGGER='schedule' is"),
+        ({"STARVIEW_JOB_SLOT": "soon"}, "STARVIEW_JOB_SLOT='soon' is no time"),
+        ({"STARVIEW_JOB_SLOT": "{naive}"}, "is no time with its zone"),
+        ({"STARVIEW_JOB_ATTEMPT": "0"}, "STARVIEW_JOB_ATTEMPT='0' is no number"),
+        ({"STARVIEW_JOB_ATTEMPT": "\u0663"}, "STARVIEW_JOB_ATTEMPT='\u0663' is no"),
+        ({"STARVIEW_JOB_ATTEMPT": "9" * 5000}, "is no number of an attempt"),
+        ({"STARVIEW_JOB_ATTEMPT": "1"}, "do not belong together"),
+        ({"STARVIEW_JOB_SLOT": "{newest}"}, "do not belong together"),
+        ({"STARVIEW_JOB_TRIGGER": "catch-up"}, "do not belong together"),
+        (
+            {
+                "STARVIEW_JOB_TRIGGER": "catch-up",
+                "STARVIEW_JOB_SLOT": "{older}",
+                "STARVIEW_JOB_ATTEMPT": "1",
+            },
+            "is not the newest time of starview-print",
+        ),
+    ],
+    ids=str,
+)
+def test_a_forged_variable_is_one_line_and_nothing_is_run_or_taken(
+    variables: dict[str, str], what: str, run: Run
+) -> None:
+    moments = {
+        "newest": midnight().isoformat(),
+        "older": (midnight() - timedelta(days=1)).isoformat(),
+        "naive": midnight().replace(tzinfo=None).isoformat(),
+    }
+    given = {name: value.format(**moments) for name, value in variables.items()}
+
+    done = run("print", **given)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert what in done.err
+    assert " HINT: " in done.err
+    assert done.err.count("\n") == 1
+    assert not JobRun.objects.exists()
 
 
 def test_a_dry_run_takes_no_slot_also_where_JOB_is_set(manage: Manage) -> None:

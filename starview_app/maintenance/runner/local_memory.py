@@ -19,6 +19,8 @@ from typing import Any
 from django.db import connection
 
 _DOWN = "database-is-down"  # exists when this was mailed, and nothing since
+_SUSPECTED = "database-may-have-been-down"
+_BEGUN = "begun"
 _SAID = "said"  # what the log says of mails that nobody gets
 _ENDING = "ending-{}.json"  # of a run, by its id
 
@@ -55,6 +57,32 @@ def remember_down() -> None:
 def forget_down() -> None:
     with suppress(OSError):
         (_folder() / _DOWN).unlink(missing_ok=True)
+        (_folder() / _SUSPECTED).unlink(missing_ok=True)
+
+
+def suspected_since() -> datetime | None:
+    """Since when the container before this one may have mailed an outage."""
+    with suppress(OSError):
+        return datetime.fromtimestamp((_folder() / _SUSPECTED).stat().st_mtime, UTC)
+    return None
+
+
+def suspect_down(since: datetime) -> None:
+    with suppress(OSError):
+        path = _folder() / _SUSPECTED
+        path.touch()
+        os.utime(path, (since.timestamp(), since.timestamp()))
+
+
+def is_new() -> bool:
+    """Whether nobody has asked this before: the memory begins here."""
+    try:
+        (_folder() / _BEGUN).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # nothing is remembered, and so nothing suspected
+        return False
+    return True
 
 
 @contextmanager

@@ -19,6 +19,10 @@ _TICK = timedelta(minutes=10)
 # Ticks take turns: two that write the same lines in another order would wait for each
 # other.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+_LAST_TICK = """
+    SELECT max(seen_at), pg_postmaster_start_time()
+    FROM maintenance_scheduleline
+"""
 _REMEMBER = """
     WITH line AS (
         SELECT DISTINCT job, times
@@ -68,6 +72,14 @@ def remember(jobs: Iterable[ScheduledJob], now: datetime) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_LOCK, {"key": "starview-maintenance:schedule"})
         cursor.execute(_REMEMBER, parameters)
+
+
+def last_tick() -> tuple[datetime | None, datetime]:
+    """When that was, of whichever container, and when the server was started."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LAST_TICK)
+        found: tuple[datetime | None, datetime] = cursor.fetchone()
+    return found
 
 
 def first_seen(jobs: Iterable[str]) -> dict[tuple[str, str], datetime]:

@@ -38,6 +38,8 @@ _PAUSE_SECONDS = 0.5
 # Waiting for a lock on our own tables must not hold up a job.
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "20s"
+# For a catch-up of the container that keeps the end of a run to come first.
+RESTART_PATIENCE = "15 minutes"
 
 Outcome = JobRun.Outcome
 
@@ -83,7 +85,7 @@ _FOUND = """
 _SAVE_OUTPUT = """
     UPDATE maintenance_jobrun
     SET
-        output = %(output)s,
+        output = coalesce(%(output)s, output),
         seen_at = now(),
         outcome = 'running',
         finished_at = NULL,
@@ -103,6 +105,47 @@ _FINISH = """
         error = %(error)s
     WHERE run_id = %(run_id)s
 """
+# By the index jobrun_of_job.
+_TICK = """
+    WITH last AS (
+        SELECT id, outcome, error, counts
+        FROM maintenance_jobrun
+        WHERE job = %(job)s
+        ORDER BY job, started_at DESC
+        LIMIT 1
+    ),
+    tick AS (
+        UPDATE maintenance_jobrun AS run
+        SET
+            run_id = %(run_id)s,
+            trigger = %(trigger)s,
+            host = %(host)s,
+            pid = %(pid)s,
+            started_at = %(now)s,
+            finished_at = %(finished_at)s,
+            seconds = %(seconds)s,
+            counts = jsonb_build_object(
+                'runs', 0, 'ticks', (last.counts ->> 'ticks')::bigint + 1
+            )
+        FROM last
+        WHERE
+            run.id = last.id
+            AND last.outcome = %(outcome)s
+            AND last.error = %(error)s
+            AND (last.counts ->> 'runs')::bigint = 0
+            AND %(runs)s = 0
+        RETURNING run.id
+    )
+    INSERT INTO maintenance_jobrun (
+        run_id, job, attempt, trigger, command, host, pid, started_at,
+        outcome, finished_at, seconds, exit_code, counts, output, error
+    )
+    SELECT
+        %(run_id)s, %(job)s, 1, %(trigger)s, %(command)s, %(host)s, %(pid)s, %(now)s,
+        %(outcome)s, %(finished_at)s, %(seconds)s, %(exit_code)s,
+        jsonb_build_object('runs', %(runs)s, 'ticks', 1), '', %(error)s
+    WHERE NOT EXISTS (SELECT FROM tick)
+"""
 # By the index jobrun_by_time.
 _PRUNE = """
     DELETE FROM maintenance_jobrun
@@ -117,14 +160,13 @@ _PRUNE = """
 # By the partial index jobrun_running. A process that has just begun holds its lock
 # before its row is seen. A process whose session was cut off, by a restart of the
 # server for example, gets the time to take its lock again.
-# After a restart, so does a container that keeps the end of a run for `settle`.
 _IS_SILENT = """
     outcome = 'running'
     AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
     AND (
         seen_at IS NULL
         OR seen_at > pg_postmaster_start_time()
-        OR pg_postmaster_start_time() < now() - interval '15 minutes'
+        OR pg_postmaster_start_time() < now() - %(restart_patience)s::interval
     )
 """
 _RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
@@ -207,6 +249,7 @@ class RunRecord:
         self.run_id = run_id
         self._request = request
         self._started_at = timezone.now()
+        self._saved = ""
 
     def begin(self, now: datetime) -> Taken | Paused | None:
         """Claim the slot, or say why not; a run without a slot is only recorded.
@@ -235,7 +278,8 @@ class RunRecord:
         """
         if not self.id:
             return
-        parameters = {"id": self.id, "output": _storable(output)}
+        is_new = output != self._saved
+        parameters = {"id": self.id, "output": _storable(output) if is_new else None}
         try:
             if connection.connection is None:
                 self._open_session()
@@ -246,6 +290,7 @@ class RunRecord:
                 raise
             self._open_session()
             _execute(_SAVE_OUTPUT, parameters)
+        self._saved = output
 
     def finish(self, ending: Ending) -> Taken | None:
         """Record the end, trying for FINISH_SECONDS what may pass.
@@ -358,6 +403,23 @@ def record_unbegun(
     record.finish(Ending(Outcome.FAILED, exit_code, seconds, now, error, {}, ""))
 
 
+def record_tick(
+    request: RunRequest, ending: Ending, *, started_at: datetime, runs: int
+) -> None:
+    """Record a tick of catch-up, which has begun so many runs.
+
+    144 a day that did nothing would hide the rest: like ones share a row, which says
+    how many they were and has the time of the last.
+    """
+    record = RunRecord(request, uuid.uuid4())
+    parameters = {
+        **record._row(started_at, None),
+        **record._columns(ending),
+        "runs": runs,
+    }
+    _execute(_TICK, parameters)
+
+
 def prune(now: datetime) -> None:
     """Forget runs that began more than KEEP_DAYS ago, PRUNE_ROWS of them."""
     cutoff = now - timedelta(days=KEEP_DAYS)
@@ -392,7 +454,7 @@ def settle() -> None:
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
     """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
     with connection.cursor() as cursor:
-        cursor.execute(_MARK_CRASHED, {"now": now, "error": _IS_GONE})
+        cursor.execute(_MARK_CRASHED, {**_as_of(now), "error": _IS_GONE})
         crashed: list[tuple[int, str]] = cursor.fetchall()
     for number, job in crashed:
         logger.error("run_crashed", job=job, run=number)
@@ -402,7 +464,7 @@ def mark_crashed(now: datetime) -> list[tuple[int, str]]:
 def gone_runs(now: datetime) -> dict[int, dict[str, Any]]:
     """The columns that `mark_crashed` would write now, by the run's id; only looks."""
     with connection.cursor() as cursor:
-        cursor.execute(_GONE, {"now": now})
+        cursor.execute(_GONE, _as_of(now))
         return {
             number: {
                 "outcome": Outcome.CRASHED.value,
@@ -437,10 +499,15 @@ def _execute(statement: str, parameters: dict[str, Any]) -> None:
         cursor.execute(statement, parameters)
 
 
+def _as_of(now: datetime) -> dict[str, Any]:
+    return {"now": now, "restart_patience": RESTART_PATIENCE}
+
+
 def _timeouts() -> dict[str, str]:
     return {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL keeps no NUL in a text."""
-    return text.replace("\x00", "\\x00")
+    """PostgreSQL keeps no NUL in a text, and no half of a character."""
+    whole = text.encode("utf-8", errors="backslashreplace").decode()
+    return whole.replace("\x00", "\\x00")

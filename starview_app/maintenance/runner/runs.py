@@ -65,6 +65,7 @@ class _Run:
         self._watched = watched
         self._record = RunRecord(request, run_id)
         self._why_unrecorded = ""
+        self._is_saved = True
         self._started_at = timezone.now()
         self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
         # What people try by hand, with options of their own, is no news of the job.
@@ -117,11 +118,17 @@ class _Run:
     def _seconds(self) -> float:
         return round(time.monotonic() - self._clock_at_start, 3)
 
-    def _save(self, output: str) -> None:
+    def _save(self, output: str) -> bool:
+        """Whether it was saved; that it was not is logged once, until it is."""
         try:
             self._record.save_output(redact(output))
         except Exception as error:
-            logger.warning("output_not_saved", error=one_line(error))
+            if self._is_saved:
+                logger.warning("output_not_saved", error=one_line(error))
+            self._is_saved = False
+        else:
+            self._is_saved = True
+        return self._is_saved
 
     def _conclude(self, ending: Ending) -> None:
         """Record, ping and alert; none of them changes how the run ended."""

@@ -25,7 +25,11 @@ from typing import Any
 from starview_app.maintenance.runner.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
-SAVE_SECONDS = 30.0
+# From the first seconds on, so that a run that is killed with its container, as with
+# `docker stop` what `docker compose exec` has started, has its output and its length.
+FIRST_SAVE_SECONDS = 1.0
+SAVE_SECONDS = 5.0
+_PATIENCE = 6  # times as long after one that failed: it may have waited for long
 # How long what a command has started may go on writing after its own end.
 DRAIN_SECONDS = 0.3
 # For a command that ignores its deadline: as `timeout -k 60`, but sooner, so that the
@@ -129,15 +133,15 @@ class Watched:
         *,
         deadline_seconds: float | None,
         kill_after_seconds: float | None,
-        save_output: Callable[[str], None],
+        save_output: Callable[[str], bool],
         redact: Callable[[str], str],
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
         `deadline_seconds` count from the start of this process. Then the command is
         told to stop, and killed when it has not done so within `kill_after_seconds`.
-        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS; what is
-        handed on goes through `redact`.
+        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS, and says
+        whether it has saved them; what is handed on goes through `redact`.
         """
         self._relays = [
             Relay(source, target, keep=self._keep, redact=redact)
@@ -150,7 +154,7 @@ class Watched:
         stop_at = kill_at = never
         if deadline_seconds:
             stop_at = time.monotonic() - own_age_seconds() + deadline_seconds
-        save_at = time.monotonic() + SAVE_SECONDS
+        save_at = time.monotonic() + min(FIRST_SAVE_SECONDS, SAVE_SECONDS)
         while (status := self._status()) is None:
             self._relay(min(stop_at, kill_at, save_at) - time.monotonic())
             now = time.monotonic()
@@ -163,8 +167,9 @@ class Watched:
                 self._send(signal.SIGKILL)
                 kill_at = never
             if now >= save_at:
-                save_output(self._output())
-                save_at = time.monotonic() + SAVE_SECONDS
+                is_saved = save_output(self._output())
+                pause_seconds = SAVE_SECONDS * (1 if is_saved else _PATIENCE)
+                save_at = time.monotonic() + pause_seconds
         drain_until = time.monotonic() + DRAIN_SECONDS
         while self._is_open and (left := drain_until - time.monotonic()) > 0:
             self._relay(left)

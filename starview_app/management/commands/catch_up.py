@@ -20,10 +20,16 @@ from starview_app.maintenance.runner.launch import Launcher
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.record import (
     EXIT_UNCLAIMED,
+    Ending,
+    record_tick,
     record_unbegun,
     short_waits,
 )
-from starview_app.maintenance.runner.request import RunRequest, environment_of
+from starview_app.maintenance.runner.request import (
+    RunRequest,
+    environment_of,
+    take_request,
+)
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
@@ -65,16 +71,32 @@ class Command(OneLineCommand):
             self.stdout.write("Nothing to catch up with")
 
     def _run(self) -> None:
+        started_at = timezone.now()
+        request = take_request("catch_up", [], now=started_at)
         create_own_tables()
+        launcher = Launcher()
+        launched: list[SlotState] = []
+        failure = ""
+        try:
+            self._catch_up(launcher, launched)
+        except Exception as error:
+            failure = settings.ENVIRONMENT.redact(in_one_line(error))
+            if not is_away(error):
+                _record_tick(request, started_at, launcher, len(launched), failure)
+            raise
+        _record_tick(request, started_at, launcher, len(launched), failure)
+
+    def _catch_up(self, launcher: Launcher, launched: list[SlotState]) -> None:
         jobs = recorded_jobs()
         if not jobs:
             raise CommandError(
                 "the crontab has no job whose runs are recorded, or cannot be read"
                 " HINT: `python manage.py jobs check` says why"
             )
-        launcher = Launcher()
+        alerts.recall_outage(timezone.now())
 
         def launch(state: SlotState) -> None:
+            launched.append(state)
             started_at = timezone.now()
             variables = environment_of(
                 JobRun.Trigger.CATCH_UP, slot=state.slot, attempt=state.next_attempt
@@ -97,6 +119,27 @@ class Command(OneLineCommand):
                 launch=launch,
                 should_stop=lambda: launcher.should_stop,
             )
+
+
+def _record_tick(
+    request: RunRequest,
+    started_at: datetime,
+    launcher: Launcher,
+    runs: int,
+    failure: str,
+) -> None:
+    now = timezone.now()
+    outcome = JobRun.Outcome.SUCCEEDED
+    if launcher.should_stop:
+        outcome = JobRun.Outcome.INTERRUPTED
+    elif failure:
+        outcome = JobRun.Outcome.FAILED
+    seconds = round((now - started_at).total_seconds(), 3)
+    ending = Ending(outcome, int(bool(failure)), seconds, now, failure, {}, "")
+    try:
+        record_tick(request, ending, started_at=started_at, runs=runs)
+    except DatabaseError as error:
+        logger.warning("run_not_recorded", error=one_line(error))
 
 
 @contextmanager

@@ -29,7 +29,6 @@ from starview_app.maintenance.runner.command import (
 )
 from starview_app.maintenance.runner.crontab.registry import (
     is_recorded,
-    recorded_jobs,
     scheduled_jobs,
 )
 from starview_app.maintenance.runner.crontab.schedule import (
@@ -47,6 +46,7 @@ from starview_app.maintenance.text import one_line
 MAX_PAUSE = timedelta(days=400)
 _WIDTH = 100  # of a line for people
 _CELL_WIDTH = 36
+_RUN_ID = re.compile(r"(?=.{12,36}\Z)[0-9a-f]+(-[0-9a-f]+)*", re.IGNORECASE)
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Controls, what is invisible, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Zl", "Zp"}
@@ -100,8 +100,12 @@ class Command(OneLineCommand):
             default=20,
             help="how many, 20 by default",
         )
-        numbers = whole_number(1, "a run's number", maximum=2**63 - 1)
-        parsers["show"].add_argument("run", metavar="RUN", type=numbers)
+        parsers["show"].add_argument(
+            "run",
+            metavar="RUN",
+            type=_run_key,
+            help="the run's number, or its id in the log",
+        )
         parsers["pause"].add_argument(
             "--until",
             metavar="WHEN",
@@ -146,7 +150,7 @@ class Command(OneLineCommand):
     ) -> _Report:
         runs = history.history(name, only_failed=failed, limit=limit, now=now)
         if name and not runs:
-            known = [job.job for job in recorded_jobs()] + history.names_with_runs()
+            known = [job.name for job in scheduled_jobs()] + history.names_with_runs()
             if name not in known:
                 _fail_unknown(name, known)
         rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "STATUS", "COST")]
@@ -167,7 +171,7 @@ class Command(OneLineCommand):
         facts = {"runs": [asdict(run) for run in runs]}
         return _Report(facts, [head, *lines] if runs else ["No runs"])
 
-    def _show(self, *, run: int, now: datetime, **options: Any) -> _Report:
+    def _show(self, *, run: str, now: datetime, **options: Any) -> _Report:
         found = history.find_run(run, now)
         if found is None:
             raise CommandError(f"there is no run {run} HINT: jobs history lists them")
@@ -292,8 +296,8 @@ def _recorded_line_of(name: str) -> ScheduledJob:
     line = _line_of(name)
     if not is_recorded(line):
         raise CommandError(
-            f"{one_line(name)} cannot be paused: its runs are not recorded HINT: run it"
-            " through `run_job`, or put a # in front of its line",
+            f"{one_line(name)} cannot be paused: it does not ask before it runs HINT:"
+            " run it through `run_job`, or put a # in front of its line",
             returncode=EXIT_WRONG_OPTIONS,
         )
     return line
@@ -315,6 +319,17 @@ def _add_json(parser: CommandParser, *, default: Any) -> None:
     parser.add_argument(
         "--json", dest="as_json", action="store_true", default=default, help=text
     )
+
+
+def _run_key(text: str) -> str:
+    """An argparse type: a run's number, or 12 digits or more of its id."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= 19
+    if not is_number and not _RUN_ID.fullmatch(text):
+        raise ArgumentTypeError(
+            f"{text!r} is neither a run's number nor its id, of which the log has the"
+            f" first {history.RUN_ID_DIGITS} digits"
+        )
+    return text
 
 
 def _moment(text: str) -> datetime:
@@ -389,6 +404,7 @@ def _all_of(run: history.RunWithOutput) -> list[str]:
         ended += f", exit code {run.exit_code}"
     facts = {
         "run": str(run.id),
+        "run id": run.run_id,
         "job": run.job,
         "status": ended,
         "started": _time(run.started_at, "%Y-%m-%d %H:%M:%S UTC"),

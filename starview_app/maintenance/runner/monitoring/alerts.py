@@ -23,18 +23,25 @@ from starview_app.maintenance.runner import local_memory
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.memory import last_tick
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.slots import FAILURES
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
-    from starview_app.maintenance.runner.monitoring.alert_text import Message, News
+    from starview_app.maintenance.runner.monitoring.alert_text import (
+        Message,
+        News,
+        Outage,
+    )
 
 logger = structlog.get_logger(__name__)
 
 # After a mail: what else goes wrong is collected for one more.
 PAUSE = timedelta(minutes=5)
+# Without a tick: two have not come.
+LONG = timedelta(minutes=25)
 _LOCK = {"key": "starview-maintenance:alerts"}
 _LONGEST_REASON = 300  # characters
 
@@ -104,6 +111,20 @@ def database_is_down(job: str, text: str, *, now: datetime) -> None:
                 local_memory.remember_down()
 
 
+def recall_outage(now: datetime) -> None:
+    """At the first tick of a container: what the one before it mailed is not known.
+
+    That an outage is over is then mailed on the evidence of the database: since the
+    last tick of anybody it was started anew, or a long time has passed. Never raises.
+    """
+    with _never_failing():
+        if not local_memory.is_new():
+            return
+        ticked_at, started_at = last_tick()
+        if ticked_at and (started_at > ticked_at or now - ticked_at > LONG):
+            local_memory.suspect_down(ticked_at)
+
+
 # -- whether there is something to tell ----------------------------------------------
 
 
@@ -139,13 +160,24 @@ def _tell(
         # Who holds it is mailing; the next `dispatch` does the rest.
         if not is_ours or is_held():
             return
-        news = news_of(slot_states(jobs, as_of or now), local_memory.down_since(), now)
+        news = news_of(slot_states(jobs, as_of or now), _outage(), now)
         if not news:
             return
         if reason := _nobody_to_mail():
             _say_once(reason, news.keys)
         elif _send(news.message()):
             _remember(news)
+
+
+def _outage() -> "Outage | None":
+    """The outage of which it is to be told that it is over."""
+    from starview_app.maintenance.runner.monitoring.alert_text import Outage
+
+    if since := local_memory.down_since():
+        return Outage(since, is_known=True)
+    if since := local_memory.suspected_since():
+        return Outage(since, is_known=False)
+    return None
 
 
 def _remember(news: "News") -> None:

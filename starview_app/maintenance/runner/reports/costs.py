@@ -32,7 +32,10 @@ _SO_FAR = """
             )
         )::float
     FROM maintenance_jobrun
-    WHERE started_at >= %(begin)s AND started_at < %(end)s
+    WHERE
+        started_at >= %(begin)s
+        AND started_at < %(end)s
+        AND NOT counts ? 'ticks'  -- of catch-up, whose runs are counted as themselves
     GROUP BY job
     ORDER BY job
 """

@@ -3,6 +3,7 @@
 Lists never read the output of a run, and every query goes by an index.
 """
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -29,20 +30,26 @@ from starview_app.maintenance.runner.tables import (
 )
 
 Outcome = JobRun.Outcome
+RUN_ID_DIGITS = 12
 
 # By the index jobrun_of_job, ten rows of each job: the last that was not skipped, since
-# that says more about a job that is paused, or refused to run beside itself.
+# that says more about a job that is paused, or refused to run beside itself; and rather
+# no command by hand, whose options are its own.
 _LAST = """
     SELECT DISTINCT ON (last.job) last.id
     FROM unnest(%(jobs)s::text[]) AS wanted (job)
     CROSS JOIN LATERAL (
-        SELECT id, job, started_at, outcome
+        SELECT id, job, started_at, outcome, trigger
         FROM maintenance_jobrun
         WHERE job BETWEEN wanted.job AND wanted.job
         ORDER BY job, started_at DESC
         LIMIT 10
     ) AS last
-    ORDER BY last.job, last.outcome = 'skipped', last.started_at DESC
+    ORDER BY
+        last.job,
+        last.trigger = 'by hand',
+        last.outcome = 'skipped',
+        last.started_at DESC
 """
 # By the index jobrun_of_job, a step for each name: DISTINCT would read every row.
 _NAMES = """
@@ -88,6 +95,7 @@ class Run:
 @dataclass(frozen=True)
 class RunWithOutput(Run):
     output: str
+    run_id: str  # as in the log, which has the first RUN_ID_DIGITS
 
 
 _COLUMNS = [field.name for field in fields(Run) if field.name != "cost"]
@@ -112,7 +120,12 @@ def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
     """Every line of the crontab, in its order."""
     recorded = list(filter(is_recorded, lines))
     states = {state.schedule: state for state in slot_states(recorded, now)}
-    last = _last_runs([line.job for line in recorded], now)
+    failing = {
+        state.job: failed.id
+        for state in states.values()
+        if (failed := failing_run(state))
+    }
+    last = _last_runs([line.job for line in lines if line.job], failing, now)
     return [
         _overview(line, states.get(line), last.get(line.job), now) for line in lines
     ]
@@ -134,9 +147,19 @@ def names_with_runs() -> list[str]:
     return [name for (name,) in rows_of(_NAMES, {})]
 
 
-def find_run(number: int, now: datetime) -> RunWithOutput | None:
-    """Everything about one run; of one that is under way, what was saved so far."""
-    return _first(JobRun.objects.filter(id=number), now)
+def find_run(key: str, now: datetime) -> RunWithOutput | None:
+    """Everything about one run; of one that is under way, what was saved so far.
+
+    By its number, or by its id in the log: the first RUN_ID_DIGITS or more.
+    """
+    number = int(key) if key.isdigit() else 0
+    if found := _first(JobRun.objects.filter(id=min(number, 2**63 - 1)), now):
+        return found
+    digits = key.replace("-", "").lower()
+    if not RUN_ID_DIGITS <= len(digits) <= 32:
+        return None
+    ids = [uuid.UUID(digits.ljust(32, fill)) for fill in "0f"]
+    return _first(JobRun.objects.filter(run_id__range=ids), now)
 
 
 def last_manual_run(
@@ -184,7 +207,11 @@ def _overview(
 ) -> JobOverview:
     if state is None:
         next_run_at = line.next_after(now)
-        return JobOverview(line.name, line.in_words, line.times, next_run_at, False)
+        # Catch-up keeps a record of its ticks, and is no run.
+        has_ticks = line.django_command == "catch_up"
+        return JobOverview(
+            line.name, line.in_words, line.times, next_run_at, has_ticks, last
+        )
     paused_until = state.paused_until if state.is_paused else None
     failed = failing_run(state)
     return JobOverview(
@@ -200,16 +227,26 @@ def _overview(
     )
 
 
-def _last_runs(jobs: Sequence[str], now: datetime) -> dict[str, Run]:
+def _last_runs(
+    jobs: Sequence[str], failing: dict[str, int], now: datetime
+) -> dict[str, Run]:
+    """Of each job; of one that is `failing` no success beside it, by hand perhaps."""
     numbers = [number for (number,) in rows_of(_LAST, {"jobs": list(jobs)})]
-    rows = JobRun.objects.filter(id__in=numbers)
-    runs = [Run(**row) for row in _reckoned(rows.values(*_COLUMNS), now)]
-    return {run.job: run for run in runs}
+    rows = JobRun.objects.filter(id__in=[*numbers, *failing.values()])
+    found = [Run(**row) for row in _reckoned(rows.values(*_COLUMNS), now)]
+    runs = {run.id: run for run in found}
+    last = [runs[number] for number in numbers if number in runs]
+    return {run.job: _worse(run, runs.get(failing.get(run.job, 0))) for run in last}
+
+
+def _worse(last: Run, failed: Run | None) -> Run:
+    return failed if failed and last.outcome == Outcome.SUCCEEDED else last
 
 
 def _first(rows: QuerySet[JobRun], now: datetime) -> RunWithOutput | None:
-    found = _reckoned(rows.values(*_COLUMNS, "output")[:1], now)
-    return RunWithOutput(**found[0]) if found else None
+    for row in _reckoned(rows.values(*_COLUMNS, "output", "run_id")[:1], now):
+        return RunWithOutput(**{**row, "run_id": row["run_id"].hex})
+    return None
 
 
 def _reckoned(
