@@ -78,6 +78,7 @@ def recorded(
         outcome=outcome,
         exit_code=None if is_running else exit_code,
         started_at=started_at,
+        seen_at=datetime.now(UTC) if is_running else None,
         finished_at=None if is_running else started_at + timedelta(seconds=seconds),
         seconds=None if is_running else seconds,
     )
@@ -586,13 +587,21 @@ def test_catch_up_takes_a_locked_table_for_no_outage(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_could_not_claim_its_slot_has_used_up_no_attempt(
-    commands: Commands, tmp_path: Path
+@pytest.mark.parametrize(
+    ("code", "errors"),
+    [
+        # The database was away when it began: no attempt is used up.
+        (69, []),
+        # It may have run, and the crontab is not to blame.
+        (1, ["it ended with 1 and left no record"]),
+    ],
+)
+def test_the_line_of_a_job_without_a_record_is_not_blamed_for_it(
+    code: int, errors: list[str], commands: Commands, tmp_path: Path
 ) -> None:
-    """Its line is not to blame: the database was away when it began."""
     crontab, slot = due_two_hours_ago(tmp_path, "python")
     away = tmp_path / "timeout"
-    away.write_text("#!/bin/sh\nexit 69\n")
+    away.write_text(f"#!/bin/sh\nexit {code}\n")
     away.chmod(0o755)
 
     done = commands.run(
@@ -601,8 +610,8 @@ def test_a_job_that_could_not_claim_its_slot_has_used_up_no_attempt(
         environment={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
     )
 
-    assert "exit_code=69" in done.err
-    assert not runs().exists()
+    assert f"exit_code={code}" in done.err
+    assert [run.error.partition(":")[0] for run in runs()] == errors
 
 
 def due_two_hours_ago(folder: Path, program: str) -> tuple[Path, datetime]:

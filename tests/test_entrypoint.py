@@ -62,7 +62,10 @@ def test_a_stop_ends_what_is_caught_up_with_as_well(
         code, seconds = stop(process)
 
     assert (code, seconds < 5) == (0, True), app.said()
-    assert runs() == [("starview-sleep", "catch-up", "interrupted")]
+    assert runs() == [
+        ("starview-sleep", "catch-up", "interrupted"),
+        ("starview-catch-up", "schedule", "interrupted"),
+    ]
 
 
 def test_a_crontab_with_mistakes_is_told_and_runs_all_the_same(

@@ -30,6 +30,7 @@ logger = structlog.get_logger(__name__)
 # Of sysexits.h. EX_UNAVAILABLE: without the database nothing was claimed, or run.
 EXIT_UNCLAIMED = 69
 EXIT_RUNNING = 75  # EX_TEMPFAIL: another run of this job is under way
+_NOT_STARTED = (126, 127)  # of a shell, env or timeout
 KEEP_DAYS = 400
 PRUNE_ROWS = 100  # at the end of each run; more than any run adds
 # How long the end of a run is tried to be recorded, through a restart of the database.
@@ -388,14 +389,16 @@ class RunRecord:
 def record_unbegun(
     request: RunRequest, *, exit_code: int, started_at: datetime, now: datetime
 ) -> None:
-    """Record that a line ended before the runner began, unless it has a record.
+    """Record that a line ended without a record of its own, unless it has one.
 
     The shell did not find its program, for example: nobody else knows of it.
     """
-    error = (
-        f"its line in the crontab ended with {exit_code} before the job began: the"
-        " container's log says why HINT: python manage.py jobs check"
+    what = (
+        f"its line in the crontab ended with {exit_code} before the job began"
+        if exit_code in _NOT_STARTED
+        else f"it ended with {exit_code} and left no record"
     )
+    error = f"{what}: the container's log says why HINT: python manage.py jobs check"
     record = RunRecord(request, uuid.uuid4())
     if isinstance(record.begin(started_at), Taken):
         return
