@@ -21,7 +21,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench requirements supercronic clean
+	check-image check-migrations bench requirements supercronic pgbouncer clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -29,10 +29,10 @@ help: ## show this list
 demo: $(INSTALLED) ## run every job against real local services, and show what it did
 	@$(BIN)/python -m demo.run
 
-test: $(INSTALLED) supercronic ## run the tests, against real local services
+test: $(INSTALLED) supercronic pgbouncer ## run the tests, against real local services
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
-soak: $(INSTALLED) supercronic ## repeat what `test` tries a few times, 8 minutes; LONG=1 takes hours
+soak: $(INSTALLED) supercronic pgbouncer ## repeat what `test` tries a few times, 8 minutes; LONG=1 takes hours
 	LONG=$(LONG) $(BIN)/python -m pytest -m soak -n auto --dist worksteal $(PYTEST)
 
 check: check-python check-format check-types check-scripts check-image
@@ -76,6 +76,10 @@ check-migrations: $(INSTALLED)
 # Without it the tests of the schedule are skipped; the others run.
 supercronic:
 	@demo/get_supercronic.sh $(TOOLS) || true
+
+# The same for the locks behind a pooler.
+pgbouncer:
+	@demo/get_pgbouncer.sh $(TOOLS) || true
 
 $(INSTALLED): requirements-dev.txt
 	@demo/make_venv.sh $(VENV) requirements-dev.txt

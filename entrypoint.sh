@@ -19,26 +19,19 @@ for name in LOG_FORMAT ADMIN_EMAIL; do
   fi
 done
 
-# Each line of stdin as one JSON object: supercronic and the jobs write such lines
-# themselves, a shell that says "Killed" does not.
-as_json() {
-  local line
-  while IFS= read -r line || [ -n "$line" ]; do
-    if [[ "$line" != '{'*'}' ]]; then
-      line=${line//\\/\\\\}
-      line=${line//\"/\\\"}
-      line="{\"event\": \"output\", \"line\": \"${line//[[:cntrl:]]/ }\"}"
-    fi
-    printf '%s\n' "$line"
-  done
+# From here on each line that is written is one JSON object: what comes from a program
+# that knows nothing of LOG_FORMAT, or from a shell, as well.
+write_json() {
+  local end=end-of-output-$$-$RANDOM$RANDOM$RANDOM
+  exec > >(exec python -m starview.output "$end") 2>&1
+  filter=$!
+  # The filter has written the last line when this script ends. It waits for the mark,
+  # not for a process that somebody left behind to close its output.
+  trap 'status=$?; printf "\0%s\n" '"$end"' || true; wait "$filter" || true; exit "$status"' EXIT
 }
 
 say() {
-  if [ "${LOG_FORMAT:-}" = json ]; then
-    as_json <<<"$1" >&2
-  else
-    printf '%s\n' "$1" >&2
-  fi
+  printf '%s\n' "$1" >&2
 }
 
 usage() {
@@ -79,58 +72,125 @@ wait_for_database() {
   python manage.py wait_for_database
 }
 
-# The processes of the jobs that supercronic ($1) has started. The shell that it runs
-# each line with is left out while it waits for its command: it would die of the signal
-# first, and supercronic would take the job for ended.
-processes_of_jobs() {
+# Who is whose child.
+declare -A children_of=()
+read_processes() {
   local stat line pid parent
-  local -A children=()
+  children_of=()
   for stat in /proc/[0-9]*/stat; do
     { read -r line <"$stat"; } 2>/dev/null || continue
+    pid=${line%% *}
     # The name, in brackets, may hold blanks: the fields are read from behind it.
     read -r _ parent _ <<<"${line##*) }"
-    children[$parent]+=" ${line%% *}"
+    children_of[$parent]+=" $pid"
   done
-  local shells=${children[$1]:-} below=''
-  for pid in $shells; do
-    [ -n "${children[$pid]:-}" ] && below+=${children[$pid]} || below+=" $pid"
+}
+
+# The processes whose parents are $1.
+children() {
+  local pid
+  for pid in $1; do printf '%s' "${children_of[$pid]:-}"; done
+}
+
+# $1 and all below them.
+descendants() {
+  local found=$1
+  while [[ "$found" == *[0-9]* ]]; do
+    printf '%s ' "$found"
+    found=$(children "$found")
   done
-  while [ -n "$below" ]; do
-    printf '%s\n' "$below"
-    shells=$below below=''
-    for pid in $shells; do below+=${children[$pid]:-}; done
+}
+
+# The processes of the jobs that supercronic has started. The shell that it runs each
+# line with is left out while it waits for its command: it would die of the signal
+# first, and supercronic would take the job for ended.
+processes_of_jobs() {
+  local pid
+  for pid in ${children_of[$child]:-}; do
+    descendants "${children_of[$pid]:-$pid}"
+  done
+}
+
+# What `docker exec` has started in this container, and what such processes left behind.
+# Elsewhere, on a laptop for example, other processes are no business of this script.
+processes_beside() {
+  local pid
+  if [ $$ != 1 ]; then
+    [ "$PPID" = 1 ] || return 0
+    case "$(</proc/1/comm)" in tini | docker-init) ;; *) return 0 ;; esac
+  fi
+  for pid in ${children_of[0]:-} ${children_of[1]:-}; do
+    case "$pid" in 1 | "$$" | "$child" | "${filter:-}") continue ;; esac
+    # Where containers of a pod share their processes, only those of this one.
+    [ "/proc/$pid/ns/mnt" -ef /proc/self/ns/mnt ] && descendants "$pid"
+  done
+}
+
+is_ours() {
+  local words
+  { mapfile -d '' -t words <"/proc/$1/cmdline"; } 2>/dev/null || return 1
+  [[ " ${words[*]} " == *manage.py* ]]
+}
+
+# When this script ends, the container and all that is in it is killed.
+wait_for_processes_beside() {
+  local pid is_busy=yes
+  while [ -n "$is_busy" ]; do
+    is_busy=''
+    read_processes
+    for pid in $(processes_beside); do
+      ! is_ours "$pid" || is_busy=yes
+    done
+    [ -z "$is_busy" ] || sleep 0.1
   done
 }
 
 # supercronic stops scheduling on SIGTERM but waits for its jobs without telling them.
 stop_schedule() {
   local pid
-  told=$1
+  signalled=$1
   say "stopping: $1 goes to the running jobs"
-  kill -TERM "$scheduler" 2>/dev/null || true
-  for pid in $(processes_of_jobs "$scheduler"); do
+  kill -TERM "$child" 2>/dev/null || true
+  read_processes
+  for pid in $(processes_of_jobs) $(processes_beside); do
     kill -TERM "$pid" 2>/dev/null || true
   done
 }
 
+stop_command() {
+  signalled=$1
+  kill -TERM "$child" 2>/dev/null || true
+}
+
+# Run a command to its end; $1 is called with the name of a signal.
+run() {
+  local handler=$1 status=143
+  shift
+  "$@" <&0 &
+  child=$!
+  signalled=begin
+  # Of this function's variables; a handler runs in it.
+  # shellcheck disable=SC2064
+  trap "$handler SIGTERM" TERM
+  # shellcheck disable=SC2064
+  trap "$handler SIGINT" INT
+  # A signal ends `wait` early, with its own number; then wait on, for the command's.
+  while [ "$status" -gt 128 ] && [ -n "$signalled" ]; do
+    signalled='' status=0
+    wait "$child" || status=$?
+  done
+  return "$status"
+}
+
 run_schedule() {
-  local options=(-passthrough-logs -no-reap)
-  [ "${LOG_FORMAT:-}" = json ] && options+=(-json)
+  local options=(-passthrough-logs -no-reap) status=0
+  [ "${LOG_FORMAT:-}" != json ] || options+=(-json)
   # supercronic would send events of its own to SENTRY_DSN, by an old SDK, and no option
   # of it prevents that: the jobs find the value under another name. Times are UTC, also
   # where a crontab does not say so.
   export STARVIEW_SENTRY_DSN=${SENTRY_DSN:-}
-  TZ=UTC env -u SENTRY_DSN supercronic "${options[@]}" crontab &
-  scheduler=$!
-  told=begin
-  trap 'stop_schedule SIGTERM' TERM
-  trap 'stop_schedule SIGINT' INT
-  local status=143
-  # A signal ends `wait` early, with its own number; then wait on, for the scheduler's.
-  while [ "$status" -gt 128 ] && [ -n "$told" ]; do
-    told='' status=0
-    wait "$scheduler" || status=$?
-  done
+  run stop_schedule env -u SENTRY_DSN TZ=UTC supercronic "${options[@]}" crontab || status=$?
+  wait_for_processes_beside
   return "$status"
 }
 
@@ -147,29 +207,14 @@ uses_database() {
   esac
 }
 
-start() {
-  check_settings
-  check_schedule
-  wait_for_database
-  run_schedule
-}
-
-# Ends only when the last line has been written.
-start_as_json() {
-  exec > >(as_json) 2>&1
-  filter=$!
-  trap 'status=$?; exec >&- 2>&-; wait "$filter" || true; exit "$status"' EXIT
-  start
-}
-
 main() {
+  [ "${LOG_FORMAT:-}" != json ] || write_json
   case "${1:-}" in
     '')
-      if [ "${LOG_FORMAT:-}" = json ]; then
-        start_as_json
-      else
-        start
-      fi
+      check_settings
+      check_schedule
+      wait_for_database
+      run_schedule
       ;;
     -h | --help) usage ;;
     *)
@@ -180,7 +225,11 @@ main() {
       if uses_database "$@"; then
         wait_for_database
       fi
-      exec "$@"
+      if [ "${LOG_FORMAT:-}" = json ]; then
+        run stop_command "$@"
+      else
+        exec "$@"
+      fi
       ;;
   esac
 }

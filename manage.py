@@ -3,7 +3,6 @@
 
 import atexit
 import errno
-import io
 import os
 import sys
 import threading
@@ -11,19 +10,14 @@ import traceback
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from starview.json_lines import finish_streams, json_is_asked, wrap_streams_as_json
+from starview.output import filter_streams, finish_streams
 
 
 def main() -> int:
     """Run the command in sys.argv and return its exit code."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "starview.settings")
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show must not end a run half-way.
-            stream.reconfigure(errors="backslashreplace")
-    if json_is_asked():
-        wrap_streams_as_json()
+    filter_streams()
     try:
         from django.core.management import execute_from_command_line
 

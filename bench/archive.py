@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg2
 
 from bench.laboratory import PYTHON, Laboratory, Usage, measured
-from starview_app.maintenance.jobs.audit_archive import format as archive_format
+from starview_app.maintenance.jobs.audit_archive.format import DELETE, copy_sql
+from starview_app.maintenance.jobs.audit_archive.table import read_columns
 
 ARCHIVE = ["archive_audit_logs", "--days=30"]
 VERIFY = ["verify_audit_archives"]
@@ -278,17 +279,18 @@ def _statements(url: str, folder: Path) -> dict[str, str]:
     """The engine's own SQL, for every row at once, as psql takes it."""
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cursor:
+        columns = read_columns(cursor)
         texts = {
             name: cursor.mogrify(statement, _EVERY_ROW).decode()
             for name, statement in (
-                *archive_format.COPY.items(),
-                ("delete", archive_format.DELETE),
+                *((kind, copy_sql(kind, columns)) for kind in ("json", "txt")),
+                ("delete", DELETE),
             )
         }
     connection.close()
     statements = {}
     for kind in ("json", "txt"):
-        copy = texts[kind].replace("\n", " ").removeprefix("COPY ")
+        copy = texts[kind].replace("\n", " ").strip().removeprefix("COPY ")
         path = folder / f"audit.{kind}"
         statements[kind.upper()] = r"\copy " + copy.replace("STDOUT", f"'{path}'")
     return {**statements, "DELETE": texts["delete"]}

@@ -58,7 +58,7 @@ def main(path: Path, arguments: list[str]) -> int:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from starview_app.maintenance.jobs import archive_audit_logs as job
-    from starview_app.maintenance.jobs.audit_archive import segments
+    from starview_app.maintenance.jobs.audit_archive import segments, transfer
     from starview_app.maintenance.stores import s3
 
     planning = "counting, planning, looking for references"
@@ -68,8 +68,8 @@ def main(path: Path, arguments: list[str]) -> int:
         (segments, "_summary", planning),
         (segments, "_refuse_referred", planning),
         (segments._Objects, "_copy", COPYING),
-        (segments._Objects, "_read_back", "read back and hashed"),
-        (segments.SegmentArchiver, "_delete", DELETING),
+        (transfer.Source, "read_all", "read back and hashed"),
+        (segments, "_delete", DELETING),
         (BaseDatabaseWrapper, "_commit", "COMMIT"),
         (os, "fsync", "fsync"),
         (s3._Upload, "_send_part", "upload"),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -21,9 +20,6 @@ from django.core.validators import validate_email
 EVERY_COMMAND = "every command"
 ARCHIVE = "archive_audit_logs"
 MAIL = "the e-mail report"
-
-# A shorter one would be found in every second word.
-SHORTEST_SECRET = 6  # characters
 
 _DATABASE_SCHEMES = ("postgres", "postgresql", "postgis", "pgsql")
 
@@ -56,7 +52,6 @@ class Environment:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
-        self._secrets: set[str] = set()
         self.problems: list[Problem] = []
         self.debug = False
         self.debug = self.boolean("DEBUG", default=False)
@@ -92,9 +87,6 @@ class Environment:
         with a value, or None. A `secret` value is never quoted in a problem.
         """
         value = self._raw(name, needed_by, where)
-        if value and secret:
-            password = _password_of(value)
-            self._secrets |= {value, password, unquote(password)}
         if value is None:
             if self.debug and debug_default:
                 return debug_default
@@ -172,13 +164,6 @@ class Environment:
         """Note a problem; also for what shows only when variables are read together."""
         self.problems.append(Problem(name, needed_by, text, where))
 
-    def redact(self, text: str) -> str:
-        """`text` with every secret that was read, and every URL's password, as ***."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            if len(secret) >= SHORTEST_SECRET:
-                text = text.replace(secret, "***")
-        return text
-
     # -- internal helpers ---------------------------------------------------------
 
     def _raw(self, name: str, needed_by: str, where: str) -> str | None:
@@ -242,6 +227,18 @@ def http_url_problem(value: str) -> str | None:
     return "is not an http:// or https:// address"
 
 
+def endpoint_problem(value: str) -> str | None:
+    """An address of a store: its path would become a part of every object's name."""
+    if problem := http_url_problem(value):
+        return problem
+    if re.fullmatch(r"https?://[^/]+/?", value):
+        return None
+    return (
+        "has a path behind the host; write the address alone, the bucket's name goes"
+        " into the variable for it"
+    )
+
+
 def dsn_problem(value: str) -> str | None:
     if re.fullmatch(r"https?://[^\s/@]+@[^\s/@]+(/[^\s]*)?/\d+", value):
         return None
@@ -249,9 +246,9 @@ def dsn_problem(value: str) -> str | None:
 
 
 def redis_url_problem(value: str) -> str | None:
-    if re.match(r"(redis|rediss|unix)://", value):
-        return None
-    return "is not a redis:// or rediss:// address"
+    if not re.match(r"(redis|rediss|unix)://", value):
+        return "is not a redis:// or rediss:// address"
+    return _unescaped_problem(value)
 
 
 def host_problem(value: str) -> str | None:
@@ -297,14 +294,8 @@ def choice_problem(*choices: str) -> Callable[[str], str | None]:
 
 
 def _without_password(value: str) -> str:
-    """`value` without what a URL may hold before its host."""
-    return re.sub(r"//[^/@]*@", "//***@", value)
-
-
-def _password_of(url: str) -> str:
-    """What stands between the user and the host of a URL; else nothing."""
-    match = re.match(r"[a-z+]+://[^/@:]*:([^/@]*)@", url)
-    return match[1] if match else ""
+    """`value` without what a URL may hold before its host; the last @ ends it."""
+    return re.sub(r"//.*@", "//***@", value, flags=re.DOTALL)
 
 
 def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -319,10 +310,25 @@ def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
     return check_all
 
 
+def _unescaped_problem(url: str) -> str | None:
+    """A password with @, /, ?, #, % or a blank would be cut in two, and half shown."""
+    _, _, rest = url.partition("://")
+    before, at, after = rest.rpartition("@")
+    is_cut = re.search(r"[@/?#]", before) or "#" in after
+    if is_cut or re.search(r"%(?![0-9A-Fa-f]{2})|[\s\x00-\x1f\x7f]", rest):
+        return (
+            "holds unescaped special characters; percent-encode those of the user and"
+            " the password: %40 for @, %2F for /, %25 for %"
+        )
+    return None
+
+
 def _database_url_problem(url: str) -> str | None:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in _DATABASE_SCHEMES:
         return "is not a postgresql:// URL"
+    if wrong := _unescaped_problem(url):
+        return wrong
     try:
         parsed = dj_database_url.parse(url)
     except Exception:  # noqa: BLE001 - the text of any parse error may hold the URL

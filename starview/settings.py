@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from starview import database
 from starview import env as environment
 from starview.env import ARCHIVE, MAIL
 from starview.logging import configure_logging
@@ -158,8 +159,8 @@ AWS_STORAGE_BUCKET_NAME = env.text(
 AWS_S3_ENDPOINT_URL = env.text(
     "AWS_S3_ENDPOINT_URL",
     needed_by=ARCHIVE,
-    where="leave it empty for R2",
-    check=environment.http_url_problem,
+    where="leave it empty for R2, or write https://HOST without the bucket",
+    check=environment.endpoint_problem,
 )
 # The web service's: where its bucket is served to the world, so not for audit rows.
 R2_PUBLIC_URL = env.text("R2_PUBLIC_URL")
@@ -212,7 +213,7 @@ AWS_SES_ENDPOINT_URL = env.text(
     "AWS_SES_ENDPOINT_URL",
     needed_by=MAIL,
     where="leave it empty for Amazon SES",
-    check=environment.http_url_problem,
+    check=environment.endpoint_problem,
 )
 AWS_SES_REGION_ENDPOINT_URL = (
     AWS_SES_ENDPOINT_URL or f"https://email.{AWS_SES_REGION_NAME}.amazonaws.com"
@@ -267,6 +268,7 @@ TIME_ZONE = "UTC"  # the crontab's times, the cut-offs and the archive are in UT
 
 if DATABASES["default"]:
     DATABASES["default"].setdefault("OPTIONS", {})
+    DATABASES["default"]["OPTIONS"]["connection_factory"] = database.connect
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
     DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
     # These tell a session that waits for hours from one whose server is gone.

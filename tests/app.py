@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import ROOT, merged
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 # It sleeps until it is told to stop; and says what it was started with.
 SLEEPER = """
 import os, time
@@ -54,9 +54,15 @@ class App:
 
     @contextmanager
     def started(
-        self, environment: dict[str, str], line: str = SLEEP
+        self,
+        environment: dict[str, str],
+        line: str = SLEEP,
+        within: Sequence[str] = (),
     ) -> Iterator["subprocess.Popen[bytes]"]:
-        """The entrypoint, where supercronic runs `line` every second."""
+        """The entrypoint, where supercronic runs `line` every second.
+
+        `within` is what starts it.
+        """
         self._seconds.write_text(f"* * * * * * *  {line}\n")
         program = self._programs / "supercronic"
         program.write_text(
@@ -67,7 +73,7 @@ class App:
         variables = {**environment, "PATH": ":".join(map(str, path))}
         with self.output.open("wb") as output:
             process = subprocess.Popen(
-                [str(self.folder / "entrypoint.sh")],
+                [*within, str(self.folder / "entrypoint.sh")],
                 env=merged(variables),
                 stdout=output,
                 stderr=subprocess.STDOUT,

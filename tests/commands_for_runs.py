@@ -1,10 +1,12 @@
 """Management commands that are not ours, for `run_job`: each does one thing only."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -120,3 +122,72 @@ class TryAgainLater(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         raise CommandError("try again later", returncode=75)
+
+
+class EndItsChild(BaseCommand):
+    """Forks, and ends its child by a signal, at once: before it has done anything."""
+
+    def handle(self, **options: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            pid = os.fork()
+            if not pid:
+                while True:
+                    signal.pause()
+            os.kill(pid, number)
+            _, status = os.waitpid(pid, 0)
+            self.stdout.write(f"{number.name}: {os.waitstatus_to_exitcode(status)}")
+
+
+class LeavePoolOpen(BaseCommand):
+    """Starts processes that wait for work, and leaves them so."""
+
+    pool: Any = None
+    executor: Any = None
+
+    def handle(self, **options: Any) -> None:
+        fork = multiprocessing.get_context("fork")
+        type(self).pool = fork.Pool(2)
+        type(self).executor = ProcessPoolExecutor(2, fork)
+        squares = self.pool.map(abs, range(-3, 0))
+        self.stdout.write(f"{squares} {self.executor.submit(abs, -4).result()}")
+
+
+class LeaveInChild(BaseCommand):
+    """Its child leaves by an exception, through all that the runner has set up."""
+
+    def handle(self, **options: Any) -> None:
+        pid = os.fork()
+        if not pid:
+            raise SystemExit(3)
+        _, status = os.waitpid(pid, 0)
+        self.stdout.write(f"its child: {os.waitstatus_to_exitcode(status)}")
+        self.stdout.flush()
+        threading.Event().wait()
+
+
+class LeaveChildBehind(BaseCommand):
+    """Is killed, and leaves a child that goes on."""
+
+    def handle(self, **options: Any) -> None:
+        pid = os.fork()
+        if not pid:
+            os.close(1)
+            os.close(2)
+            while True:
+                signal.pause()
+        self.stdout.write(f"child {pid}")
+        self.stdout.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class OwnHandler(BaseCommand):
+    """Ends in its own way when it is told to stop."""
+
+    def handle(self, **options: Any) -> None:
+        told = threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+        self.stdout.write("waiting")
+        self.stdout.flush()
+        while not told.wait(0.01):
+            pass
+        self.stdout.write("ended in its own way")

@@ -863,9 +863,9 @@ def test_secrets_are_taken_out_of_every_part_of_a_mail(mails: Mails) -> None:
     secret = "demo-ses-secret"
     run(
         line(secret),
-        output=f"key {secret}\n" + secret * 300,
+        output=f"key {secret}\n",
         error=f"it broke with {secret} HINT: not {secret}.",
-        command=f"clearsessions --key={secret}" + " x" * 227 + f" {secret}",
+        command=f"clearsessions --key={secret}",
     )
     alerts.database_is_down(secret, f"database: {secret}", now=SLOT)
 

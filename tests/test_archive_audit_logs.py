@@ -108,12 +108,14 @@ class MemoryStore:
             if name not in self.archives
         ]
 
-    def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
-        return self._writer(name)
+    def writer(
+        self, name: str, *, overwrite: bool = False
+    ) -> AbstractContextManager[ObjectWriter]:
+        return self._writer(name, overwrite)
 
     @contextmanager
-    def _writer(self, name: str) -> Iterator[ObjectWriter]:
-        if name in self.content:
+    def _writer(self, name: str, overwrite: bool) -> Iterator[ObjectWriter]:
+        if name in self.content and not overwrite:
             raise ObjectExistsError(f"{name}: exists")
         pieces = Pieces()
         yield pieces
@@ -132,9 +134,10 @@ class MemoryStore:
     def discard_unfinished(self, name: str) -> None:
         """Nothing is ever left."""
 
-    def objects(self) -> Iterator[Listed]:
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
         for name, content in sorted(self.content.items()):
-            yield Listed(name, len(content))
+            if name.startswith(prefix):
+                yield Listed(name, len(content))
 
 
 @dataclass
@@ -162,7 +165,7 @@ class NoStore:
     def discard_unfinished(self, name: str) -> None:
         raise AssertionError(f"asked to discard {name}")
 
-    def objects(self) -> Iterator[Listed]:
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
         raise AssertionError("asked for a list")
 
 
@@ -258,12 +261,15 @@ def test_with_nothing_to_do_it_asks_the_store_for_nothing() -> None:
     assert AuditLog.objects.count() == 1
 
 
-def test_a_dry_run_changes_nothing_and_asks_the_store_for_nothing() -> None:
+def test_a_dry_run_changes_nothing_and_only_lists_the_store() -> None:
     row = add_row()
     events: list[Event] = []
+    store = MemoryStore()
 
-    result = run(NoStore(), dry_run=True, report=events.append)
+    result = run(store, dry_run=True, report=events.append)
 
+    assert store.content == {}
+    assert AuditArchive.objects.count() == 0
     assert result == JobResult({"found": 1, "archived": 0, "segments": 0, "objects": 0})
     assert events == [Found(1, CUTOFF)]
     assert remaining_ids() == {row.id}
@@ -713,11 +719,13 @@ class Sessions:
         # Given before a COPY begins.
         self.before: Callable[[], object] = lambda: None
 
-    def copy(self, cursor: Any, record: Any, batch: Any, sink: Any) -> Any:
+    def copy(
+        self, cursor: Any, columns: Any, record: Any, batch: Any, sink: Any
+    ) -> Any:
         is_main = threading.current_thread() is threading.main_thread()
         self.in_main[archive_format.kind_of(sink.name)] = is_main
         self.before()
-        return self._copy(cursor, record, batch, sink)
+        return self._copy(cursor, columns, record, batch, sink)
 
 
 @pytest.fixture
@@ -861,9 +869,9 @@ def test_a_row_changed_meanwhile_is_archived_as_it_is_when_it_is_deleted() -> No
 
     result = run(store)
 
-    logs = json.loads(store.content[f"{NAME}.json"])["logs"]
+    logs = json.loads(store.content[f"{NAME}_0002.json"])["logs"]
     assert [(log["id"], log["message"]) for log in logs] == [(row.id, "changed")]
-    assert b'message="changed"' in store.content[f"{NAME}.txt"]
+    assert b'message="changed"' in store.content[f"{NAME}_0002.txt"]
     assert result == JobResult({"found": 1, "archived": 1, "segments": 1, "objects": 2})
     assert remaining_ids() == set()
 
@@ -880,7 +888,7 @@ def test_a_user_deleted_meanwhile_does_not_cost_a_row() -> None:
 
     run(store)
 
-    logs = json.loads(store.content[f"{NAME}.json"])["logs"]
+    logs = json.loads(store.content[f"{NAME}_0002.json"])["logs"]
     assert [(log["id"], log["user_id"]) for log in logs] == [(row.id, None)]
     assert remaining_ids() == set()
 
@@ -892,7 +900,7 @@ def test_a_row_moved_out_of_the_range_meanwhile_is_kept() -> None:
 
     run(store)
 
-    assert archived_ids(store.content[f"{NAME}.json"]) == [old.id]
+    assert archived_ids(store.content[f"{NAME}_0002.json"]) == [old.id]
     assert remaining_ids() == {moved.id}
 
 
@@ -917,7 +925,7 @@ def test_when_all_rows_vanish_before_they_are_archived_the_run_has_nothing_to_do
         if isinstance(event, Found):
             in_another_session("DELETE FROM starview_app_auditlog")
 
-    result = run(NoStore(), report=delete)
+    result = run(MemoryStore(), report=delete)
 
     assert result == JobResult({"found": 1, "archived": 0, "segments": 0, "objects": 0})
 
@@ -949,7 +957,8 @@ def test_a_segment_whose_rows_vanish_is_passed_over_and_the_next_one_is_archived
 
     assert result == JobResult({"found": 2, "archived": 1, "segments": 1, "objects": 2})
     assert [archived_ids(content) for content in jsons(store)] == [[second.id]]
-    assert [record.state for record in AuditArchive.objects.all()] == ["archived"]
+    records = AuditArchive.objects.order_by("id")
+    assert [record.state for record in records] == ["abandoned", "archived"]
 
 
 def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> None:
@@ -959,7 +968,7 @@ def test_a_row_deleted_meanwhile_is_not_archived_as_deleted_by_this_run() -> Non
 
     result = run(store)
 
-    assert archived_ids(store.content[f"{NAME}.json"]) == [old.id]
+    assert archived_ids(store.content[f"{NAME}_0002.json"]) == [old.id]
     assert result.counts["archived"] == 1
     assert remaining_ids() == set()
 
@@ -1564,16 +1573,31 @@ def test_the_command_says_when_there_is_nothing_to_archive(
     assert bucket.archived_objects() == []
 
 
-def test_a_dry_run_of_the_command_reports_and_needs_no_store(
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_S3_ENDPOINT_URL", "http://127.0.0.1:9", "HINT: is the store up"),
+        ("AWS_ACCESS_KEY_ID", None, "AWS_ACCESS_KEY_ID is required"),
+    ],
+)
+def test_a_dry_run_fails_where_the_run_would(
+    variable: str, value: str | None, said: str, bucket: LocalServices, manage: Manage
+) -> None:
+    row = add_row()
+
+    done = manage("archive_audit_logs", "--dry-run", env={variable: value})
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert remaining_ids() == {row.id}
+
+
+def test_a_dry_run_of_the_command_reports(
     bucket: LocalServices, manage: Manage
 ) -> None:
     row = add_row()
 
-    done = manage(
-        "archive_audit_logs",
-        "--dry-run",
-        env={"AWS_S3_ENDPOINT_URL": "http://127.0.0.1:9"},
-    )
+    done = manage("archive_audit_logs", "--dry-run")
 
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "Found 1 audit logs older than 30 days"
@@ -1732,7 +1756,7 @@ def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) ->
 
     row = add_row()
 
-    with job_lock("archive_audit_logs", LOCK_NAME):
+    with job_lock("archive_audit_logs", LOCK_NAME, on_lost=pytest.fail):
         done = manage("archive_audit_logs")
 
     assert (done.returncode, done.stdout) == (75, "")
@@ -1752,7 +1776,7 @@ def test_rows_that_another_table_refers_to_are_not_deleted_from_under_it(
     )
     try:
         with pytest.raises(JobError, match="refer to 1 due audit rows HINT: move"):
-            run(NoStore())
+            run(MemoryStore())
 
         assert remaining_ids() == {row.pk}
     finally:

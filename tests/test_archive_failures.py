@@ -122,7 +122,7 @@ def assert_the_next_run_completes_it(services: LocalServices, originals: Rows) -
     assert rows() == 0
     assert_each_row_once(Bucket(services), originals)
     here = AuditArchive.objects.filter(location=Bucket(services).store.location)
-    assert not here.exclude(state="archived").exists()
+    assert not here.exclude(state__in=("archived", "abandoned")).exists()
 
 
 def unfinished_uploads(services: LocalServices) -> list[str]:
@@ -166,7 +166,8 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    patch_config(monkeypatch, retries={"total_max_attempts": 1}, read_timeout=1)
+    # Under load a list may take its time as well.
+    patch_config(monkeypatch, retries={"total_max_attempts": 1}, read_timeout=4)
 
 
 @pytest.fixture
@@ -310,7 +311,7 @@ def test_an_object_that_appears_after_the_run_gave_it_up_is_the_next_runs(
     wait_until(lambda: key in keys(bucket), f"{key} has appeared")
 
     assert_the_next_run_completes_it(bucket, originals)
-    assert key in keys(bucket)
+    assert key not in keys(bucket)
 
 
 def test_a_request_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
@@ -337,12 +338,12 @@ def test_when_the_clean_up_fails_too_the_first_failure_is_the_one_to_read(
     assert table_rows() == originals
     assert keys(bucket) == [f"{NAME}.json"]
     assert_the_next_run_completes_it(bucket, originals)
-    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+    assert f"{NAME}.json" not in keys(bucket)
 
 
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("kind", ["json", "txt"])
-def test_a_changed_object_that_could_not_be_removed_is_replaced_by_the_next_run(
+def test_a_changed_object_that_could_not_be_removed_is_removed_by_the_next_run(
     kind: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
     originals = add_rows()
@@ -355,7 +356,7 @@ def test_a_changed_object_that_could_not_be_removed_is_replaced_by_the_next_run(
     assert table_rows() == originals
     assert f"{NAME}.{kind}" in keys(bucket)
     assert_the_next_run_completes_it(bucket, originals)
-    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+    assert f"{NAME}.{kind}" not in keys(bucket)
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
@@ -395,7 +396,7 @@ def test_when_the_answer_to_an_upload_is_lost_the_run_recognises_its_own_object(
 
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("suffix", OBJECTS)
-def test_when_every_answer_to_an_upload_is_lost_the_next_run_finishes_the_segment(
+def test_when_every_answer_to_an_upload_is_lost_the_next_run_removes_the_object(
     suffix: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
     originals = add_rows()
@@ -405,9 +406,9 @@ def test_when_every_answer_to_an_upload_is_lost_the_next_run_finishes_the_segmen
         run(s3.url)
 
     assert table_rows() == originals
-    assert keys(bucket) == [NAME + suffix]
+    assert NAME + suffix in keys(bucket)
     assert_the_next_run_completes_it(bucket, originals)
-    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
+    assert NAME + suffix not in keys(bucket)
 
 
 # -- names that exist ----------------------------------------------------------------
@@ -836,7 +837,7 @@ def test_the_next_run_archives_what_a_failed_one_kept(
     result = run(s3.url)
 
     assert result.counts == {"found": 3, "archived": 3, "segments": 1, "objects": 2}
-    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt", MANIFEST]
+    assert keys(bucket) == [f"{NAME}_0002.json", f"{NAME}_0002.txt", MANIFEST]
     assert_each_row_once(Bucket(bucket), originals)
     assert rows() == 0
 
@@ -856,8 +857,9 @@ def test_when_the_database_ends_the_session_nothing_is_deleted(
 
     assert "database: " in assert_one_clear_line(done)
     assert table_rows() == originals
-    assert keys(bucket) == []
+    left = keys(bucket)  # who cannot ask the database removes nothing
     assert_the_next_run_completes_it(bucket, originals)
+    assert set(left).isdisjoint(keys(bucket))
 
 
 @pytest.mark.parametrize("suffix", ["_0002.json", "_0002.txt"], ids=["json", "txt"])
@@ -907,7 +909,7 @@ def test_when_the_session_ends_in_the_commit_the_objects_stay_for_the_next_run(
     assert len(left) == 2
     in_another_session("DROP TRIGGER die ON maintenance_auditarchive")
     assert_the_next_run_completes_it(bucket, originals)
-    assert keys(bucket)[:2] == left
+    assert set(left).isdisjoint(keys(bucket))
 
 
 def test_when_the_answer_to_the_commit_is_lost_the_next_run_writes_the_manifest(
@@ -915,10 +917,18 @@ def test_when_the_answer_to_the_commit_is_lost_the_next_run_writes_the_manifest(
 ) -> None:
     originals = add_rows()
     commit: Any = vars(BaseDatabaseWrapper)["_commit"]
+    lost: list[bool] = []
 
     def commit_and_lose_the_answer(wrapper: BaseDatabaseWrapper) -> None:
         commit(wrapper)
-        if AuditArchive.objects.filter(state="archived").exists():
+        with session() as other:
+            cursor = other.cursor()
+            cursor.execute(
+                "SELECT count(*) FROM maintenance_auditarchive WHERE state = 'archived'"
+            )
+            is_archived = cursor.fetchone() != (0,)
+        if is_archived and not lost:
+            lost.append(True)
             wrapper.close()
             raise OperationalError("server closed the connection unexpectedly")
 
@@ -1084,7 +1094,7 @@ def test_when_the_second_session(
     assert isinstance(failure.value.__cause__, cause)
     assert table_rows() == originals
     assert keys(bucket) == []
-    assert not AuditArchive.objects.exists()
+    assert not AuditArchive.objects.exclude(state="abandoned").exists()
     assert_the_second_session_is_gone()
     assert_the_next_run_completes_it(bucket, originals)
 
@@ -1250,7 +1260,7 @@ def test_while_the_second_session_is_blocked_the_run_can_be_ended_at_once(
         assert len(err.splitlines()) == 3, err
         assert "was stopped by SIGTERM" in err
         assert keys(bucket) == []
-        assert not AuditArchive.objects.exists()
+        assert not AuditArchive.objects.exclude(state="abandoned").exists()
         wait_for_sessions_to_end()  # of both names: it still waits for the lock if not
     else:
         blocked_txt.close()

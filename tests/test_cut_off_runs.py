@@ -127,6 +127,7 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     history = manage("jobs", "history", NAME)
     error, counts = runs().get().error, runs().get().counts
     JobRun.objects.update(finished_at=timezone.now() - timedelta(minutes=11))
+    (app.folder / "crontab").write_text(crontab.replace(f" {limit} ", " 1h "))
     rest = manage("catch_up")
 
     assert timeout.returncode not in (0, 2, 75), output

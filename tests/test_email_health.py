@@ -391,7 +391,7 @@ class TestSendingStatistics:
         answers.add_client_error(
             "get_send_statistics",
             service_error_code="AccessDenied",
-            service_message="AKIAEXAMPLE with very-secret is not\nauthorized",
+            service_message="demo-ses-key with demo-ses-secret is not\nauthorized",
         )
 
         assert statistics() == SendingStatistics(

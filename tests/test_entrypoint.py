@@ -1,9 +1,13 @@
 """The real entrypoint.sh with the real supercronic, without a container around them."""
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -108,19 +112,141 @@ def test_supercronic_gets_no_sentry_dsn_and_the_jobs_get_it_under_another_name(
     assert "TZ is UTC" in app.said()
 
 
+def entrypoint(
+    *command: str, env: dict[str, str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "entrypoint.sh"), *command],
+        env=merged({**env, "PATH": path_of_the_image()}),
+        capture_output=True,
+        text=True,
+        errors="strict",
+        input=stdin,
+        timeout=WAIT_SECONDS,
+    )
+
+
+def test_of_a_command_that_knows_no_json_each_line_is_an_object_and_its_code_is_kept(
+    test_environment: dict[str, str],
+) -> None:
+    script = r"""
+        cat; printf '{not json}\n\377\n{"whole": 1}\n{"a": "%s"}\n' "$SOME_TOKEN"
+        sleep 100 & # it keeps the output open
+        printf 'no line end' >&2; exit 3
+    """
+    json_and_a_secret = {"LOG_FORMAT": "json", "SOME_TOKEN": 'to"ken/of 1'}
+
+    done = entrypoint(
+        *("sh", "-c", script), env={**test_environment, **json_and_a_secret}, stdin="in"
+    )
+
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    shown = [record.get("line", record) for record in objects]
+    assert shown == ["in{not json}", "\\xff", {"whole": 1}, {"a": "***"}, "no line end"]
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["no-such-command"], 127), ([], 1)]
+)
+def test_with_json_what_the_entrypoint_itself_has_to_say_is_objects(
+    arguments: list[str], code: int, test_environment: dict[str, str]
+) -> None:
+    wrong = {"LOG_FORMAT": "json", "DATABASE_URL": "mysql://"}
+
+    done = entrypoint(*arguments, env={**test_environment, **wrong})
+
+    assert done.returncode == code
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()]
+
+
+def test_a_signal_reaches_a_command_whose_lines_become_objects(
+    tmp_path: Path, test_environment: dict[str, str]
+) -> None:
+    script = "trap 'echo stopped; exit 7' TERM; echo begun; while :; do sleep 0.1; done"
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [str(ROOT / "entrypoint.sh"), "bash", "-c", script],
+            env=merged({"LOG_FORMAT": "json", "PATH": path_of_the_image()}),
+            stdout=output,
+        )
+    wait_until(lambda: "begun" in (tmp_path / "output").read_text())
+
+    code, _ = stop(process)
+
+    assert code == 7
+    assert "stopped" in (tmp_path / "output").read_text()
+
+
+# -- what `docker exec` has started ----------------------------------------------------
+
+CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+AS_TINI = """
+    "$@" & child=$!
+    trap 'kill -TERM $child' TERM
+    until wait $child; code=$?; [ $code -lt 128 ]; do :; done
+    exit $code
+"""
+
+
+@pytest.fixture
+def tini(tmp_path: Path) -> list[str]:
+    """What runs a program as the image does, as its own process tree's first child."""
+    if subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a namespace of processes")
+    program = tmp_path / "tini"
+    shutil.copy2(shutil.which("bash") or "", program)
+    return [*CONTAINER, str(program), "-c", AS_TINI, "tini"]
+
+
+def test_a_stop_reaches_a_job_that_docker_exec_has_started_and_waits_for_its_end(
+    app: App, tini: list[str], test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with app.started(test_environment, "true", within=tini) as process:
+        app.wait_for("job succeeded", process)
+        init = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        with (tmp_path / "beside").open("wb") as output:
+            beside = subprocess.Popen(
+                ["nsenter", "-t", init.strip(), "--pid", "--mount"]
+                + [sys.executable, str(app.folder / "manage.py"), "run_job", "sleep"],
+                env=merged(test_environment),
+                stdout=output,
+            )
+        wait_until(
+            lambda: (
+                "sleeping" in (tmp_path / "beside").read_text()
+                or beside.poll() is not None
+            )
+        )
+
+        os.kill(int(init), signal.SIGTERM)
+        code = process.wait(WAIT_SECONDS)
+
+    assert code == 0, app.said()
+    assert beside.wait(WAIT_SECONDS) == 1  # its own word, not a SIGKILL
+    assert runs() == [("starview-sleep", "by hand", "interrupted")]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def path_of_the_image() -> str:
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
 @pytest.mark.parametrize("arguments", [["check"], ["history", "--help"]])
 def test_what_needs_no_database_waits_for_none(
     arguments: list[str], test_environment: dict[str, str]
 ) -> None:
     nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    done = subprocess.run(
-        [str(ROOT / "entrypoint.sh"), "python", "manage.py", "jobs", *arguments],
-        env=merged({**test_environment, **nowhere, "PATH": path}),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
+    done = entrypoint(
+        *("python", "manage.py", "jobs", *arguments),
+        env={**test_environment, **nowhere},
     )
 
     assert done.returncode == 0, done.stderr

@@ -62,6 +62,7 @@ WRONG: list[tuple[str, str]] = [
     ("DATABASE_URL", "postgresql://u:secret#wrong@host/db"),
     ("DATABASE_URL", "postgresql://u:secret-wrong@host:port/db"),
     ("DATABASE_URL", "postgresql://u:secret[wrong@host/db"),
+    ("AWS_S3_ENDPOINT_URL", "https://user:secret/wr@ng@minio:9000"),
     ("ALLOWED_HOSTS", "https://starview.app"),
     ("ALLOWED_HOSTS", "starview.app/path"),
     ("ALLOWED_HOSTS", "starview.app www.starview.app"),
@@ -588,3 +589,30 @@ def test_a_debug_run_on_render_is_refused_since_its_disk_does_not_last(
 
     assert variables_in(text) == ["DEBUG"]
     assert "set it to False" in text
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["p@ss", "p/ss", "p@ssw0rd/x", "p?ss", "p#ss", "50%", "5%zz", "p ss", "p@ss?x=y"],
+)
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("DATABASE_URL", "postgres://u:{}@db/n1"), ("REDIS_URL", "redis://:{}@h:6379/0")],
+)
+def test_an_address_whose_password_is_not_escaped_is_refused_and_not_shown(
+    name: str, address: str, password: str, load: Load
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        load({**GOOD, name: address.format(password)})
+
+    assert f"{name} holds unescaped special characters" in str(refusal.value)
+    assert "percent-encode" in str(refusal.value)
+    assert password not in str(refusal.value).replace("%25", "").replace("%2F", "")
+
+
+def test_an_escaped_password_is_taken_as_it_was_meant(load: Load) -> None:
+    url = "postgres://u:p%40ss%2Fw%25%23%3F%20%3A@db/n1?application_name=a%40b"
+
+    database = load({**GOOD, "DATABASE_URL": url})["DATABASES"]["default"]
+
+    assert (database["PASSWORD"], database["HOST"]) == ("p@ss/w%#? :", "db")

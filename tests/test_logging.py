@@ -1,6 +1,5 @@
 """With LOG_FORMAT=json every line that a process writes is one JSON object."""
 
-import io
 import json
 import logging
 import os
@@ -16,8 +15,8 @@ import pytest
 import structlog
 
 from demo.services import LocalServices
-from starview.json_lines import JsonLines
 from starview.logging import configure_logging
+from starview.output import JsonLines
 from tests.conftest import ROOT, Manage, merged
 
 JSON: dict[str, str | None] = {"LOG_FORMAT": "json"}
@@ -37,13 +36,11 @@ def lines(text: str) -> list[str]:
 # -- the stream ----------------------------------------------------------------------
 
 
-def written(*texts: str) -> list[str]:
-    target = io.StringIO()
-    stream = JsonLines(target, "stdout")
-    for text in texts:
-        stream.write(text)
-    stream.finish()
-    return target.getvalue().split("\n")[:-1]
+def written(*texts: str | bytes) -> list[str]:
+    stream = JsonLines("stdout")
+    parts = [text.encode() if isinstance(text, str) else text for text in texts]
+    data = b"".join(map(stream.feed, parts)) + stream.finish()
+    return data.decode().split("\n")[:-1]
 
 
 def test_each_line_is_one_object_that_names_its_stream_and_time() -> None:
@@ -77,7 +74,11 @@ def test_a_line_that_is_an_object_already_passes_unchanged() -> None:
     assert written(line + "\n") == [line]
 
 
-@pytest.mark.parametrize("text", ["{not json}", "[1]", "12", '"text"', "{", "null"])
+@pytest.mark.parametrize(
+    "text",
+    ["{not json}", "[1]", "12", '"text"', "{", "null", '{"a": NaN}', '{"a":' * 9999],
+    ids=lambda text: text[:9],
+)
 def test_a_line_that_only_looks_like_json_is_wrapped(text: str) -> None:
     (line,) = written(text + "\n")
 
@@ -86,13 +87,27 @@ def test_a_line_that_only_looks_like_json_is_wrapped(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['say "hi"', "back\\slash", "tab\there", "\x1b[31m", "zoë 🔭", "\udcff", "\x00"],
+    ['say "hi"', "back\\slash", "tab\there", "\x1b[31m", "zoë 🔭", "\x00"],
     ids=ascii,
 )
 def test_any_character_survives_the_way_into_json(text: str) -> None:
     (line,) = written(text + "\n")
 
     assert json.loads(line)["line"] == text
+
+
+def test_bytes_that_are_no_text_are_shown_as_such() -> None:
+    (line,) = written(b'{"a": "\xff"}\n')
+
+    assert json.loads(line)["line"] == '{"a": "\\xff"}'
+
+
+def test_a_long_object_passes_unchanged_and_a_line_without_end_in_parts() -> None:
+    long = json.dumps({"text": "x" * 200_000})
+    assert written(long[:70_000], long[70_000:] + "\n") == [long]
+
+    endless = written(*["x" * 500_000] * 5)
+    assert "".join(json.loads(line)["line"] for line in endless) == "x" * 2_500_000
 
 
 @pytest.mark.parametrize("sign", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
@@ -300,6 +315,23 @@ def test_the_log_format_can_come_from_a_file_like_every_variable(
     assert done.returncode == 0
     assert lines(done.stdout)
     assert objects(done.stderr)
+
+
+CHILD = r"""
+import os, subprocess, sys
+subprocess.run(["sh", "-c", "echo {not json}; printf '\\377\\n{}\\n' >&2"])
+os.write(2, b'{"a": NaN}\n')
+print("no end of line", end="")
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_the_children_of_a_run_write_is_an_object_too(manage: Manage) -> None:
+    done = manage("run_job", "shell", "-v0", "-c", CHILD, env=JSON)
+
+    assert lines(done.stdout) == ["{not json}", "no end of line"]
+    events = [record for record in objects(done.stderr) if "line" in record]
+    assert [record["line"] for record in events] == ["\\xff", '{"a": NaN}']
 
 
 @pytest.mark.django_db

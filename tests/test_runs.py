@@ -371,8 +371,13 @@ def test_while_nobody_reads_the_deadline_holds_and_later_nothing_is_lost(
     start: Start, pipe: tuple[Path, int]
 ) -> None:
     path, reader = pipe
-    process = start("flood", timeout="timeout 2", stdout=path)
-    wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
+    for seconds in (2, 8, 32):  # on a busy machine it may be over before it writes
+        JobRun.objects.all().delete()
+        process = start("flood", timeout=f"timeout {seconds}", stdout=path)
+        wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
+        if readable(reader):
+            break
+        process.finish()
 
     seen = b""
     while chunk := os.read(reader, 65_536):
@@ -742,7 +747,8 @@ def test_a_run_whose_sessions_are_cut_off_fails_and_is_recorded(start: Start) ->
 
     assert done.code == 1
     assert outcomes() == [("schedule", "failed")]
-    assert "the connection" in only_run().error
+    # Of whichever of its sessions it has noticed it first.
+    assert "connection" in only_run().error
 
 
 def _someone_sleeps() -> bool:
@@ -753,7 +759,7 @@ def _someone_sleeps() -> bool:
         return bool(cursor.fetchone() == (1,))
 
 
-def test_a_watching_process_that_loses_its_session_takes_its_lock_again(
+def test_a_watching_process_that_loses_its_session_goes_on_with_another(
     start: Start,
 ) -> None:
     process = start("wait", constants={SAVE_SECONDS: 0.05})
@@ -775,11 +781,11 @@ def test_a_watching_process_that_loses_its_session_takes_its_lock_again(
         " WHERE application_name LIKE 'runner %%'"
     )
 
-    def has_its_lock_again() -> bool:
+    def is_connected_again() -> bool:
         found = sessions()
         return bool(found) and not set(found) & set(before)
 
-    wait_until(has_its_lock_again, "it is connected again")
+    wait_until(is_connected_again, "it is connected again")
     assert found_crashed() == []
 
 
@@ -889,7 +895,7 @@ def test_an_end_that_cannot_be_written_is_said_and_the_exit_code_is_the_jobs(
     assert "lock timeout" in done.err
 
 
-def test_an_outage_over_a_look_leaves_no_run_without_its_lock(start: Start) -> None:
+def test_an_outage_over_a_look_makes_no_run_look_crashed(start: Start) -> None:
     """While nobody can connect, and afterwards: who lives is not taken for crashed."""
     process = start("wait", by_hand=True, constants={SAVE_SECONDS: 0.1})
     worker_of(process)

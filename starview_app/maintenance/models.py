@@ -37,19 +37,31 @@ class AuditManifest(models.Model):
 class AuditArchive(models.Model):
     """One segment of the audit log: what was, or is being, moved to a store.
 
+    A state is left once and never returned to:
+
+        open ──► archived ──► removing ──► removed
+          └────► abandoned
+
     `open` is committed before the first object is written. `archived` is committed
     together with the deletion of the rows, and with nothing else: while a segment is
-    open its rows are in the table, afterwards they are in its objects. `removing` is
-    committed before the first object is removed.
+    open its rows are in the table, afterwards they are in its objects. `abandoned` is
+    committed before any of its objects is removed, by the run that opened it or by
+    another one; then its rows can only be archived under another record. `removing`
+    is committed before the first object of an archived segment is removed.
+
+    Rows are never deleted, so that the names of a record's objects stay its own.
     """
 
     class State(models.TextChoices):
         OPEN = "open"
         ARCHIVED = "archived"
+        ABANDONED = "abandoned"
         REMOVING = "removing"
         REMOVED = "removed"
 
     location = models.CharField(max_length=1000)
+    # What the names of its objects begin with: a name belongs to one record for ever.
+    stem = models.CharField(max_length=255)
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
     # Of the run that opened it; to the microsecond it marks the objects as this one's.
     archived_at = models.DateTimeField()
@@ -62,10 +74,17 @@ class AuditArchive(models.Model):
     # Of its objects, in the order of writing.
     names = models.JSONField()
     row_count = models.PositiveBigIntegerField(default=0)
-    # As the manifest lists them; empty while open.
+    # As the manifest lists them; empty until archived.
     objects_written = models.JSONField(default=list)
     # None until a manifest lists it.
     manifest = models.ForeignKey(AuditManifest, on_delete=models.PROTECT, null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["location", "stem"], name="archive_stem_once"
+            )
+        ]
 
 
 class ScheduleLine(models.Model):

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
 
+from starview.redaction import redact
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.text import one_line
 
@@ -185,10 +186,7 @@ def sending_statistics(
             last_week=_sum(points, now - 2 * WEEK, now - WEEK),
         )
     except Exception as error:  # nothing here may cost the report
-        reason = _reason(error)
-        for secret in (secret_access_key, access_key_id):
-            reason = reason.replace(secret, "***")
-        return SendingStatistics(unknown_because=reason)
+        return SendingStatistics(unknown_because=redact(_reason(error)))
 
 
 def _client(

@@ -1,15 +1,18 @@
 """Move old audit rows to the archive, segment by segment, and list them in a manifest.
 
 At every instant a row is in the table or in exactly one finished segment: see
-`audit_archive.segments`. What a killed run left is settled first by the next one.
+`audit_archive.segments`. What a killed run left is removed first by the next one.
 """
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
-from django.db import connection
+from django.db import OperationalError, connection
+from psycopg2.errors import LockNotAvailable
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
@@ -20,12 +23,17 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
 )
 from starview_app.maintenance.jobs.audit_archive.segments import (
     START,
+    ChangedMeanwhileError,
     Outcome,
     Position,
     SegmentArchiver,
     SegmentVanishedError,
+    abandon,
+    open_segment,
     plan,
+    remove_abandoned,
 )
+from starview_app.maintenance.jobs.audit_archive.table import read_columns
 from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
@@ -34,6 +42,9 @@ from starview_app.maintenance.stores.base import Store, StoreError
 # 100,000 rows are some 50 MB of JSON and take a few seconds: little is done again after
 # a kill, and a row that the web service changes meanwhile waits no longer than that.
 SEGMENT_ROWS = 100_000
+# A row of the segment was changed or held by another: the segment is written anew.
+ATTEMPTS = 3
+State = AuditArchive.State
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of a segment that an earlier run left open."""
+    """What became of the objects of a segment that an earlier run did not finish."""
 
     names: tuple[str, ...]
     outcome: Outcome
@@ -87,13 +98,16 @@ def archive_audit_logs(
     A row exactly `days` old is kept. `formats` holds `json`, `txt` or both; each is one
     object a segment, gzipped with `compress`. No row is deleted before every object of
     its segment has been read back and found equal to what was sent, and the count of
-    deleted rows is the count of rows written. Killed at any moment, each row is in the
-    table or in exactly one archived segment, and the next run settles what was open.
+    deleted rows is the count of rows written. Killed, or frozen and thawed, at any
+    moment, and beside any number of other runs, each row is in the table or in exactly
+    one archived segment; the next run removes what was left unfinished.
 
-    Call it with the archive's lock held. Counts: found, archived, segments, objects.
-    Raises JobError.
+    A dry run looks at the table and lists the store, and changes nothing. Counts:
+    found, archived, segments, objects. Raises JobError.
     """
     cutoff = now - timedelta(days=days)
+    with connection.cursor() as cursor:
+        read_columns(cursor)
     count = _count_due(cutoff)
     report(Found(count, cutoff))
     run = _Run(
@@ -107,7 +121,9 @@ def archive_audit_logs(
         should_stop=should_stop,
         result=JobResult({"found": count, "archived": 0, "segments": 0, "objects": 0}),
     )
-    if not dry_run:
+    if dry_run:
+        run.look_at_store()
+    else:
         run.run()
     return run.result
 
@@ -123,6 +139,15 @@ class _Run:
     report: Report
     should_stop: ShouldStop
     result: JobResult
+    # In the names of this run's objects.
+    numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
+
+    def look_at_store(self) -> None:
+        """Raises JobError when the archive could not be written to its place."""
+        try:
+            self._list_store()
+        except StoreError as error:
+            raise JobError(f"nothing could be archived: {error}") from error
 
     def run(self) -> None:
         try:
@@ -160,27 +185,43 @@ class _Run:
             " database, archiving failed"
         )
 
+    def _list_store(self) -> set[str]:
+        """The names in the store; that it can be listed is shown before it is used."""
+        return {found.name for found in self.store.objects()}
+
     def _settle(self) -> None:
-        """Finish or undo what earlier runs left open."""
-        archiver = SegmentArchiver(self.store, self.should_stop)
-        left_open = AuditArchive.objects.filter(
-            location=self.store.location, state=AuditArchive.State.OPEN
-        )
-        for record in left_open.order_by("id"):
-            self._check_stop()
-            names = tuple(record.names)
-            try:
-                outcome = archiver.settle(record, cutoff=self.cutoff)
-            except StoreError as error:
-                raise StoreError(
-                    f"what an earlier run left could not be settled: {error}"
-                ) from error
-            self.report(Settled(names, outcome))
-            if outcome is Outcome.FINISHED:
-                self._count(record)
+        """Abandon what earlier runs left open, then remove what bears such names.
+
+        Also what was abandoned long ago: a run may have slept ever since, and its
+        object appear now.
+        """
+        records = AuditArchive.objects.filter(location=self.store.location)
+        left_open = list(records.filter(state=State.OPEN).order_by("id"))
+        abandoned = list(records.filter(state=State.ABANDONED).order_by("id"))
+        if not (self.result.counts["found"] or left_open or abandoned):
+            return
+        listed = self._list_store()
+        for record in left_open:
+            if _abandon(record):
+                self._remove(record, set(record.names), is_new=True)
+        for record in abandoned:
+            self._remove(record, listed, is_new=False)
+
+    def _remove(self, record: AuditArchive, listed: set[str], *, is_new: bool) -> None:
+        self._check_stop()
+        names = tuple(record.names)
+        try:
+            outcome = remove_abandoned(self.store, record, listed)
+        except StoreError as error:
+            # The rows of it are archived all the same.
+            self.result.problems.append(
+                f"what an unfinished run left could not be removed: {error}"
+            )
+            return
+        if outcome or is_new:
+            self.report(Settled(names, outcome or Outcome.UNDONE))
 
     def _archive_segments(self) -> None:
-        archiver = SegmentArchiver(self.store, self.should_stop)
         after = START
         # Forward only: a row that is back-dated to before `after` is for the next run.
         while ends := plan(
@@ -189,42 +230,32 @@ class _Run:
             self._check_stop()
             if ends[0] <= after:
                 raise AssertionError(f"planned {ends[0]} again after {after}")
-            record = self._open(*ends)
             with suppress(SegmentVanishedError):
-                archiver.archive(record)
-                self._count(record)
+                self._archive_segment(*ends)
             after = ends[1]
 
-    def _open(self, first: Position, last: Position) -> AuditArchive:
-        """Remember a segment, before anything of it is in the store."""
-        records = AuditArchive.objects.filter(location=self.store.location)
-        # A name has the second: of this run, and of one that was killed just before.
-        second = self.now.replace(microsecond=0)
-        number = (
-            1
-            + records.filter(
-                archived_at__gte=second, archived_at__lt=second + timedelta(seconds=1)
-            ).count()
-        )
-        names = [
-            archive_format.object_name(
-                kind,
-                first=first.timestamp,
-                last=last.timestamp,
+    def _archive_segment(self, first: Position, last: Position) -> None:
+        archiver = SegmentArchiver(self.store, self.should_stop)
+        for _ in range(ATTEMPTS):
+            # Each attempt under names of its own.
+            record = open_segment(
+                location=self.store.location,
                 archived_at=self.now,
-                number=number,
+                retention_days=self.days,
+                first=first,
+                last=last,
+                kinds=self.kinds,
+                number=next(self.numbers),
             )
-            for kind in self.kinds
-        ]
-        return records.create(
-            location=self.store.location,
-            archived_at=self.now,
-            retention_days=self.days,
-            first_timestamp=first.timestamp,
-            first_id=first.id,
-            last_timestamp=last.timestamp,
-            last_id=last.id,
-            names=names,
+            try:
+                archiver.archive(record)
+            except ChangedMeanwhileError:
+                continue
+            self._count(record)
+            return
+        raise JobError(
+            "audit rows were changed, or held, while they were archived,"
+            f" {ATTEMPTS} times over HINT: run the job again later"
         )
 
     def _count(self, record: AuditArchive) -> None:
@@ -247,6 +278,16 @@ class _Run:
     def _check_stop(self) -> None:
         if self.should_stop():
             raise StopRequested
+
+
+def _abandon(record: AuditArchive) -> bool:
+    """False when it is not open any more, or another run is just finishing it."""
+    try:
+        return abandon(record)
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            return False
+        raise
 
 
 def _count_due(cutoff: datetime) -> int:

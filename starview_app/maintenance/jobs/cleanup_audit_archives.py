@@ -2,7 +2,8 @@
 
 A segment is marked as being removed before its first object goes, and a manifest says
 that it is gone after the last one: a run that is killed in between is continued by the
-next one, and what is missing is never taken for lost.
+next one, and what is missing is never taken for lost. The mark is never taken back, so
+a run that sleeps and wakes up removes only what was given up for good.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from django.db.models import QuerySet
 
 from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.audit_archive.chain import has_records
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     ManifestWritten,
     is_manifest,
@@ -72,9 +74,9 @@ def cleanup_audit_archives(
     removed, nor are manifests, nor anything that this database has not on record as
     archived. Objects under a lock of the store are kept and counted, without failing.
     An object that was missing before is a problem, which the chain will not show again.
-    An archive whose removal an earlier run began is removed whatever `days` says now.
+    An archive that an earlier run has removed in part is removed whatever `days` says.
 
-    Call it with the archive's lock held. Counts: found, removed, objects, kept_by_lock,
+    Runs may be beside each other. Counts: found, removed, objects, kept_by_lock,
     unknown. Raises JobError.
     """
     names = ("found", "removed", "objects", "kept_by_lock", "unknown")
@@ -106,29 +108,36 @@ class _Cleanup:
     result: JobResult
 
     def run(self, *, dry_run: bool) -> None:
-        due = self._due()
-        listed = self._look_around(due)
+        listed = [found.name for found in self.store.objects()]
+        due = self._due(set(listed))
+        self._report_found(due, listed)
         if not dry_run:
-            self._remove(due, listed)
+            self._remove(due, set(listed))
 
     @property
     def _records(self) -> QuerySet[AuditArchive]:
+        if not has_records():  # in a dry run, which makes no tables
+            return AuditArchive.objects.none()
         return AuditArchive.objects.filter(location=self.store.location)
 
-    def _due(self) -> list[AuditArchive]:
-        """What is marked already, and what is old enough, but for the newest of all."""
+    def _due(self, listed: set[str]) -> list[AuditArchive]:
+        """What is old enough, but for the newest of all, or gone in part already."""
         archived = self._records.filter(state=State.ARCHIVED)
         newest = archived.order_by("last_timestamp", "id").last()
         old = archived.filter(last_timestamp__lt=self.cutoff, manifest__is_written=True)
         if newest:
             old = old.exclude(pk=newest.pk)
-        marked = self._records.filter(state=State.REMOVING)
-        return [*marked.order_by("id"), *old.order_by("last_timestamp", "id")]
+        removing = self._records.filter(state=State.REMOVING).order_by("id")
+        begun = [
+            record
+            for record in removing
+            if record.last_timestamp < self.cutoff
+            or not listed.issuperset(record.names)
+        ]
+        return [*begun, *old.order_by("last_timestamp", "id")]
 
-    def _look_around(self, due: list[AuditArchive]) -> set[str]:
-        """Report what is there; returns the names of all objects."""
+    def _report_found(self, due: list[AuditArchive], listed: list[str]) -> None:
         known = {name for record in self._records for name in record.names}
-        listed = [found.name for found in self.store.objects()]
         unknown = [
             name for name in listed if not is_manifest(name) and name not in known
         ]
@@ -137,7 +146,6 @@ class _Cleanup:
         self.report(Found(len(listed), len(due), self.cutoff))
         for name in unknown:
             self.report(Unknown(name))
-        return set(listed)
 
     def _remove(self, due: list[AuditArchive], listed: set[str]) -> None:
         removed: list[AuditArchive] = []
@@ -158,24 +166,24 @@ class _Cleanup:
     def _remove_objects(self, record: AuditArchive, listed: set[str]) -> bool:
         """Remove one archive; False when the store's lock keeps a part of it."""
         was_begun = record.state == State.REMOVING
-        self._mark(record, State.REMOVING)
-        gone = 0
+        if not was_begun and not self._begin_removal(record):
+            return False  # another run was faster
+        is_gone = True
         for name in record.names:
             try:
                 self.store.delete(name)
             except ObjectLockedError:
                 self.report(KeptByLock(name))
                 self.result.counts["kept_by_lock"] += 1
+                is_gone = False
                 continue
-            gone += 1
             if name in listed:
                 self.result.counts["objects"] += 1
                 self.report(Removed(name))
             elif not was_begun:  # else an earlier run removed it
                 self.result.problems.append(f"{name} was missing before it was due")
-        if not gone:
-            self._mark(record, State.ARCHIVED)
-        return gone == len(record.names)
+        return is_gone
 
-    def _mark(self, record: AuditArchive, state: AuditArchive.State) -> None:
-        self._records.filter(pk=record.pk).update(state=state)
+    def _begin_removal(self, record: AuditArchive) -> bool:
+        archived = self._records.filter(pk=record.pk, state=State.ARCHIVED)
+        return archived.update(state=State.REMOVING) == 1

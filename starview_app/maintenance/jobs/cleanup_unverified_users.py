@@ -183,8 +183,8 @@ def cleanup_unverified_users(
     confirmation link lives; expired confirmations are removed as well.
 
     Safe to run twice and safe to kill: each batch of accounts commits by itself, with
-    everything that belongs to them. An account that the database will not let go is
-    reported, and the others of its batch are deleted all the same.
+    everything that belongs to them. An account or a confirmation that the database
+    will not let go is reported, and the others of its batch are deleted all the same.
     Counts: found, deleted, kept, confirmations.
     """
     limits = {
@@ -193,12 +193,14 @@ def cleanup_unverified_users(
     }
     job = _Cleanup(limits, report, should_stop)
     due = job.list_due()
-    if not dry_run:
+    if dry_run:
+        job.count_expired_confirmations(due)
+    else:
         if due:
             report(Deleting())
         for start in range(0, len(due), batch_accounts):
             job.delete(due[start : start + batch_accounts].tolist())
-    job.remove_expired_confirmations(due.tolist(), dry_run=dry_run)
+        job.remove_expired_confirmations()
     return job.result
 
 
@@ -230,9 +232,9 @@ class _Cleanup:
     def list_due(self) -> "array[int]":
         """Report the due accounts, newest first, and return their ids.
 
-        Only ids are held, 4 bytes each: a first run may meet a million accounts.
+        Only ids are held, 8 bytes each: a first run may meet a million accounts.
         """
-        ids = array("i")
+        ids = array("q")
         with transaction.atomic(), connection.cursor() as cursor:
             # One snapshot, so that the count and the list say the same.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -261,9 +263,7 @@ class _Cleanup:
             with transaction.atomic():
                 deleted = self._delete_due(ids)
         except DatabaseError as error:
-            gone = connection.connection is None or connection.connection.closed
-            if gone or self._should_stop():  # then it was cancelled: nobody's fault
-                raise
+            self._raise_unless_refused()
             # Raises what concerns every account: a missing right, a read-only server.
             with transaction.atomic():
                 self._delete_due([])
@@ -271,31 +271,31 @@ class _Cleanup:
         else:
             self._note_deleted(ids, deleted)
 
-    def remove_expired_confirmations(
-        self, due: Sequence[int], *, dry_run: bool
-    ) -> None:
-        """Remove expired confirmations; in a dry run count them, without those of
-        `due`, which would go with their accounts."""
+    def count_expired_confirmations(self, due: Sequence[int]) -> None:
+        """Without those of `due`, which would go with their accounts."""
         with connection.cursor() as cursor:
-            if dry_run:
-                cursor.execute(
-                    f"SELECT count(*) {self._expired_sql}"
-                    " AND account.id <> ALL(%(due)s)",
-                    {**self._limits, "due": list(due)},
-                )
-                (self.result.counts["confirmations"],) = cursor.fetchone()
-                return
-            statement = (
-                "DELETE FROM account_emailconfirmation WHERE id IN"
-                f" (SELECT confirmation.id {self._expired_sql}"
-                # One that is in use is left to the next run.
-                f" LIMIT {BATCH_CONFIRMATIONS} FOR UPDATE OF confirmation SKIP LOCKED)"
+            cursor.execute(
+                f"SELECT count(*) {self._expired_sql} AND account.id <> ALL(%(due)s)",
+                {**self._limits, "due": list(due)},
             )
-            while not self.stopped():
-                cursor.execute(statement, self._limits)
-                self.result.counts["confirmations"] += cursor.rowcount
-                if cursor.rowcount == 0:
-                    return
+            (self.result.counts["confirmations"],) = cursor.fetchone()
+
+    def remove_expired_confirmations(self) -> None:
+        """Batch by batch, by id: what cannot be removed is passed by."""
+        last = 0
+        while not self.stopped():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"SELECT confirmation.id {self._expired_sql}"
+                    " AND confirmation.id > %(last)s"
+                    f" ORDER BY confirmation.id LIMIT {BATCH_CONFIRMATIONS}",
+                    {**self._limits, "last": last},
+                )
+                ids = [number for (number,) in cursor.fetchall()]
+            if not ids:
+                return
+            self._remove_confirmations(ids)
+            last = ids[-1]
 
     # -- internal helpers ---------------------------------------------------------
 
@@ -329,13 +329,47 @@ class _Cleanup:
             _delete_accounts(cursor, [account.id for account in accounts])
         return accounts
 
+    def _raise_unless_refused(self) -> None:
+        """Raise again what is not about the rows: a lost session, a cancelled query."""
+        gone = connection.connection is None or connection.connection.closed
+        if gone or self._should_stop():
+            raise
+
+    def _remove_confirmations(self, ids: Sequence[int]) -> None:
+        """In one transaction; one that the database refuses is found by halving."""
+        try:
+            self.result.counts["confirmations"] += self._delete_expired(ids)
+        except DatabaseError as error:
+            self._raise_unless_refused()
+            self._delete_expired([])  # raises what concerns every confirmation
+            if len(ids) == 1:
+                self.result.problems.append(
+                    f"confirmation {ids[0]} was not removed: {_reason(error)}"
+                )
+                return
+            middle = len(ids) // 2
+            self._remove_confirmations(ids[:middle])
+            self._remove_confirmations(ids[middle:])
+
+    def _delete_expired(self, ids: Sequence[int]) -> int:
+        """Those of `ids` that are still expired; one that is in use is left."""
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(
+                "DELETE FROM account_emailconfirmation WHERE id IN"
+                f" (SELECT confirmation.id {self._expired_sql}"
+                " AND confirmation.id = ANY(%(ids)s)"
+                " FOR UPDATE OF confirmation SKIP LOCKED)",
+                {**self._limits, "ids": list(ids)},
+            )
+            return int(cursor.rowcount)
+
     def _delete_apart(self, ids: Sequence[int], error: DatabaseError) -> None:
         if len(ids) > 1:
             middle = len(ids) // 2
             self.delete(ids[:middle])
             self.delete(ids[middle:])
             return
-        reason = one_line(str(error).strip().splitlines()[0])
+        reason = _reason(error)
         self.result.problems.append(f"account {ids[0]} was not deleted: {reason}")
         self._report(Failed(_name(ids[0]), reason))
 
@@ -348,6 +382,10 @@ class _Cleanup:
                 self._report(Kept(_name(account_id)))
         self.result.counts["deleted"] += len(deleted)
         self.result.counts["kept"] += len(ids) - len(deleted)
+
+
+def _reason(error: DatabaseError) -> str:
+    return one_line(str(error).strip().splitlines()[0])
 
 
 def _name(account_id: int) -> str:

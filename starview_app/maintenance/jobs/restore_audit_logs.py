@@ -1,11 +1,11 @@
 """Bring archived audit rows back into the table, as they were.
 
-An object is copied into a temporary table while it is hashed; only when the hash is the
-one that its manifest lists does one statement move its rows into the audit log, in the
-same transaction.
+An object is read twice: first to compare its size and hash with what its manifest
+lists, then into a temporary table, hashed once more. Only then does one statement move
+its rows into the audit log, in the same transaction.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,51 +23,44 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
 )
 from starview_app.maintenance.jobs.audit_archive.format import kind_of
 from starview_app.maintenance.jobs.audit_archive.manifests import Entry
+from starview_app.maintenance.jobs.audit_archive.table import (
+    KNOWN,
+    SET_TEXT_FORMS,
+    TABLE,
+    Column,
+    read_columns,
+)
 from starview_app.maintenance.jobs.audit_archive.transfer import (
-    Digest,
     Source,
     StopRequested,
+    TooLargeError,
 )
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import ObjectMissingError, Store, StoreError
+from starview_app.maintenance.text import one_line
 
 COPY_BYTES = 1 << 20
 # An account was deleted while its rows came back: they come back without it.
 ATTEMPTS = 3
+# Of the store, one after the other: then it is the store that fails, not an object.
+MOST_FAILURES = 3
+# Lines of an object that are no rows: its head and its tail.
+OTHER_LINES = 2
+# A name that has nothing unpacked.
+_AS_STORED = ""
 BEGIN = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
+_MAKE_LINES = "CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP"
 # The lines of an object as they are: neither character occurs in JSON text.
 _COPY_LINES = r"""
     COPY pg_temp.restored_line (line)
     FROM STDIN WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 """
-_COLUMNS = """
-        id bigint,
-        event_type text,
-        "timestamp" timestamptz,
-        success boolean,
-        message text,
-        user_id bigint,
-        username text,
-        ip_address inet,
-        user_agent text,
-        metadata jsonb
-"""
-_MAKE_TABLES = f"""
-    CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP;
-    CREATE TEMPORARY TABLE restored ({_COLUMNS}) ON COMMIT DROP
-"""
-# Head and tail of the object are no rows. JSON's null comes back as SQL's, which the
-# column does not take: only the metadata `null` can have been meant.
-_READ_ROWS = f"""
-    INSERT INTO pg_temp.restored
-    SELECT
-        log.id, log.event_type, log.timestamp, log.success, log.message, log.user_id,
-        log.username, log.ip_address, log.user_agent, coalesce(log.metadata, 'null')
-    FROM pg_temp.restored_line,
-        json_to_record(rtrim(line, ',')::json) AS log ({_COLUMNS})
-    WHERE line LIKE '{{"id":%'
+_ROWS = """pg_temp.restored_line WHERE line LIKE '{"id":%%'"""
+# Of one row: all rows of an object have the same.
+_ARCHIVED_NAMES = f"""
+    SELECT json_object_keys(first.line)
+    FROM (SELECT rtrim(line, ',')::json AS line FROM {_ROWS} LIMIT 1) AS first
 """
 _LEAVE_OTHERS_OUT = """
     DELETE FROM pg_temp.restored
@@ -84,42 +77,75 @@ _UNLINK = """
         AND NOT EXISTS (SELECT FROM auth_user WHERE auth_user.id = log.user_id)
 """
 # The ids of an object lie close together. The index on them finds what the table has
-# between the first and the last, whatever the planner guesses of a temporary table. A
-# link that only one of the two has was removed with its account.
-_COMPARE = """
-    SELECT count(*), count(*) FILTER (WHERE is_other), min(id) FILTER (WHERE is_other)
-    FROM (
-        SELECT
-            log.id,
-            present.user_id <> log.user_id
-            OR (
-                present.event_type, present.timestamp, present.success, present.message,
-                present.username, present.ip_address, present.user_agent,
-                present.metadata
-            ) IS DISTINCT FROM (
-                log.event_type, log.timestamp, log.success, log.message,
-                log.username, log.ip_address, log.user_agent,
-                log.metadata
-            ) AS is_other
-        FROM pg_temp.restored AS log
-        JOIN starview_app_auditlog AS present ON present.id = log.id
-        WHERE
-            present.id >= (SELECT min(id) FROM pg_temp.restored)
-            AND present.id <= (SELECT max(id) FROM pg_temp.restored)
-    ) AS compared
+# between the first and the last, whatever the planner guesses of a temporary table.
+_PRESENT = f"""
+    {TABLE} AS present
+    WHERE
+        present.id = log.id
+        AND present.id >= (SELECT min(id) FROM pg_temp.restored)
+        AND present.id <= (SELECT max(id) FROM pg_temp.restored)
 """
-_INSERT = """
-    INSERT INTO starview_app_auditlog (
-        id, event_type, "timestamp", success, message, user_id,
-        username, ip_address, user_agent, metadata
+
+
+def _read_rows_sql(columns: Sequence[Column]) -> str:
+    """Make the table of the rows, as they were; the object's head and tail are none."""
+    as_it_was = ", ".join(
+        f"{column.as_it_was('log')} AS {column.quoted}" for column in columns
     )
-    OVERRIDING SYSTEM VALUE
-    SELECT
-        id, event_type, "timestamp", success, message, user_id,
-        username, ip_address, user_agent, metadata
-    FROM pg_temp.restored
-    ON CONFLICT (id) DO NOTHING
-"""
+    types = ", ".join(f"{column.quoted} {column.archived_type}" for column in columns)
+    return f"""
+        CREATE TEMPORARY TABLE restored ON COMMIT DROP AS
+        SELECT {as_it_was}
+        FROM pg_temp.restored_line,
+            json_to_record(rtrim(line, ',')::json) AS log ({types})
+        WHERE line LIKE '{{"id":%%'
+    """
+
+
+def _insert_sql(columns: Sequence[Column]) -> str:
+    """Rows whose id is in the table stay out, also where no key makes ids unique."""
+    names = ", ".join(column.quoted for column in columns)
+    return f"""
+        INSERT INTO {TABLE} ({names})
+        OVERRIDING SYSTEM VALUE
+        SELECT {names}
+        FROM pg_temp.restored AS log
+        WHERE NOT EXISTS (SELECT FROM {_PRESENT})
+        ON CONFLICT DO NOTHING
+    """
+
+
+def _compare_sql(columns: Sequence[Column]) -> str:
+    """How many ids are there; how many of them with other contents, and the first.
+
+    A link that only one of the two has was removed with its account.
+    """
+    compared = [column for column in columns if column.name not in ("id", "user_id")]
+    present, log = (
+        ", ".join(
+            f"{alias}.{column.quoted}" + ("" if column.is_comparable else "::text")
+            for column in compared
+        )
+        for alias in ("present", "log")
+    )
+    return f"""
+        SELECT
+            count(*),
+            count(*) FILTER (WHERE is_other),
+            min(id) FILTER (WHERE is_other)
+        FROM (
+            SELECT
+                log.id,
+                bool_and(
+                    coalesce(present.user_id <> log.user_id, FALSE)
+                    OR ({present}) IS DISTINCT FROM ({log})
+                ) AS is_other
+            FROM pg_temp.restored AS log, {_PRESENT}
+            GROUP BY log.id
+        ) AS compared
+    """
+
+
 # Quoted as SQL needs it; NULL when the ids come from elsewhere.
 _COUNTER = "SELECT pg_get_serial_sequence('starview_app_auditlog', 'id')"
 # In a database that was built anew the counter begins below the restored ids. An id at
@@ -176,9 +202,10 @@ def restore_audit_logs(
     Rows come back with their ids and all fields unchanged, but for the link to an
     account that no longer exists. A row whose id is in the table is skipped; one that
     is there with other contents is a problem. Each object is one transaction: it is
-    restored whole or not at all, and running twice is safe. An object that no manifest
-    lists, or whose bytes are not the listed ones, is refused; the others are restored.
-    A dry run counts a row that two objects have twice.
+    restored whole or not at all, and running twice is safe. An object that neither a
+    manifest lists nor the database vouches for, whose bytes are not the listed ones, or
+    whose rows the table cannot take, is refused; the others are restored. A dry run
+    counts a row that two objects have twice.
 
     Counts: objects, restored, skipped. Raises JobError.
     """
@@ -218,12 +245,23 @@ class _Restoration:
             raise JobError(f"nothing was restored: {problem}")
         entries = [self._listed(chain, name)] if name else self._between(chain)
         try:
-            for entry in entries:
-                if self.should_stop():
-                    raise StopRequested
-                self._restore(chain, entry)
+            self._restore_each(chain, entries)
         except StopRequested:
             self.result.interrupted = True
+
+    def _restore_each(self, chain: Chain, entries: list[Entry]) -> None:
+        failures = 0
+        for entry in entries:
+            if self.should_stop():
+                raise StopRequested
+            try:
+                self._restore(chain, entry)
+                failures = 0
+            except StoreError as error:
+                failures += 1
+                if failures == min(MOST_FAILURES, len(entries)):
+                    raise
+                self.result.problems.append(f"it could not be read: {error}")
 
     # -- which objects ------------------------------------------------------------
 
@@ -233,8 +271,6 @@ class _Restoration:
             return entry
         if entry:
             raise JobError(f"{name} is text for people HINT: {_json_of(chain, name)}")
-        if name in self._unlisted():
-            raise JobError(f"nothing was restored: {_not_yet_listed(name)}")
         raise JobError(
             f"nothing was restored: no manifest lists {name!r} HINT:"
             " verify_audit_archives --sample=0 names every object"
@@ -267,22 +303,10 @@ class _Restoration:
                 for finding in chain.findings
                 if finding.status != STRAY and finding.name not in read
             ),
-            *map(_not_yet_listed, self._unlisted()),
         ]
         return sorted(
             found, key=lambda entry: (entry.last_timestamp, entry.name), reverse=True
         )
-
-    def _unlisted(self) -> list[str]:
-        """The objects of the period that a killed run could not list any more."""
-        records = AuditArchive.objects.filter(
-            location=self.store.location,
-            state=AuditArchive.State.ARCHIVED,
-            manifest=None,
-            first_timestamp__lt=self.until,
-            last_timestamp__gte=self.since,
-        )
-        return [name for record in records.order_by("id") for name in record.names]
 
     # -- one object ---------------------------------------------------------------
 
@@ -293,6 +317,7 @@ class _Restoration:
                     f"{entry.name} is listed by a manifest that was changed, and was"
                     " not restored HINT: verify_audit_archives says which"
                 )
+            self._prove(entry)
             restored = self._restore_with_retries(entry)
         except ObjectMissingError:
             self.result.problems.append(
@@ -323,63 +348,92 @@ class _Restoration:
             return self._restore_once(entry)
         except IntegrityError as error:
             if not isinstance(error.__cause__, ForeignKeyViolation):
-                raise
+                raise _refusal_by_table(entry, error) from error
             if attempts == 1:
-                raise JobError(
+                raise _RefusedError(
                     "accounts were deleted while their rows were restored, three times"
                     f" over, and nothing of {entry.name} was restored HINT: run the job"
                     " again later"
                 ) from error
+        except DataError as error:
+            raise _refusal_by_table(entry, error) from error
         return self._restore_with_retries(entry, attempts - 1)
 
     def _restore_once(self, entry: Entry) -> Restored:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_MAKE_TABLES)
+            cursor.execute(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE")
+            cursor.execute(SET_TEXT_FORMS)
+            cursor.execute(_MAKE_LINES)
             self._copy(cursor, entry)
-            restored = self._prepare(cursor, entry)
+            columns = _archived_columns(cursor, entry)
+            restored = self._prepare(cursor, columns, entry)
             if not restored.rows:
                 return restored
             if not self.dry_run:
                 # First, so that the web service does not give these ids away.
                 _advance_counter(cursor)
-                cursor.execute(_INSERT)
+                cursor.execute(_insert_sql(_written(columns)))
                 restored = replace(restored, present=restored.rows - cursor.rowcount)
-            return self._compare(cursor, restored)
+            return self._compare(cursor, columns, restored)
+
+    def _prove(self, entry: Entry) -> None:
+        """Have its bytes compared with the listed ones, before anything is done."""
+        pieces = _bounded(self.store.read(entry.name), entry)
+        digest = Source(_AS_STORED, pieces, self.should_stop).read_all()
+        if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
+            raise _changed(entry, digest.sha256)
 
     def _copy(self, cursor: CursorWrapper, entry: Entry) -> None:
-        """Have the object's rows, all of them and proved, in the temporary table."""
-        source = Source(entry.name, self.store.read(entry.name), self.should_stop)
+        """Have the object's lines, which are proved, in the temporary table."""
+        pieces = _bounded(self.store.read(entry.name), entry)
+        most_lines = entry.rows + OTHER_LINES
+        source = Source(entry.name, pieces, self.should_stop, most_lines=most_lines)
         file = _File(source)
         try:
             with connection.wrap_database_errors:  # Django does not know copy_expert
                 cursor.copy_expert(_COPY_LINES, file, COPY_BYTES)
-        except DatabaseError as error:
+        except DatabaseError:
+            if isinstance(file.error, TooLargeError):
+                raise _RefusedError(
+                    f"{entry.name} has more than its {entry.rows} rows, or longer ones"
+                    " than any archive has; nothing of it was restored HINT: whoever"
+                    " wrote its manifest is not this job"
+                ) from None
             if file.error:  # psycopg2 keeps its text only
                 raise file.error from None
-            if isinstance(error, DataError):  # not what PostgreSQL wrote
-                file.skip_rest()
-                _refuse_changed(entry, source.digest())
             raise
-        _refuse_changed(entry, source.digest())
-        cursor.execute(_READ_ROWS)
+        digest = source.digest()
+        if digest.sha256 != entry.sha256:
+            raise _changed(entry, digest.sha256)
+
+    def _prepare(
+        self, cursor: CursorWrapper, columns: Sequence[Column], entry: Entry
+    ) -> Restored:
+        """Read the rows; leave out what was not asked for, and links to nobody."""
+        cursor.execute(_read_rows_sql(columns), {})
         if cursor.rowcount != entry.rows:
             raise _RefusedError(
                 f"{entry.name} has {cursor.rowcount} rows instead of {entry.rows}"
             )
-
-    def _prepare(self, cursor: CursorWrapper, entry: Entry) -> Restored:
-        """Leave out what was not asked for, and the links to accounts that are gone."""
         cursor.execute(_LEAVE_OTHERS_OUT, {"since": self.since, "until": self.until})
         rows = entry.rows - cursor.rowcount
         cursor.execute(_UNLINK)
         return Restored(entry.name, rows, unlinked=cursor.rowcount)
 
-    def _compare(self, cursor: CursorWrapper, restored: Restored) -> Restored:
+    def _compare(
+        self, cursor: CursorWrapper, columns: Sequence[Column], restored: Restored
+    ) -> Restored:
         """Look at what was there already, unless it is known that nothing was."""
         if not self.dry_run and not restored.present:
             return restored
-        cursor.execute(_COMPARE)
+        cursor.execute(_compare_sql(_written(columns)), {})
         found, differing, first_id = cursor.fetchone()
+        if not self.dry_run and found != restored.rows:
+            raise _RefusedError(
+                f"{restored.rows - found} rows of {restored.name} have a unique key"
+                f" that other rows of {TABLE} have; nothing of it was restored"
+                " HINT: remove those rows, or that key"
+            )
         return replace(
             restored,
             present=found if self.dry_run else restored.present,
@@ -408,18 +462,56 @@ class _File:
         self._rest = piece[size_bytes:]
         return piece[:size_bytes]
 
-    def skip_rest(self) -> None:
-        for _ in self._pieces:
-            pass
+
+def _bounded(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
+    """No more than the listed bytes, and one piece that shows that there are more."""
+    left = entry.size_bytes
+    for piece in pieces:
+        yield piece
+        left -= len(piece)
+        if left < 0:
+            return
 
 
-def _refuse_changed(entry: Entry, digest: Digest) -> None:
-    if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
+def _changed(entry: Entry, sha256: str) -> _RefusedError:
+    return _RefusedError(
+        f"{entry.name} is not what was archived, its SHA-256 is {sha256}"
+        f" instead of {entry.sha256}; nothing of it was restored HINT: restore it"
+        " from a copy of the bucket; verify_audit_archives looks at the rest"
+    )
+
+
+def _refusal_by_table(entry: Entry, error: DatabaseError) -> _RefusedError:
+    text = " ".join(str(error).split())
+    return _RefusedError(
+        f"{entry.name} has a row that {TABLE} does not take: {text}; nothing of it was"
+        " restored HINT: give a new column a default, or widen it, and run it again"
+    )
+
+
+def _archived_columns(cursor: CursorWrapper, entry: Entry) -> list[Column]:
+    """The table's columns that the object's rows have, in the table's form of today.
+
+    A column that was added since is left out: the table's own default applies.
+    """
+    columns = read_columns(cursor)
+    cursor.execute(_ARCHIVED_NAMES, {})
+    archived = [name for (name,) in cursor.fetchall()]
+    unknown = set(archived) - {column.name for column in columns}
+    missing = set(KNOWN) - set(archived) if archived else set()
+    if unknown or missing:
+        what = ", ".join(map(one_line, sorted(unknown or missing)))
+        where = f"{TABLE} has not" if unknown else "it lacks"
         raise _RefusedError(
-            f"{entry.name} is not what was archived, its SHA-256 is {digest.sha256}"
-            f" instead of {entry.sha256}; nothing of it was restored HINT: restore it"
-            " from a copy of the bucket; verify_audit_archives looks at the rest"
+            f"{entry.name} cannot come back whole: column {what}, {where}; nothing of"
+            " it was restored HINT: add the column to the table, as it was"
         )
+    return [column for column in columns if column.name in archived]
+
+
+def _written(columns: Sequence[Column]) -> list[Column]:
+    """Without those that PostgreSQL computes."""
+    return [column for column in columns if not column.is_generated]
 
 
 def _advance_counter(cursor: CursorWrapper) -> None:
@@ -437,13 +529,6 @@ def _json_of(chain: Chain, name: str) -> str:
         if _stem(other) == _stem(name) and kind_of(other) == "json":
             return f"restore {other}"
     return "its rows were archived as text only"
-
-
-def _not_yet_listed(name: str) -> str:
-    return (
-        f"{name} is in no manifest yet, since its run was killed, and was not restored"
-        " HINT: run archive_audit_logs first, which lists it"
-    )
 
 
 def _stem(name: str) -> str:

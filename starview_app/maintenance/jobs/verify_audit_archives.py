@@ -38,9 +38,13 @@ from starview_app.maintenance.stores.base import (
 )
 
 GOOD = "good"
+BY_SIZE = "by size"
 # Hashing takes a core, and a store lets one wait.
 READ_AT_A_TIME = 2
 
+_COUNTS = (
+    *("manifests", GOOD, "by_size", MISSING, CHANGED, "stray", "read", "unlisted"),
+)
 _Reading = Future[Digest]
 
 
@@ -48,13 +52,15 @@ _Reading = Future[Digest]
 class ChainRead:
     """`is_on_record`: the database knows the newest manifest, so none can be cut off.
 
-    `expected` counts the objects that should be there, `to_read` those that are read.
+    `expected` counts the objects that should be there, `to_read` those that are read,
+    `unlisted` those that no manifest in the store lists yet.
     """
 
     manifests: int
     is_on_record: bool
     expected: int
     to_read: int
+    unlisted: int
 
 
 Event = ChainRead | Finding
@@ -71,13 +77,16 @@ def verify_audit_archives(
 ) -> JobResult:
     """Say of each object whether it is good, missing, changed or in no manifest.
 
-    The manifests are all checked. Objects that were listed before `since` are left
-    out; of the others `sample`, chosen at random, are read back, and the rest are
-    checked by presence and size. Without `sample` all are read. What an archive run
-    has not finished is left out too: the next run settles it.
+    The manifests are all checked, and every object that they, or the database, vouch
+    for. Objects that were listed before `since` are left out; of the others `sample`,
+    chosen at random, are read back, and the rest are checked by presence and size
+    (`by_size`). Without `sample` all are read. What an archive run has not finished is
+    left out too, its rows are in the table; and what a removal has begun with may be
+    there or not.
 
-    Counts: manifests, good, missing, changed, stray, read. Each object that is not good
-    is a problem. Raises JobError when the store cannot be read.
+    Counts: manifests, good, by_size, missing, changed, stray, read, unlisted. Each
+    object that is neither good nor right by its size is a problem. Raises JobError
+    when the store cannot be read.
     """
     try:
         return _Verification(store, report, should_stop).run(since, sample)
@@ -90,8 +99,7 @@ class _Verification:
         self._store = store
         self._report = report
         self._should_stop = should_stop
-        names = (GOOD, MISSING, CHANGED, "stray", "read")
-        self._result = JobResult({"manifests": 0} | dict.fromkeys(names, 0))
+        self._result = JobResult(dict.fromkeys(_COUNTS, 0))
 
     def run(self, since: datetime | None, sample: int | None) -> JobResult:
         inventory = take_inventory(self._store)
@@ -100,15 +108,15 @@ class _Verification:
         expected = [
             entry
             for name, entry in sorted(chain.entries.items())
-            if name not in unsettled
+            if (name not in unsettled or name in sizes)
             and (since is None or chain.listed_at[name] >= since)
         ]
         to_read = _chosen(expected, sample)
-        self._result.counts["manifests"] = len(chain.manifests)
+        manifests, unlisted = len(chain.manifests), len(chain.unlisted)
+        self._result.counts |= {"manifests": manifests, "unlisted": unlisted}
+        is_on_record = chain.is_on_record
         self._report(
-            ChainRead(
-                len(chain.manifests), chain.is_on_record, len(expected), len(to_read)
-            )
+            ChainRead(manifests, is_on_record, len(expected), len(to_read), unlisted)
         )
         for finding in chain.findings:
             self._note(finding)
@@ -170,7 +178,7 @@ class _Verification:
             detail = f"{sizes[name]} bytes instead of {entry.size_bytes}"
             return Finding(CHANGED, name, detail)
         if not reading:
-            return Finding(GOOD, name, f"{entry.rows} rows, by its size only")
+            return Finding(BY_SIZE, name, f"{entry.rows} rows, not read")
         self._result.counts["read"] += 1
         try:
             digest = reading.result()
@@ -186,9 +194,9 @@ class _Verification:
 
     def _note(self, finding: Finding) -> None:
         self._report(finding)
-        count = "stray" if finding.status == STRAY else finding.status
-        self._result.counts[count] += 1
-        if finding.status != GOOD:
+        names = {STRAY: "stray", BY_SIZE: "by_size"}
+        self._result.counts[names.get(finding.status, finding.status)] += 1
+        if finding.status not in (GOOD, BY_SIZE):
             self._result.problems.append(f"{finding.name} is {finding.status}")
 
 

@@ -23,7 +23,7 @@ _LET_GO = """
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("maintenance", "0002_job_runs"),
+        ("maintenance", "0003_abandoned_segments"),
     ]
 
     operations = [

@@ -25,11 +25,15 @@ from starview_app.maintenance.jobs.result import (
     counts_so_far,
 )
 from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock
+from starview_app.maintenance.runner.lock import (
+    JobIsRunningError,
+    job_lock,
+    sessions_named,
+)
 from starview_app.maintenance.runner.record import EXIT_RUNNING
 from starview_app.maintenance.runner.request import take_request
 from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
-from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
+from starview_app.maintenance.runner.stop import StopNow, StopRequest, stop_on_signals
 from starview_app.maintenance.runner.supervisor import is_supervised, tell
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
@@ -40,6 +44,10 @@ logger = structlog.get_logger(__name__)
 MAX_DAYS = 36_500
 
 EXIT_WRONG_OPTIONS = 2
+LOST_HINT = (
+    "HINT: the database was restarted, or somebody, a pooler or a firewall ended the"
+    " session"
+)
 
 
 class OneLineParser(CommandParser):
@@ -142,13 +150,22 @@ class JobCommand(OneLineCommand):
             if session.connection:
                 session.connection.cancel()
 
-        with clear_errors(), stop_on_signals(cancel_query) as stop:
+        with (
+            clear_errors(),
+            sessions_named(self.job_name),
+            stop_on_signals(cancel_query) as stop,
+        ):
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
-            if self.keeps_records and not is_light:
+            if self.keeps_records and not dry_run:
                 create_own_tables()
-            with self._lock(dry_run=dry_run):
+            with self._lock(stop, dry_run=dry_run):
                 result = self._run_logged(stop, dry_run=dry_run, options=options)
+        if stop.failure:
+            raise CommandError(
+                f"{self.job_name} {stop.failure}; what was finished is kept, the next"
+                f" run does the rest {LOST_HINT}"
+            )
         if result.interrupted:
             raise CommandError(
                 f"{self.job_name} was stopped by {stop.signal_name} before it was done;"
@@ -166,17 +183,19 @@ class JobCommand(OneLineCommand):
         parser = self.create_parser(argv[0], argv[1])
         return bool(getattr(parser.parse_args(argv[2:]), "dry_run", False))
 
-    def _lock(self, *, dry_run: bool) -> contextlib.AbstractContextManager[None]:
+    def _lock(
+        self, stop: StopRequest, *, dry_run: bool
+    ) -> contextlib.AbstractContextManager[None]:
         if dry_run:
             return contextlib.nullcontext()
-        return job_lock(self.job_name, self.lock_name)
+        return job_lock(self.job_name, self.lock_name, on_lost=stop.fail)
 
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return one_line(f"{self.job_name} {self.failure}: {problems[0]}{more}")
 
     def _run_logged(
-        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
+        self, stop: StopRequest, *, dry_run: bool, options: dict[str, Any]
     ) -> JobResult:
         with structlog.contextvars.bound_contextvars(**self._names()):
             return self._run_and_log(stop, dry_run=dry_run, options=options)
@@ -188,7 +207,7 @@ class JobCommand(OneLineCommand):
         return {"job": self.job_name, "run_id": uuid.uuid4().hex[:12]}
 
     def _run_and_log(
-        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
+        self, stop: StopRequest, *, dry_run: bool, options: dict[str, Any]
     ) -> JobResult:
         started = time.monotonic()
         logger.info("job_started", dry_run=dry_run)
@@ -196,8 +215,9 @@ class JobCommand(OneLineCommand):
         count_anew()
         try:
             result = self._run_until_told(stop, dry_run=dry_run, options=options)
-            outcome = _outcome(result)
-            tell(interrupted=result.interrupted)
+            if not stop.failure:
+                outcome = _outcome(result)
+                tell(interrupted=result.interrupted)
             return result
         finally:
             self.stdout.flush()

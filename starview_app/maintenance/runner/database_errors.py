@@ -1,5 +1,6 @@
 """What a database error means to an operator, in one line and without secrets."""
 
+import psycopg2
 from django.db import (
     DatabaseError,
     InterfaceError,
@@ -8,6 +9,7 @@ from django.db import (
 )
 from psycopg2 import errors as postgres
 
+from starview.database import UnusableDatabaseError
 from starview_app.maintenance.text import one_line
 
 _LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
@@ -21,9 +23,24 @@ _CONNECT_HINTS = {
     "timeout expired": "the host does not answer: is it in this service's region?",
     "starting up": "try again in a minute",
     "shutting down": "try again when it is back",
+    "unsupported startup parameter": (
+        "a pooler refuses it: remove it from DATABASE_URL, add it to the pooler's"
+        " ignore_startup_parameters, or use the database's direct address"
+    ),
+    "query_wait_timeout": (
+        "a pooler had no session of the server: raise its default_pool_size, or use the"
+        " database's direct address"
+    ),
+    "idle-session timeout": "set idle_session_timeout = 0 for this database user",
+    "transaction timeout": "raise transaction_timeout for this database user",
+    "idle-in-transaction timeout": (
+        "raise idle_in_transaction_session_timeout for this database user"
+    ),
     "terminating connection": "the run was cut off; what it did is kept, run it again",
     "closed the connection": "the run was cut off; what it did is kept, run it again",
-    "statement timeout": "raise statement_timeout for this database user",
+    "statement timeout": (
+        "raise statement_timeout in DATABASE_URL, or for this database user"
+    ),
     "lock timeout": "something else holds the rows or the table; run it again later",
     "remaining connection slots": "close idle connections, or take a larger plan",
     "does not support SSL": "remove sslmode from DATABASE_URL, or set it to prefer",
@@ -53,6 +70,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
+    if isinstance(error.__cause__, UnusableDatabaseError):
+        return False
     if code := getattr(error.__cause__, "pgcode", None):
         return str(code).startswith(states)
     is_bare = type(error) is DatabaseError
@@ -90,6 +109,10 @@ def explain(error: BaseException) -> str | None:
         return f"{text} HINT: connect as the web service's database user"
     if isinstance(error, ProgrammingError) and "invalid dsn" in text:
         return f"database: {text} HINT: remove that option from DATABASE_URL"
+    if isinstance(cause, psycopg2.Error) and "function" in (cause.diag.context or ""):
+        return f"{text} HINT: a trigger in the database refuses it; ask who made it"
+    if isinstance(error, OperationalError) and " HINT: " in text:
+        return f"database: {text}"
     if isinstance(error, OperationalError) or is_away(error):
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")

@@ -1,22 +1,39 @@
-"""One run of a job at a time, wherever it runs: an advisory lock in PostgreSQL."""
+"""One run of a job at a time, wherever it runs: an advisory lock in PostgreSQL.
 
+An open transaction holds it, on a session of its own. So a pooler, which gives each
+transaction another session, cannot let it go, and what the job does with Django's
+connection does not concern it. At READ COMMITTED such a transaction, which only waits,
+has neither a snapshot nor an id: it holds back no vacuum.
+"""
+
+import os
+import select
 import socket
-from collections.abc import Iterator
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from django.db import OperationalError, connection
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
+import psycopg2
+from django.db import connection
 
-from starview_app.maintenance.errors import JobError
+from starview.database import Session
+from starview_app.maintenance.runner.forks import undone_in_children
 from starview_app.maintenance.runner.supervisor import run_pid
 
+# A pooler, a firewall or a router may end what is silent for long.
+KEEP_SECONDS = 30.0
+# At the same time: the lock's transaction, one of the job, one that records the run.
+SESSIONS = 3
+
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+# Somebody who looks for crashed runs may have it for a moment.
+_LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _HOLDER = """
     SELECT
         activity.application_name,
         coalesce(
-            to_char(activity.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+            to_char(activity.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
             'a time that only its own role sees,'
         )
     FROM pg_locks AS lock
@@ -29,65 +46,79 @@ _HOLDER = """
             = hashtextextended(%(key)s, 0)
 """
 
+OnLost = Callable[[str], None]
+
 
 class JobIsRunningError(Exception):
     """Another run holds the lock; the text says who, where and since when."""
 
 
+_run_lock = ""
+
+
+def lock_run(run_id: uuid.UUID) -> None:
+    """Hold the lock of this run beside the job's: its process is alive, it says."""
+    global _run_lock
+    _run_lock = _key(f"run:{run_id}")
+
+
 @contextmanager
-def job_lock(job: str, lock_name: str = "") -> Iterator[None]:
-    """Hold the lock of `job` on this connection; raises JobIsRunningError at once.
+def sessions_named(job: str) -> Iterator[None]:
+    """Let the sessions that are made while the block runs bear the name of the run."""
+    options = connection.settings_dict["OPTIONS"]
+    previous = options.get("application_name")
+    options["application_name"] = f"{job} {socket.gethostname()} pid {run_pid()}"[:63]
+    try:
+        yield
+    finally:
+        options["application_name"] = previous
+
+
+@contextmanager
+def job_lock(job: str, lock_name: str = "", *, on_lost: OnLost) -> Iterator[None]:
+    """Hold the lock of `job` while the block runs; raises JobIsRunningError at once.
 
     Jobs that must not run beside each other share a `lock_name`.
 
-    The server frees the lock when the connection ends, so a killed run blocks nobody.
-    It needs a session of its own: not a pooler that shares one between transactions.
+    When the session that holds it ends, `on_lost` gets the reason, in words that follow
+    the job's name, from another thread or at the end of the block; then another run may
+    begin. The server frees the lock when this process is gone, so a killed run blocks
+    nobody.
     """
-    key = _key(lock_name or job)
-    with connection.cursor() as cursor:
-        _acquire(cursor, key, job, lock_name)
-    with _no_other_session():
+    with connection.wrap_database_errors, sessions_named(job):
+        session = _connect()
         try:
-            yield
-        finally:
-            _unlock(key)
-
-
-@contextmanager
-def job_lock_beside(job: str) -> Iterator[None]:
-    """Hold the lock of `job` on a session of its own, for a command that is not ours.
-
-    Such a command may close Django's connection, and open others, as it likes. The
-    server frees the lock when this process ends.
-    """
-    with connection.wrap_database_errors:
-        session = connection.get_new_connection(connection.get_connection_params())
-    try:
-        session.autocommit = True
-        with connection.wrap_database_errors, session.cursor() as cursor:
-            _acquire(cursor, _key(job), job, "")
+            _acquire(session, job, lock_name)
+            if session.is_pooled:
+                _require_room()
+        except BaseException:
+            session.close()
+            raise
+    with _Keeper(session, on_lost).keep():
         yield
-    finally:
-        session.close()
 
 
 def _key(name: str) -> str:
     return f"starview-maintenance:{name}"
 
 
-def _acquire(cursor: Any, key: str, job: str, lock_name: str) -> None:
-    name = f"{job} {socket.gethostname()} pid {run_pid()}"
-    cursor.execute(
-        "SELECT set_config('application_name', %(name)s, false)", {"name": name[:63]}
-    )
-    cursor.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key}
-    )
-    (locked,) = cursor.fetchone()
-    if locked:
-        return
-    cursor.execute(_HOLDER, {"key": key})
-    who, since = cursor.fetchone() or ("one that just ended", "now")
+def _connect() -> Session:
+    session: Session = psycopg2.connect(**connection.get_connection_params())
+    session.set_session(isolation_level="READ COMMITTED")
+    return session
+
+
+def _acquire(session: Session, job: str, lock_name: str) -> None:
+    key = {"key": _key(lock_name or job)}
+    with session.answers_in_time(), session.cursor() as cursor:
+        cursor.execute(session.at_begin())
+        cursor.execute(_LOCK, key)
+        if cursor.fetchone() == (True,):
+            if _run_lock:
+                cursor.execute(_LOCK_RUN, {"key": _run_lock})
+            return
+        cursor.execute(_HOLDER, key)
+        who, since = cursor.fetchone() or ("one that just ended", "now")
     other = who.split()[0] if lock_name else job
     raise JobIsRunningError(
         f"{'another' if other == job else 'a'} run of {other} is under way:"
@@ -95,38 +126,80 @@ def _acquire(cursor: Any, key: str, job: str, lock_name: str) -> None:
     )
 
 
-@contextmanager
-def _no_other_session() -> Iterator[None]:
-    """Refuse to connect anew: Django would by itself, and go on without the lock."""
-
-    def refuse(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        connection.close()
-        raise OperationalError(
-            "terminating: the database session, and its lock, is lost"
-        )
-
-    connection_created.connect(refuse)
+def _require_room() -> None:
+    """Find out before the job begins, or it would wait in the middle, for ever."""
+    others: list[Session] = []
     try:
-        yield
+        for _ in range(SESSIONS - 1):
+            others.append(_connect())
+            with others[-1].answers_in_time(), others[-1].cursor() as cursor:
+                cursor.execute("SELECT")
     finally:
-        connection_created.disconnect(refuse)
+        for other in others:
+            other.close()
 
 
-def _unlock(key: str) -> None:
-    """Free the lock; a connection that is gone has freed it already.
+class _Keeper:
+    """Speaks to the session now and then, and notices at once when it ends."""
 
-    Raises JobError when this session never had it: a pooler has given each transaction
-    another one, so that the lock protected nothing and is left behind.
-    """
-    if connection.connection is None or connection.connection.closed:
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key}
-        )
-        (was_held,) = cursor.fetchone()
-    if not was_held:
-        raise JobError(
-            "the job is done, but its lock did not hold: DATABASE_URL goes through a"
-            " pooler that shares sessions HINT: use the database's direct address"
-        )
+    def __init__(self, session: Session, on_lost: OnLost) -> None:
+        self._session = session
+        self._on_lost = on_lost
+        self._is_lost = False
+        self._reader, self._writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._watch, name="lock", daemon=True)
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        owner = os.getpid()
+        self._thread.start()
+        with undone_in_children(self._forget):
+            try:
+                yield
+            finally:
+                if os.getpid() == owner:
+                    self._end()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        for descriptor in (self._session.fileno(), self._reader.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        while self._reader.fileno() not in dict(poll.poll(KEEP_SECONDS * 1000)):
+            if not self._is_alive():
+                return
+
+    def _is_alive(self) -> bool:
+        try:
+            self._session.poll()  # what the server has said without being asked
+            with self._session.cursor() as cursor:
+                cursor.execute("SELECT")
+        except psycopg2.Error as error:
+            self._lose(error)
+        return not self._is_lost
+
+    def _lose(self, error: psycopg2.Error) -> None:
+        self._is_lost = True
+        said = [text for text in self._session.notices if text.startswith("FATAL:")]
+        text = (said or [str(error)])[-1].removeprefix("FATAL:").strip()
+        reason = text.partition("\n")[0]
+        self._on_lost(f"lost its lock and was stopped: {reason}")
+
+    def _end(self) -> None:
+        self._writer.send(b"!")
+        self._thread.join()
+        try:
+            if not self._is_lost:
+                # Whoever waits for the end of this run finds the lock free.
+                self._session.rollback()
+        except psycopg2.Error as error:
+            self._lose(error)
+        self._session.close()
+        self._reader.close()
+        self._writer.close()
+
+    def _forget(self) -> None:
+        """In a child: or the lock would be held until that has ended as well."""
+        with open(os.devnull) as nothing:  # noqa: PTH123 - a descriptor is needed
+            os.dup2(nothing.fileno(), self._session.fileno())
+        self._reader.close()
+        self._writer.close()

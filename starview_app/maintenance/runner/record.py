@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, ProgrammingError, connection
+from django.db import DatabaseError, ProgrammingError, connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils import timezone
@@ -44,18 +44,6 @@ RESTART_PATIENCE = "15 minutes"
 
 Outcome = JobRun.Outcome
 
-_SET_TIMEOUTS = """
-    SELECT
-        set_config('lock_timeout', %(lock_timeout)s, false),
-        set_config('statement_timeout', %(statement_timeout)s, false)
-"""
-_OPEN_SESSION = """
-    SELECT
-        set_config('application_name', %(name)s, false),
-        set_config('lock_timeout', %(lock_timeout)s, false),
-        set_config('statement_timeout', %(statement_timeout)s, false),
-        pg_advisory_lock(hashtextextended(%(key)s, 0))
-"""
 _PAUSED_UNTIL = """
     SELECT paused_until
     FROM maintenance_job
@@ -158,9 +146,8 @@ _PRUNE = """
         LIMIT %(rows)s
     )
 """
-# By the partial index jobrun_running. A process that has just begun holds its lock
-# before its row is seen. A process whose session was cut off, by a restart of the
-# server for example, gets the time to take its lock again.
+# By the partial index jobrun_running. The process that works holds the run's lock, and
+# the one that watches it writes every 5 s; a run of which neither is seen is gone.
 _IS_SILENT = """
     outcome = 'running'
     AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
@@ -173,7 +160,7 @@ _IS_SILENT = """
 _RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
 # When it was last seen: what came after that nobody paid for, or waited for.
 _ENDED_AT = "coalesce(greatest(seen_at, started_at), %(now)s)"
-# Ours are free again at the end of the statement.
+# Ours are free again at the end of the transaction.
 _MARK_CRASHED = f"""
     WITH silent AS MATERIALIZED (
         SELECT id, {_RUN_KEY} AS key
@@ -239,11 +226,7 @@ class Ending:
 
 
 class RunRecord:
-    """The row of one run, and the session that holds its lock.
-
-    The lock is taken before the row is written, so that nobody takes the run for
-    crashed; it is free when this process is gone.
-    """
+    """The row of one run, written by the process that watches it."""
 
     def __init__(self, request: RunRequest, run_id: uuid.UUID) -> None:
         self.id = 0
@@ -273,10 +256,7 @@ class RunRecord:
             return self._begin(is_late=is_late)
 
     def save_output(self, output: str) -> None:
-        """What it has written so far; also notices, and mends, a lost session.
-
-        There is no session without the run's lock: what fails leaves none behind.
-        """
+        """What it has written so far; also notices, and mends, a lost session."""
         if not self.id:
             return
         is_new = output != self._saved
@@ -320,7 +300,7 @@ class RunRecord:
         self._open_session()
         now = self._started_at
         request = self._request
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             paused_until = None
             if request.slot:
                 cursor.execute(_PAUSED_UNTIL, {"job": request.job, "now": now})
@@ -358,9 +338,13 @@ class RunRecord:
 
     def _open_session(self) -> None:
         name = f"runner {self._request.job} {socket.gethostname()} pid {os.getpid()}"
-        key = f"starview-maintenance:run:{self.run_id}"
         try:
-            _execute(_OPEN_SESSION, {"name": name[:63], "key": key, **_timeouts()})
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT set_config('application_name', %(name)s, false)",
+                    {"name": name[:63]},
+                )
+            _limit_waits()
         except Exception:
             connection.close()
             raise
@@ -434,8 +418,7 @@ def short_waits() -> Iterator[None]:
     """Let no lock of somebody else hold up what this process asks of the database."""
 
     def set_timeouts(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(_SET_TIMEOUTS, _timeouts())
+        _limit_waits()
 
     connection_created.connect(set_timeouts)
     try:
@@ -456,7 +439,7 @@ def settle() -> None:
 
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
     """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_MARK_CRASHED, {**_as_of(now), "error": _IS_GONE})
         crashed: list[tuple[int, str]] = cursor.fetchall()
     for number, job in crashed:
@@ -498,7 +481,7 @@ def _other(
 
 
 def _execute(statement: str, parameters: dict[str, Any]) -> None:
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement, parameters)
 
 
@@ -506,8 +489,11 @@ def _as_of(now: datetime) -> dict[str, Any]:
     return {"now": now, "restart_patience": RESTART_PATIENCE}
 
 
-def _timeouts() -> dict[str, str]:
-    return {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
+def _limit_waits() -> None:
+    with connection.wrap_database_errors:
+        connection.connection.limit(
+            lock_timeout=LOCK_TIMEOUT, statement_timeout=STATEMENT_TIMEOUT
+        )
 
 
 def _storable(text: str) -> str:

@@ -8,17 +8,17 @@ import os
 import select
 from collections.abc import Callable, Iterable
 
+from starview.output import Passage
+
 _READ_BYTES = 64 * 1024
-_LONGEST_LINE_BYTES = 64 * 1024  # that is waited for, to be redacted whole
 _LAST_CHUNKS = 16  # a pipe holds one
 
 
 class Relay:
     """From the descriptor `source`, which becomes its own, to `target`.
 
-    What passes goes through `redact` line by line; on a terminal, where a line may be
-    drawn in parts, as it comes. `keep` gets it as it was written. What cannot be
-    written is left out, and `failure` says why; what comes later is tried anew.
+    `keep` gets what people may read of it. What cannot be written is left out, and
+    `failure` says why; what comes later is tried anew.
     """
 
     def __init__(
@@ -27,16 +27,13 @@ class Relay:
         target: int,
         *,
         keep: Callable[[bytes], None],
-        redact: Callable[[str], str],
     ) -> None:
         self.failure = ""
         self.is_open = True  # until the command, and what it has started, closed it
         self._source = source
         self._target = target
-        self._keep = keep
-        self._redact = redact
-        self._is_terminal = os.isatty(target)
-        self._line = b""  # the one that has not ended
+        name = "stderr" if target == 2 else "stdout"
+        self._passage = Passage(name, is_terminal=os.isatty(target), keep=keep)
         self._pending = b""
 
     @property
@@ -76,8 +73,7 @@ class Relay:
         """Take what the command has left behind, and no more."""
         for _ in range(_LAST_CHUNKS):
             self._take()
-        self._pending += self._clean(self._line)
-        self._line = b""
+        self._pending += self._passage.finish()
         self.hand_on()
 
     # -- internal helpers ---------------------------------------------------------
@@ -87,8 +83,7 @@ class Relay:
             return
         chunk = self._read()
         if chunk:
-            self._keep(chunk)
-            self._pending += self._cleaned(chunk)
+            self._pending += self._passage.feed(chunk)
         else:
             os.close(self._source)
             self.is_open = False
@@ -99,19 +94,6 @@ class Relay:
             return os.read(self._source, _READ_BYTES)
         except OSError:
             return b""
-
-    def _cleaned(self, chunk: bytes) -> bytes:
-        if self._is_terminal:
-            return self._clean(chunk)
-        whole, end, rest = (self._line + chunk).rpartition(b"\n")
-        if len(rest) > _LONGEST_LINE_BYTES:
-            whole, end, rest = whole + end + rest, b"", b""
-        self._line = rest
-        return self._clean(whole + end)
-
-    def _clean(self, data: bytes) -> bytes:
-        text = data.decode(errors="surrogateescape")
-        return self._redact(text).encode(errors="surrogateescape")
 
 
 def flush(relays: Iterable[Relay], *, is_over: Callable[[], bool]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.registry import scheduled_jobs
 from starview_app.maintenance.runner.crontab.schedule import LONGEST_JOB, ScheduledJob
@@ -68,7 +68,7 @@ def take_request(
     if (trigger == JobRun.Trigger.CATCH_UP, bool(slot)) != (bool(slot), bool(attempt)):
         raise _forged(f"{TRIGGER}, {SLOT} and {ATTEMPT} do not belong together")
     name = name[:LONGEST_JOB]
-    text = settings.ENVIRONMENT.redact(shlex.join([command, *arguments]))
+    text = redact(shlex.join([command, *arguments]))
     jobs = scheduled_jobs(must_exist=bool(name))
     lines = [job for job in jobs if job.django_command == command]
     own_name = lines[0].job if len(lines) == 1 and lines[0].job else command

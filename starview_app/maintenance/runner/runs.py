@@ -10,16 +10,17 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import structlog
-from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.database_errors import (
     explain,
     in_one_line,
     is_away,
 )
+from starview_app.maintenance.runner.lock import lock_run
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.monitoring.monitors import Monitors
 from starview_app.maintenance.runner.record import (
@@ -53,6 +54,7 @@ def supervise(request: RunRequest) -> None:
     watched = fork()
     if watched:
         sys.exit(_Run(request, run_id, watched).exit_code())
+    lock_run(run_id)
 
 
 class _Run:
@@ -83,7 +85,6 @@ class _Run:
             deadline_seconds=self._request.deadline_seconds,
             kill_after_seconds=self._request.kill_after_seconds,
             save_output=self._save,
-            redact=redact,
         )
         ending = conclude(ended, seconds=self._seconds(), now=timezone.now())
         if ended.exit_code < 0:  # it could not say so itself
@@ -121,7 +122,7 @@ class _Run:
     def _save(self, output: str) -> bool:
         """Whether it was saved; that it was not is logged once, until it is."""
         try:
-            self._record.save_output(redact(output))
+            self._record.save_output(output)
         except Exception as error:
             if self._is_saved:
                 logger.warning("output_not_saved", error=one_line(error))
@@ -203,7 +204,7 @@ def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
         finished_at=now,
         error=redact(one_line(error))[:_LONGEST_ERROR],
         counts=ended.told.get("counts", {}),
-        output=redact(ended.output),
+        output=ended.output,
     )
 
 
@@ -217,12 +218,6 @@ def _outcome(ended: Ended) -> JobRun.Outcome:
     if ended.exit_code < 0:
         return Outcome.CRASHED
     return Outcome.SKIPPED if ended.told.get("refused") else Outcome.FAILED
-
-
-def redact(text: str) -> str:
-    """`text` without the secrets of the environment."""
-    redacted: str = settings.ENVIRONMENT.redact(text)
-    return redacted
 
 
 def _last_line(output: str) -> str:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from starview.output import stop_filtering
+from starview_app.maintenance.runner.forks import undo_in_children
 from starview_app.maintenance.runner.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
@@ -134,17 +136,16 @@ class Watched:
         deadline_seconds: float | None,
         kill_after_seconds: float | None,
         save_output: Callable[[str], bool],
-        redact: Callable[[str], str],
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
         `deadline_seconds` count from the start of this process. Then the command is
         told to stop, and killed when it has not done so within `kill_after_seconds`.
         `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS, and says
-        whether it has saved them; what is handed on goes through `redact`.
+        whether it has saved them.
         """
         self._relays = [
-            Relay(source, target, keep=self._keep, redact=redact)
+            Relay(source, target, keep=self._keep)
             for source, target in self._streams.items()
         ]
         with suppress(BrokenPipeError):  # a signal may have ended it already
@@ -260,7 +261,7 @@ class Watched:
     def _output(self) -> str:
         tail = self._tail[-OUTPUT_BYTES:]
         if len(self._tail) > OUTPUT_BYTES and b"\n" in tail:
-            # Not half a line, which may begin with half a secret.
+            # Not half a line.
             tail = tail[tail.index(b"\n") + 1 :]
         return tail.decode(errors="replace")
 
@@ -310,7 +311,17 @@ def fork() -> Watched | None:
     os.close(go_reader)
     global _report_fd
     _report_fd = report_writer
+    undo_in_children(_stop_telling)
+    stop_filtering()  # the watching process does
     return None
+
+
+def _stop_telling() -> None:
+    """What a child of the command says is not the run's."""
+    global _report_fd
+    if _report_fd is not None:
+        os.close(_report_fd)
+    _report_fd = None
 
 
 def own_age_seconds() -> float:

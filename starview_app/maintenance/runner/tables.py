@@ -29,6 +29,7 @@ _FORGET_IF_GONE = """
     USING (
         VALUES ('0001_audit_archives', 'maintenance_auditmanifest'),
             ('0002_job_runs', 'maintenance_jobrun'),
+            ('0003_abandoned_segments', 'maintenance_auditmanifest'),
             ('0004_schedule_memory', 'maintenance_scheduleline')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL

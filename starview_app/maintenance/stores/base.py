@@ -31,21 +31,20 @@ class Listed(NamedTuple):
 
 
 class Store(Protocol):
-    """A flat set of named objects, written once and never overwritten.
-
-    Every method raises StoreError for what the store does.
-    """
+    """A flat set of named objects. Every method raises StoreError for what it does."""
 
     @property
     def location(self) -> str:
         """Which place this is, the same in every run; it holds no secret."""
 
-    def writer(self, name: str) -> AbstractContextManager[ObjectWriter]:
+    def writer(
+        self, name: str, *, overwrite: bool = False
+    ) -> AbstractContextManager[ObjectWriter]:
         """Write one object: it is there, whole and durable, once the block has ended.
 
         When the block raises, no object is left, unless a StoreError leaves that in
         doubt; a process that is killed may leave an unfinished one, which no reader
-        sees. Raises ObjectExistsError.
+        sees. A name that is taken raises ObjectExistsError, unless told to `overwrite`.
         """
 
     def read(self, name: str) -> Iterator[bytes]:
@@ -63,5 +62,5 @@ class Store(Protocol):
     def discard_unfinished(self, name: str) -> None:
         """Remove what a killed writer of `name` has left."""
 
-    def objects(self) -> Iterator[Listed]:
-        """Every object, page by page, in the order of the names."""
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object whose name begins with `prefix`, page by page, by name."""

@@ -30,7 +30,7 @@ class FolderStore:
         return str(self._folder)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[BinaryIO]:
+    def writer(self, name: str, *, overwrite: bool = False) -> Iterator[BinaryIO]:
         """Write aside, fsync, then link into place, which never overwrites."""
         with self._errors(name):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,10 @@ class FolderStore:
                 with self._errors(name):
                     file.flush()
                     os.fsync(file.fileno())
-                    Path(self._folder / name).hardlink_to(aside)
+                    if overwrite:
+                        Path(aside).replace(self._folder / name)
+                    else:
+                        (self._folder / name).hardlink_to(aside)
         except OSError as error:
             raise self._error(name, error) from error
         finally:
@@ -69,10 +72,10 @@ class FolderStore:
                 if re.fullmatch(rf"\.{re.escape(name)}\.[^.]+\.part", path.name):
                     path.unlink()
 
-    def objects(self) -> Iterator[Listed]:
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
         with self._errors(""):
             for path in self._files():
-                if not self._is_unfinished(path):
+                if path.name.startswith(prefix) and not self._is_unfinished(path):
                     yield Listed(path.name, path.stat().st_size)
 
     def _files(self) -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from starview_app.maintenance.stores.base import (
     Listed,
@@ -31,7 +31,9 @@ _R2_HOST = ".r2.cloudflarestorage.com"
 
 # What a refusal most often means; R2 answers Unauthorized where S3 says 403.
 _HINTS = {
-    "AccessDenied": "the key pair may not write here; it needs Object Read & Write",
+    "AccessDenied": "the key pair may not do this here; it needs Object Read & Write",
+    "NotImplemented": "the archive needs conditional writes (If-None-Match), which R2,"
+    " S3 and MinIO have",
     "Unauthorized": "the key pair is not valid: make a new R2 API token",
     "InvalidAccessKeyId": "{key_id} is not a key of this account",
     "SignatureDoesNotMatch": "{secret} does not belong to {key_id}",
@@ -75,10 +77,12 @@ class S3Store:
         return f"s3://{self.bucket}/{self.prefix}"
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[_Upload]:
+    def writer(self, name: str, *, overwrite: bool = False) -> Iterator[_Upload]:
         """Upload in parts while the block writes; memory holds one part."""
         with self._errors(name):
-            upload = _Upload(self._client, self.bucket, self.prefix + name)
+            upload = _Upload(
+                self._client, self.bucket, self.prefix + name, overwrite=overwrite
+            )
         try:
             with self._errors(name):
                 yield upload
@@ -108,10 +112,10 @@ class S3Store:
                         Bucket=self.bucket, Key=key, UploadId=upload["UploadId"]
                     )
 
-    def objects(self) -> Iterator[Listed]:
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
         with self._errors(self.prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix
+                Bucket=self.bucket, Prefix=self.prefix + prefix
             )
             for page in pages:
                 for found in page.get("Contents", []):
@@ -183,13 +187,21 @@ def _kind(response: Mapping[str, Any]) -> type[StoreError]:
     return _KINDS.get(error.get("Code", ""), StoreError)
 
 
+class _Condition(TypedDict, total=False):
+    IfNoneMatch: str
+
+
 class _Upload:
     """One object on its way: a single PUT when it fits into a part, else parts."""
 
-    def __init__(self, client: S3Client, bucket: str, key: str) -> None:
+    def __init__(
+        self, client: S3Client, bucket: str, key: str, *, overwrite: bool
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._key = key
+        # S3 refuses a key that exists when it is told this.
+        self._condition: _Condition = {} if overwrite else {"IfNoneMatch": "*"}
         self._buffer = bytearray()
         self._upload_id = ""
         self._parts: list[CompletedPartTypeDef] = []
@@ -204,7 +216,7 @@ class _Upload:
             self._send_part(part)
 
     def finish(self) -> None:
-        """Complete the object; the store refuses a key that exists.
+        """Complete the object; the store refuses a key that exists, unless told so.
 
         boto3 repeats a request whose answer was lost, and is then refused for the very
         object that it wrote: one with the entity tag of what was sent is ours.
@@ -227,7 +239,7 @@ class _Upload:
                 Bucket=self._bucket,
                 Key=self._key,
                 Body=bytes(self._buffer),
-                IfNoneMatch="*",
+                **self._condition,
             )
             return
         if self._buffer:
@@ -237,7 +249,7 @@ class _Upload:
             Key=self._key,
             UploadId=self._upload_id,
             MultipartUpload={"Parts": self._parts},
-            IfNoneMatch="*",
+            **self._condition,
         )
 
     def _is_ours(self) -> bool:

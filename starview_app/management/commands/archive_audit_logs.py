@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = {"json": ("json",), "txt": ("txt",), "both": ("json", "txt")}
 SETTLED = {
-    Outcome.FINISHED: "finished",
-    Outcome.UNDONE: "undone, its rows come anew",
-    Outcome.VANISHED: "undone, somebody has removed its rows from the database",
+    Outcome.UNDONE: "undone",
     Outcome.KEPT: "kept by a lock of the bucket until that ends",
 }
 MEGABYTE = 1_000_000
@@ -42,6 +40,8 @@ class Command(JobCommand):
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
+    # A dry run lists the store: green, it means that the run would work.
+    needs_in_dry_run = True
     help = (
         "Moves audit rows older than --days to JSON and TXT objects in R2, listed in a"
         " manifest. No row is deleted before every object that holds it has been read"

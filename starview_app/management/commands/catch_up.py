@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.runner.command import OneLineCommand, clear_errors
@@ -80,7 +80,7 @@ class Command(OneLineCommand):
         try:
             self._catch_up(launcher, launched)
         except Exception as error:
-            failure = settings.ENVIRONMENT.redact(in_one_line(error))
+            failure = redact(in_one_line(error))
             if not is_away(error):
                 _record_tick(request, started_at, launcher, len(launched), failure)
             raise
@@ -157,7 +157,7 @@ def _record_if_unbegun(state: SlotState, code: int, started_at: datetime) -> Non
     """So that a line that can never start its job is not tried in silence for ever."""
     request = RunRequest(
         state.job,
-        settings.ENVIRONMENT.redact(state.schedule.command),
+        redact(state.schedule.command),
         JobRun.Trigger.CATCH_UP,
         slot=state.slot,
         attempt=state.next_attempt,

@@ -1,5 +1,6 @@
 """`run_job COMMAND [ARGS]`: any management command as a run that is recorded."""
 
+import os
 import time
 from argparse import REMAINDER
 from typing import Any, NoReturn
@@ -8,19 +9,26 @@ import structlog
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import Error as DatabaseError
 from django.utils import timezone
+from psycopg2.errors import QueryCanceled
 
 from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
+    LOST_HINT,
     JobCommand,
     OneLineCommand,
     telling_errors,
 )
-from starview_app.maintenance.runner.lock import JobIsRunningError, job_lock_beside
+from starview_app.maintenance.runner.lock import (
+    JobIsRunningError,
+    job_lock,
+    sessions_named,
+)
 from starview_app.maintenance.runner.record import EXIT_RUNNING
 from starview_app.maintenance.runner.request import take_request
 from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
-from starview_app.maintenance.runner.stop import StopNow, stop_on_signals
+from starview_app.maintenance.runner.stop import StopNow, StopRequest, stop_on_signals
 from starview_app.maintenance.runner.supervisor import tell
 
 logger = structlog.get_logger(__name__)
@@ -75,46 +83,77 @@ class Command(OneLineCommand):
         )
 
     def _run(self, job: str, command: BaseCommand, argv: list[str]) -> None:
-        # Django's connection is each thread's own: the canceller needs this one.
-        session = connections[DEFAULT_DB_ALIAS]
-
-        def cancel_query() -> None:
-            if session.connection:
-                session.connection.cancel()
-
-        started = time.monotonic()
+        pid, started = os.getpid(), time.monotonic()
         outcome = "failed"
         try:
-            # A command that is not ours asks nobody whether it should stop.
-            with (
-                stop_on_signals(cancel_query, grace_seconds=0.0) as stop,
-                job_lock_beside(job),
-            ):
-                logger.info("job_started")
-                command.run_from_argv(argv)
+            with telling_errors():
+                _run_locked(job, command, argv)
             outcome = "succeeded"
         except SystemExit as end:
             outcome = "failed" if end.code else "succeeded"
             raise
-        except StopNow:
-            outcome = "interrupted"
-            tell(interrupted=True)
-            self._fail(
-                f"{argv[1]} was stopped by {stop.signal_name} before it was done"
-            )
+        except _StoppedError as error:
+            outcome = error.outcome
+            tell(interrupted=outcome == "interrupted")
+            self._fail(str(error))
         except JobIsRunningError as error:
             outcome = "skipped"
             tell(refused=True)
             self._fail(str(error), EXIT_RUNNING)
         finally:
-            seconds = round(time.monotonic() - started, 3)
-            write = logger.info if outcome == "succeeded" else logger.error
-            write("job_finished", outcome=outcome, seconds=seconds)
+            if os.getpid() == pid:  # else the command has forked
+                seconds = round(time.monotonic() - started, 3)
+                write = logger.info if outcome == "succeeded" else logger.error
+                write("job_finished", outcome=outcome, seconds=seconds)
 
     def _fail(self, text: str, code: int = EXIT_FAILED) -> NoReturn:
         tell(error=text)
         self.stderr.write(f"CommandError: {text}")
         raise SystemExit(code)
+
+
+class _StoppedError(Exception):
+    """The command was stopped before it was done."""
+
+    def __init__(self, name: str, stop: StopRequest) -> None:
+        if stop.failure:
+            super().__init__(f"{name} {stop.failure} {LOST_HINT}")
+            self.outcome = "failed"
+        else:
+            super().__init__(
+                f"{name} was stopped by {stop.signal_name} before it was done"
+            )
+            self.outcome = "interrupted"
+
+
+def _run_locked(job: str, command: BaseCommand, argv: list[str]) -> None:
+    # Django's connection is each thread's own: the canceller needs this one.
+    session = connections[DEFAULT_DB_ALIAS]
+
+    def cancel_query() -> None:
+        if session.connection:
+            session.connection.cancel()
+
+    # A command that is not ours asks nobody whether it should stop.
+    with (
+        sessions_named(job),
+        stop_on_signals(cancel_query, grace_seconds=0.0) as stop,
+    ):
+        try:
+            with job_lock(job, on_lost=stop.fail):
+                logger.info("job_started")
+                command.run_from_argv(argv)
+        except StopNow:
+            raise _StoppedError(argv[1], stop) from None
+        except DatabaseError as error:
+            if stop() and isinstance(error.__cause__, QueryCanceled):
+                raise _StoppedError(argv[1], stop) from error
+            raise
+        except SystemExit:
+            if not stop.failure:
+                raise
+        if stop.failure:
+            raise _StoppedError(argv[1], stop)
 
 
 def _tell_errors_of(command: BaseCommand) -> None:

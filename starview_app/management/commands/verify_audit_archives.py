@@ -20,7 +20,6 @@ from starview_app.maintenance.text import one_line
 
 class Command(JobCommand):
     job_name = "verify_audit_archives"
-    keeps_records = True
     has_dry_run = False
     failure = "found what is not good"
     needs = (ARCHIVE,)
@@ -62,19 +61,25 @@ class Command(JobCommand):
             sample=sample,
         )
         counts = result.counts
+        by_size = f", by size: {counts['by_size']}" if counts["by_size"] else ""
         self.stdout.write(
-            f"\nGood: {counts['good']}, missing: {counts['missing']}, changed:"
+            f"\nGood: {counts['good']}{by_size}, missing: {counts['missing']}, changed:"
             f" {counts['changed']}, not in any manifest: {counts['stray']}"
         )
         return result
 
     def _print(self, event: job.Event) -> None:
         match event:
-            case job.ChainRead(manifests, is_on_record, expected, to_read):
+            case job.ChainRead(manifests, is_on_record, expected, to_read, unlisted):
                 self.stdout.write(
                     f"Read {manifests} manifests; checking {expected} objects, reading"
                     f" {to_read} of them back"
                 )
+                if unlisted:
+                    self.stdout.write(
+                        f"Note: no manifest lists {unlisted} of these objects yet, the"
+                        " database vouches for them; the next archive run lists them"
+                    )
                 if not is_on_record:
                     self.stdout.write(
                         "Note: this database does not know the newest manifest, so one"

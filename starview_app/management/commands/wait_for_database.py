@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connection
 
+from starview.database import UnusableDatabaseError
 from starview_app.maintenance.runner.command import OneLineCommand, whole_number
 from starview_app.maintenance.runner.database_errors import explain
 
@@ -42,7 +43,10 @@ class Command(OneLineCommand):
             except OperationalError as error:
                 text = explain(error) or str(error)
                 left_seconds = deadline - time.monotonic()
-                if left_seconds <= 0 or any(part in text for part in PERMANENT):
+                is_permanent = isinstance(
+                    error.__cause__, UnusableDatabaseError
+                ) or any(part in text for part in PERMANENT)
+                if left_seconds <= 0 or is_permanent:
                     raise CommandError(text) from error
                 self.stderr.write(
                     f"waiting for the database, {left_seconds:.0f} s left: {text}"

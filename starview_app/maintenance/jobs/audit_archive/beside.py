@@ -20,6 +20,7 @@ from django.db.backends.utils import CursorWrapper
 from psycopg2.extensions import connection as Session
 from psycopg2.extensions import cursor as Cursor
 
+from starview_app.maintenance.jobs.audit_archive.table import SET_TEXT_FORMS
 from starview_app.maintenance.jobs.audit_archive.transfer import (
     PIECE_BYTES,
     Digest,
@@ -44,8 +45,9 @@ _EXPORT = """
 # The last statement takes every lock that the COPY needs, of the table and its indexes.
 # To wait for one later would be for ever: its holder would wait for the main session,
 # which waits for this one, and PostgreSQL sees only two of the three.
-_PREPARE = """
+_PREPARE = f"""
     SET TRANSACTION SNAPSHOT %(snapshot)s;
+    {SET_TEXT_FORMS};
     SELECT
         set_config('application_name', %(application_name)s, true),
         set_config('TimeZone', %(time_zone)s, true),
@@ -83,7 +85,7 @@ class CopyBeside:
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
         self._thread.start()
 
-    def pass_on(self, target: ObjectWriter | None, stop: ShouldStop) -> Digest | None:
+    def pass_on(self, target: ObjectWriter, stop: ShouldStop) -> Digest | None:
         """Wait for the copy and write it to `target`; None when there is none.
 
         Raises what `copy` has raised; a DatabaseError, as Django would.
@@ -92,7 +94,7 @@ class CopyBeside:
             return None
         with connection.wrap_database_errors:
             digest = self._copied.result()
-        if digest and target and self._file:
+        if digest and self._file:
             self._file.seek(0)
             while piece := self._file.read(PIECE_BYTES):
                 if stop():
@@ -111,7 +113,8 @@ class CopyBeside:
             self._thread.join(CANCEL_AGAIN_SECONDS)
         for opened in (self._session, self._file):
             if opened:
-                opened.close()
+                with suppress(OSError):  # what a full disk did not take is not missed
+                    opened.close()
 
     # -- in the thread ------------------------------------------------------------
 

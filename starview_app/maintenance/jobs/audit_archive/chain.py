@@ -1,12 +1,17 @@
 """Reading the chain of manifests back, and what is wrong with it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+
+from django.db import connection
+from django.db.models import QuerySet
 
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     Entry,
     Manifest,
     is_manifest,
+    parse_entry,
     parse_manifest,
     read_body,
     sequence_of,
@@ -28,26 +33,44 @@ class Inventory:
     # {name: bytes} of every object.
     sizes: dict[str, int]
     manifests: list[AuditManifest]
-    # What a run, under way or killed, has in the store and in no manifest yet, or is
-    # about to remove: the next run settles it.
+    # Archived segments that no manifest lists yet: the database alone vouches for them.
+    unlisted: list[AuditArchive]
+    # What may be there or not: of a run that is under way or was killed, of one that
+    # was given up, or of a removal.
     unsettled: set[str]
     # Other places that this database has archived to.
     elsewhere: list[str]
 
 
 def take_inventory(store: Store) -> Inventory:
-    """List the store, again when a manifest was added meanwhile. Raises StoreError."""
+    """List the store, again when a manifest was added meanwhile. Raises StoreError.
+
+    Where this image's tables are not made yet, nothing is on record.
+    """
+    if not has_records():
+        sizes = {found.name: found.size_bytes for found in store.objects()}
+        return Inventory(sizes, [], [], set(), [])
     while True:
         before = _manifests(store)
+        # What is archived before the store is listed has its objects there.
+        unlisted = list(_unlisted(store.location))
         # Before and after: a run may begin, or give up, while the store is listed.
         unsettled = _unsettled(store.location)
         sizes = {found.name: found.size_bytes for found in store.objects()}
         unsettled |= _unsettled(store.location)
+        unsettled |= _names_of(_unlisted(store.location)) - _names_of(unlisted)
         after = _manifests(store)
         if [(row.pk, row.is_written) for row in before] == [
             (row.pk, row.is_written) for row in after
         ]:
-            return Inventory(sizes, after, unsettled, _elsewhere(store))
+            return Inventory(sizes, after, unlisted, unsettled, _elsewhere(store))
+
+
+def has_records() -> bool:
+    """Whether this image has its tables: what only looks does not make them."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('maintenance_auditarchive') IS NOT NULL")
+        return bool(cursor.fetchone() == (True,))
 
 
 def _manifests(store: Store) -> list[AuditManifest]:
@@ -56,15 +79,18 @@ def _manifests(store: Store) -> list[AuditManifest]:
 
 
 def _elsewhere(store: Store) -> list[str]:
-    others = AuditManifest.objects.exclude(location=store.location)
-    return list(
-        others.order_by("location").values_list("location", flat=True).distinct()
-    )
+    archived = AuditArchive.objects.filter(state=State.ARCHIVED)
+    places = {
+        location
+        for rows in (AuditManifest.objects.all(), archived)
+        for location in rows.values_list("location", flat=True).distinct()
+    }
+    return sorted(places - {store.location})
 
 
 def nothing_here(store: Store, chain: "Chain", inventory: Inventory) -> str:
     """What is wrong when this place is empty and another is not; else empty."""
-    if chain.manifests or not inventory.elsewhere:
+    if chain.manifests or chain.entries or not inventory.elsewhere:
         return ""
     return (
         f"there are no archives in {store.location}, but this database has some in"
@@ -73,19 +99,25 @@ def nothing_here(store: Store, chain: "Chain", inventory: Inventory) -> str:
 
 
 def _unsettled(location: str) -> set[str]:
-    records = AuditArchive.objects.filter(location=location)
-    touched = records.filter(state__in=(State.OPEN, State.REMOVING))
-    unlisted = records.filter(state=State.ARCHIVED, manifest=None)
+    states = (State.OPEN, State.ABANDONED, State.REMOVING)
+    records = AuditArchive.objects.filter(location=location, state__in=states)
     planned = AuditManifest.objects.filter(location=location, is_written=False)
-    in_planned = records.filter(state=State.ARCHIVED, manifest__is_written=False)
-    names = [
-        name for record in [*touched, *unlisted, *in_planned] for name in record.names
-    ]
-    return {*names, *(manifest.name for manifest in planned)}
+    return _names_of(records) | {manifest.name for manifest in planned}
+
+
+def _unlisted(location: str) -> QuerySet[AuditArchive]:
+    archived = AuditArchive.objects.filter(location=location, state=State.ARCHIVED)
+    return archived.filter(manifest=None).order_by("id")
+
+
+def _names_of(records: Iterable[AuditArchive]) -> set[str]:
+    return {name for record in records for name in record.names}
 
 
 def was_removed(store: Store, name: str) -> bool:
     """Whether a clean-up has removed the object, perhaps just now."""
+    if not has_records():
+        return False
     records = AuditArchive.objects.filter(
         location=store.location, names__contains=[name]
     )
@@ -106,11 +138,14 @@ class Chain:
     """The manifests of a store, oldest first, as far as they vouch for each other."""
 
     manifests: list[Manifest] = field(default_factory=list)
-    # The objects that should be there, by name, and when a manifest first listed them.
+    # The objects that should be there, by name, and when they were listed, or archived
+    # where no manifest lists them yet.
     entries: dict[str, Entry] = field(default_factory=dict)
     listed_at: dict[str, datetime] = field(default_factory=dict)
     # Of the entries, those whose manifest is not what it should be.
     doubtful: set[str] = field(default_factory=set)
+    # Of the entries, those that no manifest in the store lists yet.
+    unlisted: set[str] = field(default_factory=set)
     # What is wrong with the manifests themselves.
     findings: list[Finding] = field(default_factory=list)
     # Without the database's word nobody vouches for the newest one.
@@ -139,6 +174,7 @@ class _Voucher:
 class _ChainReader:
     def __init__(self, store: Store, inventory: Inventory) -> None:
         self._store = store
+        self._unlisted = inventory.unlisted
         self._on_record = {row.sequence: row for row in inventory.manifests}
         self._found: dict[int, list[str]] = {}
         for name in sorted(filter(is_manifest, inventory.sizes)):
@@ -164,11 +200,21 @@ class _ChainReader:
             above = sequence
         if above is not None and above > 1:
             self._note_gap(1, above - 1)
+        self._take_unlisted(self._unlisted)
         chain.manifests.reverse()
         chain.findings.reverse()
         for name in self._removed:
             chain.entries.pop(name, None)
         return chain
+
+    def _take_unlisted(self, records: Iterable[AuditArchive]) -> None:
+        """What no manifest lists, and the database vouches for all the same."""
+        for record in records:
+            for entry in map(parse_entry, record.objects_written):
+                if entry.name not in self._chain.entries:
+                    self._chain.entries[entry.name] = entry
+                    self._chain.listed_at[entry.name] = record.archived_at
+                    self._chain.unlisted.add(entry.name)
 
     def _drop_forged(self) -> None:
         """Leave out what comes after the newest manifest that the database planned."""
@@ -210,8 +256,13 @@ class _ChainReader:
         if record is None or record.is_written:
             shown = wanted or f"audit_manifest_{sequence:06d}"
             self._note(MISSING, shown, "the chain is broken here")
+        if record is None:
+            return None
         # What was planned is at hand: what it lists can be checked all the same.
-        return self._take(parse_manifest(record.body.encode())) if record else None
+        manifest = parse_manifest(record.body.encode())
+        if not record.is_written:
+            self._chain.unlisted.update(entry.name for entry in manifest.objects)
+        return self._take(manifest)
 
     def _take_if_readable(
         self, body: bytes, name: str, *, is_doubtful: bool

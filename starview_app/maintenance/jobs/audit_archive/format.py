@@ -6,9 +6,11 @@ text holds no control characters) writes a value as it is.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from starview_app.maintenance.jobs.audit_archive.table import KNOWN, TABLE, Column
 from starview_app.maintenance.text import UNPRINTABLE_RANGES
 
 # Between two rows, at the end of the line.
@@ -108,44 +110,62 @@ def _escaped(text: str) -> str:
         ELSE {text} END"""
 
 
-_JSON_ROW = f"""
-    row_to_json(log)::text || ','
-    FROM (
-        SELECT
-            id, event_type, timestamp, success, message,
-            user_id, username, ip_address, user_agent, metadata
-        FROM starview_app_auditlog
+# Not a name that a column may have: PostgreSQL would take that column instead.
+_ROW = "starview_archived_row"
+
+
+def copy_sql(kind: str, columns: Sequence[Column]) -> str:
+    """The COPY of a segment's rows, a line each; takes the segment's ends."""
+    row = _json_row(columns) if kind == "json" else _txt_row(columns)
+    return rf"""
+        COPY ({row}) TO STDOUT
+        WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
+    """
+
+
+def _json_row(columns: Sequence[Column]) -> str:
+    """The known columns come first, as ever, and all others after them."""
+    return f"""
+        SELECT row_to_json({_ROW})::text || ','
+        FROM (
+            SELECT {", ".join(column.as_archived for column in columns)}
+            FROM {TABLE}
+            WHERE {_RANGE}
+            ORDER BY timestamp, id
+        ) AS {_ROW}
+    """
+
+
+def _txt_row(columns: Sequence[Column]) -> str:
+    """concat_ws leaves out what is null.
+
+    Every text of a row is quoted and escaped, so that no field can look like another
+    one, or like another line.
+    """
+    others = "".join(
+        f"{column.literal} || '=' || {_escaped(column.json_of_text)},"
+        for column in columns
+        if column.name not in KNOWN
+    )
+    return f"""
+        SELECT concat_ws(
+            ' ',
+            to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
+            CASE WHEN success THEN 'OK  ' ELSE 'FAIL' END,
+            {_escaped("to_json(event_type)::text")},
+            'user=' || {_escaped("to_json(username)::text")},
+            'user_id=' || user_id,
+            'ip=' || host(ip_address),
+            'message=' || {_escaped("to_json(message)::text")},
+            'agent=' || {_escaped("to_json(user_agent)::text")},
+            'metadata=' || {_escaped("metadata::text")},
+            {others}
+            'id=' || id
+        )
+        FROM {TABLE}
         WHERE {_RANGE}
         ORDER BY timestamp, id
-    ) AS log
-"""
-
-# concat_ws leaves out what is null. Every text of a row is quoted and escaped, so that
-# no field can look like another one, or like another line.
-_TXT_ROW = f"""
-    concat_ws(
-        ' ',
-        to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
-        CASE WHEN success THEN 'OK  ' ELSE 'FAIL' END,
-        {_escaped("to_json(event_type)::text")},
-        'user=' || {_escaped("to_json(username)::text")},
-        'user_id=' || user_id,
-        'ip=' || host(ip_address),
-        'message=' || {_escaped("to_json(message)::text")},
-        'agent=' || {_escaped("to_json(user_agent)::text")},
-        'metadata=' || {_escaped("metadata::text")},
-        'id=' || id
-    )
-    FROM starview_app_auditlog
-    WHERE {_RANGE}
-    ORDER BY timestamp, id
-"""
-
-_OPTIONS = r"(FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')"
-COPY = {
-    "json": f"COPY (SELECT {_JSON_ROW}) TO STDOUT WITH {_OPTIONS}",
-    "txt": f"COPY (SELECT {_TXT_ROW}) TO STDOUT WITH {_OPTIONS}",
-}
+    """
 
 
 @dataclass(frozen=True)
@@ -195,22 +215,19 @@ class Batch:
         ).encode()
 
 
-def object_name(
-    kind: str, *, first: datetime, last: datetime, archived_at: datetime, number: int
+def object_stem(
+    *, first: datetime, last: datetime, archived_at: datetime, number: int
 ) -> str:
-    """The guide's name; `number` counts the segments of one second from 1.
-
-    archived_at, to the second, tells runs apart. `kind` may end in `.gz`.
-    """
+    """The guide's name without its ending; `number`, from 1, tells segments apart."""
     suffix = f"_{number:04d}" if number > 1 else ""
     return (
         f"audit_logs_{_utc(first):%Y%m%d}_to_{_utc(last):%Y%m%d}"
-        f"_{_utc(archived_at):%Y%m%d_%H%M%S}{suffix}.{kind}"
+        f"_{_utc(archived_at):%Y%m%d_%H%M%S}{suffix}"
     )
 
 
 def kind_of(name: str) -> str:
-    """`json` or `txt`, of an object that `object_name` named."""
+    """`json` or `txt`, of an object of a segment."""
     return "json" if name.removesuffix(".gz").endswith(".json") else "txt"
 
 

@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, connection, transaction
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
@@ -87,12 +88,25 @@ def plan_manifest(
 
     Call it until there is nothing. That is every archived segment without one, and the
     segments `removed`, whose objects are gone: their state is `removed` from this
-    commit on.
+    commit on. Of several runs that plan at once, each gets a number of its own, and
+    each segment is in one manifest.
     """
+    while True:
+        with suppress(IntegrityError):  # another run has just taken the number
+            return _plan_once(location, now, [record.pk for record in removed])
+
+
+def _plan_once(
+    location: str, now: datetime, removed_ids: Sequence[int]
+) -> AuditManifest | None:
     records = AuditArchive.objects.filter(location=location).order_by("id")
-    with transaction.atomic():
+    with transaction.atomic(), connection.cursor() as cursor:
+        # Another run that plans takes a moment; one that is frozen may take for ever.
+        cursor.execute("SET LOCAL lock_timeout = '10s'")
         unlisted = records.filter(state=State.ARCHIVED, manifest=None)
-        archived = list(unlisted[:MANIFEST_SEGMENTS])
+        archived = list(unlisted.select_for_update()[:MANIFEST_SEGMENTS])
+        removing = records.filter(pk__in=removed_ids, state=State.REMOVING)
+        removed = list(removing.select_for_update())
         if not archived and not removed:
             return None
         previous = (
@@ -120,37 +134,36 @@ def write_manifests(store: Store) -> Iterator[AuditManifest]:
 
 
 def _write(store: Store, manifest: AuditManifest) -> None:
+    """No object is removed: every run writes the same text under this name.
+
+    So a run that sleeps in the midst of it, and wakes up when another one has written
+    the manifest, does no harm.
+    """
     store.discard_unfinished(manifest.name)
     body = manifest.body.encode()
     try:
-        _write_new(store, manifest.name, body)
+        with store.writer(manifest.name) as target:
+            target.write(body)
     except ObjectExistsError:
-        # By a run that was killed before it could note it, or that wrote it badly.
         found = read_body(store, manifest.name)
         if found != body:
-            _remove_own(store, manifest, found)
-            _write_new(store, manifest.name, body)
+            _refuse_strangers(manifest, found)
+            with store.writer(manifest.name, overwrite=True) as target:
+                target.write(body)
+    if read_body(store, manifest.name) != body:
+        raise JobError(f"{manifest.name} came back from the store changed")
     manifest.is_written = True
     manifest.save(update_fields=["is_written"])
 
 
-def _write_new(store: Store, name: str, body: bytes) -> None:
-    with store.writer(name) as target:
-        target.write(body)
-    if read_body(store, name) != body:
-        store.delete(name)
-        raise JobError(f"{name} came back from the store changed")
-
-
-def _remove_own(store: Store, manifest: AuditManifest, found: bytes) -> None:
-    """Remove what has another content than planned, if it is this manifest at all."""
+def _refuse_strangers(manifest: AuditManifest, found: bytes) -> None:
+    """What has another content than planned may be this manifest, written badly."""
     created_at = json.loads(manifest.body)["created_at"]
     if created_at.encode() not in found:
         raise JobError(
             f"{manifest.name} is in the store with another content HINT: another"
             " deployment uses this bucket, give each its own; or remove that object"
         )
-    store.delete(manifest.name)
 
 
 def _manifest(
@@ -213,14 +226,15 @@ def parse_manifest(body: bytes) -> Manifest:
             created_at=_moment(content["created_at"]),
             previous_name=_text(previous["name"]),
             previous_sha256=_text(previous["sha256"]),
-            objects=tuple(_entry(entry) for entry in _list(content["objects"])),
+            objects=tuple(parse_entry(entry) for entry in _list(content["objects"])),
             removed=tuple(_text(name) for name in _list(content["removed"])),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no manifest") from error
 
 
-def _entry(content: dict[str, object]) -> Entry:
+def parse_entry(content: dict[str, object]) -> Entry:
+    """Raises KeyError, TypeError or ValueError when it is not one."""
     return Entry(
         name=_text(content["name"]),
         size_bytes=_number(content["size_bytes"]),

@@ -5,6 +5,11 @@ written. Everything else happens in one repeatable-read transaction: the rows th
 PostgreSQL writes out and the rows that are deleted are the same ones, and the deletion
 and the mark "archived" are one commit. So a segment that is found open still has all
 its rows in the table, whatever happened to the run.
+
+No lock is relied on (docs/decisions/0008). An object is removed only when its record
+is committed as abandoned, which no commit can make archived again; and no other record
+will ever have its name. So a run that sleeps between any two of its steps, and wakes up
+when others have gone on, removes nothing that is relied on.
 """
 
 from collections.abc import Collection, Iterator
@@ -12,8 +17,9 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import count
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import (
     DeadlockDetected,
@@ -26,6 +32,12 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.beside import CopyBeside
 from starview_app.maintenance.jobs.audit_archive.format import Batch, moment_text
+from starview_app.maintenance.jobs.audit_archive.table import (
+    SET_TEXT_FORMS,
+    TABLE,
+    Column,
+    read_columns,
+)
 from starview_app.maintenance.jobs.audit_archive.transfer import (
     Digest,
     Sink,
@@ -36,7 +48,6 @@ from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import (
-    ObjectExistsError,
     ObjectLockedError,
     ObjectMissingError,
     ObjectWriter,
@@ -44,12 +55,11 @@ from starview_app.maintenance.stores.base import (
     StoreError,
 )
 
-# A row of the segment was changed or held by another: the segment is written anew.
-ATTEMPTS = 3
 # Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
 # service ever wait for each other, it is the job that gives way and tries again.
 LOCK_TIMEOUT_MS = 900
 _CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
+State = AuditArchive.State
 
 
 @dataclass(frozen=True, order=True)
@@ -64,16 +74,18 @@ START = Position(datetime(1900, 1, 1, tzinfo=UTC), 0)
 
 
 class Outcome(StrEnum):
-    """What became of a segment that an earlier run left open."""
+    """What became of the objects of a segment that was abandoned."""
 
-    FINISHED = "finished"
-    UNDONE = "undone"  # its rows are in the table, and come anew when they are due
-    VANISHED = "vanished"  # another hand has removed its rows, and it was forgotten
-    KEPT = "kept"  # its objects are locked, and for a later run to remove
+    UNDONE = "undone"  # gone; the rows are in the table, and come anew when due
+    KEPT = "kept"  # a lock of the store keeps them, for a later run to remove
 
 
 class SegmentVanishedError(Exception):
     """Its rows are gone, by another hand: there is nothing to archive."""
+
+
+class ChangedMeanwhileError(Exception):
+    """A row of the segment was changed or held, or another run has abandoned it."""
 
 
 def plan(
@@ -98,6 +110,80 @@ def plan(
     return (ends[0], ends[1]) if ends else None
 
 
+def open_segment(
+    *,
+    location: str,
+    archived_at: datetime,
+    retention_days: int,
+    first: Position,
+    last: Position,
+    kinds: tuple[str, ...],
+    number: int,
+) -> AuditArchive:
+    """Remember a segment, before anything of it is in the store.
+
+    Its objects get names that no other record of this database has or will have; the
+    `number` in them is the next free one from the given one on.
+    """
+    for tried in count(number):
+        stem = archive_format.object_stem(
+            first=first.timestamp,
+            last=last.timestamp,
+            archived_at=archived_at,
+            number=tried,
+        )
+        record = AuditArchive(
+            location=location,
+            stem=stem,
+            archived_at=archived_at,
+            retention_days=retention_days,
+            first_timestamp=first.timestamp,
+            first_id=first.id,
+            last_timestamp=last.timestamp,
+            last_id=last.id,
+            names=[f"{stem}.{kind}" for kind in kinds],
+        )
+        with suppress(IntegrityError):  # that name is another record's
+            record.save(force_insert=True)
+            return record
+    raise AssertionError("there is always a next number")
+
+
+def abandon(record: AuditArchive) -> bool:
+    """Give up an open segment for good; False when it is not open any more.
+
+    From this commit on its objects are nobody's proof: whoever comes may remove them.
+    Raises a DatabaseError, also when another run is just about to finish it.
+    """
+    opened = AuditArchive.objects.filter(pk=record.pk, state=State.OPEN)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+        return opened.update(state=State.ABANDONED) == 1
+
+
+def remove_abandoned(
+    store: Store, record: AuditArchive, listed: Collection[str]
+) -> Outcome | None:
+    """Remove what bears the names of an abandoned segment; None when nothing does.
+
+    Of the objects only those that are `listed`; no list shows an unfinished upload.
+
+    Where two databases share a store, an object of the same name may be the other
+    one's: only one with the record's own moment in its head is removed.
+    """
+    outcome = None
+    for name in record.names:
+        store.discard_unfinished(name)
+        if name not in listed or not _is_marked(store, record, name):
+            continue
+        try:
+            store.delete(name)
+            outcome = outcome or Outcome.UNDONE
+        except ObjectLockedError:
+            outcome = Outcome.KEPT
+    return outcome
+
+
 @dataclass(frozen=True)
 class SegmentArchiver:
     """Moves segments to `store`. Nothing of a segment is lost however a call ends."""
@@ -105,105 +191,81 @@ class SegmentArchiver:
     store: Store
     should_stop: ShouldStop
 
-    def archive(self, record: AuditArchive, left: Collection[str] = ()) -> None:
+    def archive(self, record: AuditArchive) -> None:
         """Write, read back, compare, delete; `record`, which is open, is then archived.
 
-        `left` names objects of this very segment that are there already: an equal one
-        is kept, another one replaced. When this raises before the commit, no row is
-        gone, and objects and record are removed where store and database still allow
-        it; what remains is for `settle`. Raises JobError, StoreError, StopRequested, or
-        SegmentVanishedError when no row of the segment is there any more.
+        When this raises, the record is abandoned and what is known to be in the store
+        is removed, where database and store still allow it; what remains is found by
+        the next run. Raises JobError, StoreError, StopRequested,
+        ChangedMeanwhileError, or SegmentVanishedError when no row of the segment is
+        there any more.
         """
-        objects = _Objects(self.store, record, self.should_stop, set(left))
+        objects = _Objects(self.store, record, self.should_stop)
         try:
-            self._archive_with_retries(record, objects)
-        except BaseException:
-            if objects.are_removed:
-                with suppress(DatabaseError, StoreError):
-                    for name in objects.begun:  # giving an upload up may have failed
-                        self.store.discard_unfinished(name)
-                    record.delete()
+            self._archive(record, objects)
+        except BaseException as error:
+            # When the answer to the commit was lost, the segment is not open any more.
+            with suppress(DatabaseError, StoreError):
+                if abandon(record):
+                    objects.remove_written()
+            if isinstance(error.__cause__, _CHANGED_MEANWHILE):
+                raise ChangedMeanwhileError from error
             raise
-
-    def settle(self, record: AuditArchive, *, cutoff: datetime) -> "Outcome":
-        """Finish an open segment that a run left behind, or undo it; says which.
-
-        It is undone when a row of it is not before `cutoff`, or when its name is
-        another's by now. While a lock of the store keeps an object of it, the segment
-        stays open: its rows go into another one, and a later run removes the object.
-        """
-        left = set()
-        for name in record.names:
-            self.store.discard_unfinished(name)
-            if _is_marked(self.store, record, name):
-                left.add(name)
-        try:
-            if record.last_timestamp >= cutoff:
-                for name in left:
-                    self.store.delete(name)
-                record.delete()
-                return Outcome.UNDONE
-            self.archive(record, left)
-        except SegmentVanishedError:
-            return Outcome.KEPT if record.pk else Outcome.VANISHED
-        except ObjectExistsError:
-            return Outcome.UNDONE
-        except ObjectLockedError:
-            return Outcome.KEPT
-        return Outcome.FINISHED
 
     # -- internal helpers ---------------------------------------------------------
 
-    def _archive_with_retries(self, record: AuditArchive, objects: "_Objects") -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._archive_once(record, objects)
-                return
-            except DatabaseError as error:
-                if not isinstance(error.__cause__, _CHANGED_MEANWHILE):
-                    raise
-                # An object that could not be removed is compared, and kept when equal.
-                if attempt == ATTEMPTS or objects.doubtful:
-                    raise JobError(
-                        "audit rows were changed, or held, while they were archived,"
-                        f" {attempt} times over HINT: run the job again later"
-                    ) from error
-
-    def _archive_once(self, record: AuditArchive, objects: "_Objects") -> None:
+    def _archive(self, record: AuditArchive, objects: "_Objects") -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             # While an object is read back the session has nothing to do.
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            # Once this block has ended the commit may have happened, even if its
-            # answer was lost: from there on the objects stay.
-            with objects.removed_on_failure():
-                batch = _summary(cursor, record)
-                _refuse_referred(cursor, record)
-                with objects.last_copied_beside(cursor, batch):
-                    written = [
-                        _entry(name, objects.put(cursor, batch, name), batch)
-                        for name in record.names
-                    ]
-                self._delete(cursor, record, batch)
-                record.state = AuditArchive.State.ARCHIVED
-                record.row_count = batch.count
-                record.objects_written = written
-                record.save()
+            # Before the snapshot is taken: so no column can come in between.
+            cursor.execute(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE")
+            cursor.execute(SET_TEXT_FORMS)
+            columns = read_columns(cursor)
+            batch = _summary(cursor, record)
+            _refuse_referred(cursor, record)
+            with objects.last_copied_beside(cursor, columns, batch):
+                written = [
+                    _entry(name, objects.put(cursor, columns, batch, name), batch)
+                    for name in record.names
+                ]
+            objects.refuse_unlisted(written)
+            if self.should_stop():
+                raise StopRequested
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+            _mark_archived(record, batch, written)
+            _delete(cursor, record, batch)
 
-    def _delete(
-        self, cursor: CursorWrapper, record: AuditArchive, batch: Batch
-    ) -> None:
-        """Delete the rows of this snapshot: the ones that were written."""
-        if self.should_stop():
-            raise StopRequested
-        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
-        cursor.execute(archive_format.DELETE, _range(record))
-        if cursor.rowcount != batch.count:
-            raise JobError(
-                f"the database removed {cursor.rowcount} rows instead of the"
-                f" {batch.count} archived ones, which was undone"
-                " HINT: is there a trigger or rule on starview_app_auditlog?"
-            )
+
+def _mark_archived(
+    record: AuditArchive, batch: Batch, written: list[dict[str, object]]
+) -> None:
+    """The fence: a record that another run has abandoned cannot be archived any more.
+
+    PostgreSQL refuses the update of a row that was changed since the snapshot.
+    """
+    record.state = State.ARCHIVED
+    record.row_count = batch.count
+    record.objects_written = written
+    marked = AuditArchive.objects.filter(pk=record.pk, state=State.OPEN).update(
+        state=record.state,
+        row_count=record.row_count,
+        objects_written=record.objects_written,
+    )
+    if marked != 1:
+        raise ChangedMeanwhileError
+
+
+def _delete(cursor: CursorWrapper, record: AuditArchive, batch: Batch) -> None:
+    """Delete the rows of this snapshot: the ones that were written."""
+    cursor.execute(archive_format.DELETE, _range(record))
+    if cursor.rowcount != batch.count:
+        raise JobError(
+            f"the database removed {cursor.rowcount} rows instead of the"
+            f" {batch.count} archived ones, which was undone"
+            f" HINT: is there a trigger or rule on {TABLE}?"
+        )
 
 
 @dataclass
@@ -213,28 +275,23 @@ class _Objects:
     store: Store
     record: AuditArchive
     should_stop: ShouldStop
-    # There, and this segment's.
-    own: set[str]
-    # Their writing began.
-    begun: set[str] = field(default_factory=set)
-    # They may be there, or a part of them, or still appear: the store failed, or the
-    # run was ended, while one was written.
-    doubtful: set[str] = field(default_factory=set)
-    # Set when a failure has been cleaned up after, without any doubt.
-    are_removed: bool = False
+    # Whole, in the store, and written by this process.
+    written: list[str] = field(default_factory=list)
     # Copies the last object meanwhile.
     beside: CopyBeside | None = None
 
-    def put(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
+    def put(
+        self,
+        cursor: CursorWrapper,
+        columns: tuple[Column, ...],
+        batch: Batch,
+        name: str,
+    ) -> Digest:
         """Have one object in the store, compared with what comes back from it."""
-        if name in self.own:
-            expected = self._copy(cursor, batch, name, None)
-            if self._read_back(name) == expected:
-                return expected
-            self.store.delete(name)
-            self.own.discard(name)
-        sent = self._write(cursor, batch, name)
-        stored = self._read_back(name)
+        with self.store.writer(name) as target:
+            sent = self._copy(cursor, columns, batch, name, target)
+        self.written.append(name)
+        stored = Source(name, self.store.read(name), self.should_stop).read_all()
         if stored != sent:
             raise JobError(
                 f"{name} came back from the store changed:"
@@ -243,8 +300,29 @@ class _Objects:
             )
         return sent
 
+    def refuse_unlisted(self, entries: list[dict[str, object]]) -> None:
+        """What the store does not list could never be verified or cleaned up."""
+        listed = {
+            found.name: found.size_bytes
+            for found in self.store.objects(f"{self.record.stem}.")
+        }
+        for entry in entries:
+            if listed.get(str(entry["name"])) != entry["size_bytes"]:
+                raise JobError(
+                    f"the store has {entry['name']}, but does not list it as it is"
+                    " HINT: does the key pair see the whole bucket, and is the"
+                    " endpoint the account's own address?"
+                )
+
+    def remove_written(self) -> None:
+        """Once the record is abandoned. Raises StoreError."""
+        for name in self.written:
+            self.store.delete(name)
+
     @contextmanager
-    def last_copied_beside(self, cursor: CursorWrapper, batch: Batch) -> Iterator[None]:
+    def last_copied_beside(
+        self, cursor: CursorWrapper, columns: tuple[Column, ...], batch: Batch
+    ) -> Iterator[None]:
         """Copy the last of several objects while the others are copied."""
         *others, name = self.record.names
         if not others:
@@ -253,70 +331,31 @@ class _Objects:
 
         def copy(second: Cursor, target: ObjectWriter) -> Digest:
             sink = Sink(name, target, self.should_stop)
-            return _copy(second, self.record, batch, sink)
+            return _copy(second, columns, self.record, batch, sink)
 
         with closing(CopyBeside(cursor, copy)) as self.beside:
             yield
 
-    @contextmanager
-    def removed_on_failure(self) -> Iterator[None]:
-        """Leave no object behind whose rows are still in the table, if possible."""
-        self.are_removed = False
-        try:
-            yield
-        except BaseException:
-            for name in list(self.own):
-                with suppress(StoreError):  # the failure that led here is reported
-                    self.store.delete(name)
-                    self.own.discard(name)
-            self.are_removed = not (self.doubtful or self.own)
-            raise
-
-    def _write(self, cursor: CursorWrapper, batch: Batch, name: str) -> Digest:
-        self.begun.add(name)
-        try:
-            with self.store.writer(name) as target:
-                digest = self._copy(cursor, batch, name, target)
-                self.doubtful.add(name)  # the end of the block makes it appear
-        except ObjectExistsError:
-            # Another's; or ours after all, when an answer was lost or came late.
-            with suppress(StoreError):
-                if not _is_marked(self.store, self.record, name):
-                    self.doubtful.discard(name)
-            raise
-        except StoreError:
-            self.doubtful.add(name)
-            raise
-        # In this order: at every instant it is in one of the two.
-        self.own.add(name)
-        self.doubtful.discard(name)
-        return digest
-
     def _copy(
         self,
         cursor: CursorWrapper,
+        columns: tuple[Column, ...],
         batch: Batch,
         name: str,
-        target: ObjectWriter | None,
+        target: ObjectWriter,
     ) -> Digest:
-        """The object's content, to `target` if there is one."""
+        """The object's content, to `target`."""
         if self.beside and name == self.record.names[-1]:
             copied = self.beside.pass_on(target, self.should_stop)
             if copied:
                 return copied
         sink = Sink(name, target, self.should_stop)
         with connection.wrap_database_errors:  # Django does not know copy_expert
-            return _copy(cursor, self.record, batch, sink)
-
-    def _read_back(self, name: str) -> Digest:
-        return Source(name, self.store.read(name), self.should_stop).read_all()
+            return _copy(cursor, columns, self.record, batch, sink)
 
 
 def _is_marked(store: Store, record: AuditArchive, name: str) -> bool:
-    """Whether the object is there and has the record's own moment in its head.
-
-    Two deployments may share a store, and open a segment in the same second.
-    """
+    """Whether the object is there and has the record's own moment in its head."""
     pieces = store.read(name)
     try:
         head = next(iter(Source(name, pieces, lambda: False)), b"")
@@ -353,7 +392,7 @@ def _summary(cursor: CursorWrapper, record: AuditArchive) -> Batch:
 def _refuse_referred(cursor: CursorWrapper, record: AuditArchive) -> None:
     """Rows of an unknown table that refer to the log would be lost with it."""
     statement = archive_format.COUNT_REFERRED.format(
-        unreferenced=unreferenced_sql("starview_app_auditlog", "log")
+        unreferenced=unreferenced_sql(TABLE, "log")
     )
     cursor.execute(statement, _range(record))
     (count,) = cursor.fetchone()
@@ -365,13 +404,17 @@ def _refuse_referred(cursor: CursorWrapper, record: AuditArchive) -> None:
 
 
 def _copy(
-    cursor: CursorWrapper | Cursor, record: AuditArchive, batch: Batch, sink: Sink
+    cursor: CursorWrapper | Cursor,
+    columns: tuple[Column, ...],
+    record: AuditArchive,
+    batch: Batch,
+    sink: Sink,
 ) -> Digest:
     """PostgreSQL's own text of the rows, with head and tail, through `sink`."""
     kind = archive_format.kind_of(sink.name)
     sink.write(batch.head(kind))
     before = sink.lines
-    sql = cursor.mogrify(archive_format.COPY[kind], _range(record))
+    sql = cursor.mogrify(archive_format.copy_sql(kind, columns), _range(record))
     cursor.copy_expert(sql.decode(), sink)
     rows = sink.lines - before
     sink.end_rows(batch.tail(kind), drop=archive_format.SEPARATOR[kind])

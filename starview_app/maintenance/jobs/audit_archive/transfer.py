@@ -5,16 +5,24 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.stores.base import ObjectWriter
 
 PIECE_BYTES = 1 << 18
 KEEP_BYTES = 8  # longer than any separator, which the last row must lose again
+# The longest row that is archived, and so the longest line that is restored: PostgreSQL
+# takes some 20 times that memory to read one.
+LINE_BYTES = 32 << 20
 _GZIP = 31  # zlib's way to ask for gzip's header and trailer, with no time in it
 
 
 class StopRequested(Exception):
     """Unwinds to the transaction, which is rolled back."""
+
+
+class TooLargeError(Exception):
+    """The object has more lines, or longer ones, than any archive of ours."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,12 @@ class Sink:
     """Takes an object's text in pieces of any size, and passes it on in larger ones.
 
     On the way it counts lines, packs the text when the name says so, and hashes what is
-    stored. Without a target it only counts and hashes. Raises StopRequested when told
-    to stop.
+    stored. Raises StopRequested when told to stop, and JobError for a piece longer than
+    any line may be: COPY gives each row as one piece.
     """
 
     def __init__(
-        self, name: str, target: ObjectWriter | None, should_stop: ShouldStop
+        self, name: str, target: ObjectWriter, should_stop: ShouldStop
     ) -> None:
         self.name = name
         self._target = target
@@ -56,6 +64,13 @@ class Sink:
         return self._lines + self._buffer.count(b"\n")
 
     def write(self, data: bytes) -> None:
+        if len(data) > LINE_BYTES:
+            begin = data[:30].decode(errors="replace").strip("\n")
+            raise JobError(
+                f"an audit row has {len(data)} bytes as {self.name}, more than the"
+                f" {LINE_BYTES} that can be restored: {begin!r}... HINT: shorten that"
+                " row's message, user agent or metadata"
+            )
         self._buffer += data
         if len(self._buffer) >= PIECE_BYTES:
             self._pass_on(keep_bytes=KEEP_BYTES)
@@ -85,7 +100,7 @@ class Sink:
     def _store(self, piece: bytes) -> None:
         self._sha256.update(piece)
         self._size_bytes += len(piece)
-        if self._target is not None and piece:
+        if piece:
             self._target.write(piece)
 
 
@@ -94,12 +109,21 @@ class Source:
 
     `digest` is complete once every piece was taken. Text that cannot be unpacked ends
     where that shows: its hash, of all that is stored, says that it is not the object.
+    With `most_lines` it raises TooLargeError at the first line beyond, or at one of
+    more than LINE_BYTES: a few bytes of gzip may stand for very many.
     """
 
     def __init__(
-        self, name: str, pieces: Iterable[bytes], should_stop: ShouldStop
+        self,
+        name: str,
+        pieces: Iterable[bytes],
+        should_stop: ShouldStop,
+        *,
+        most_lines: int | None = None,
     ) -> None:
         self._pieces = pieces
+        self._most_lines = most_lines
+        self._line_bytes = 0  # of the line that has begun
         self._should_stop = should_stop
         self._unpack: Callable[[bytes], Iterator[bytes]] = (
             _Unpacker().unpack if is_compressed(name) else _as_it_is
@@ -116,6 +140,8 @@ class Source:
             self._size_bytes += len(piece)
             for text in self._unpack(piece):
                 self._lines += text.count(b"\n")
+                if self._most_lines is not None:
+                    self._check_bounds(text, self._most_lines)
                 yield text
 
     def read_all(self) -> Digest:
@@ -126,6 +152,16 @@ class Source:
 
     def digest(self) -> Digest:
         return Digest(self._sha256.hexdigest(), self._size_bytes, self._lines)
+
+    def _check_bounds(self, text: bytes, most_lines: int) -> None:
+        """Pieces are shorter than LINE_BYTES: only a line over several is too long."""
+        first_end = text.find(b"\n")
+        longest = self._line_bytes + (first_end if first_end >= 0 else len(text))
+        if self._lines > most_lines or longest > LINE_BYTES:
+            raise TooLargeError
+        self._line_bytes = (
+            len(text) - text.rfind(b"\n") - 1 if first_end >= 0 else longest
+        )
 
 
 class _Unpacker:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db.models.functions import Right
 
+from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
@@ -228,7 +228,6 @@ def _slot(state: SlotState, run: SlotRun) -> datetime:
 def _message(headline: str, paragraphs: list[str], now: datetime) -> Message:
     """Without secrets, control characters and further headers, whatever was put in."""
     footer = f"-- \nStarview maintenance on {socket.gethostname()}, {_utc(now)}\n"
-    redact = settings.ENVIRONMENT.redact
     text = redact("\n\n\n".join([*paragraphs, footer]))
     return Message(
         one_line(redact(f"[Starview] {headline}"))[:_LONGEST_SUBJECT],
@@ -348,8 +347,7 @@ def _output(run_id: int) -> str:
 
 
 def _quoted(output: str) -> str:
-    # Before it is cut: half a secret would not be known.
-    text = settings.ENVIRONMENT.redact(output).rstrip()
+    text = output.rstrip()
     # Of a progress bar what it shows at last.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
     end = "\n".join(one_line(line.expandtabs()) for line in lines[-OUTPUT_LINES:])
@@ -368,7 +366,6 @@ def _duration(length: timedelta) -> str:
 
 
 def _cut(text: str) -> str:
-    text = settings.ENVIRONMENT.redact(text)  # before: half a secret is not known
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 

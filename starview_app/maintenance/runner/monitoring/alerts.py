@@ -255,7 +255,7 @@ def _send(message: "Message") -> bool:
 
 
 def _not_sent(reason: str, **about: str) -> None:
-    text = one_line(settings.ENVIRONMENT.redact(" ".join(reason.split())))
+    text = one_line(" ".join(reason.split()))
     logger.error("alert_not_sent", reason=text[:_LONGEST_REASON], **about)
 
 

@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import structlog
 from django.conf import settings
 
+from starview.redaction import redact
 from starview_app.maintenance.runner.monitoring.pings import Patience, PingError
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
@@ -63,11 +63,9 @@ class Monitors:
             return Sentry(settings.SENTRY_DSN, request, run_id)
 
         if settings.HEARTBEAT_URL:
-            key = settings.HEARTBEAT_URL.rstrip("/").rpartition("/")[2]
-            self._channels.append(_Channel("healthchecks", key, healthchecks))
+            self._channels.append(_Channel("healthchecks", healthchecks))
         if settings.SENTRY_DSN:
-            key = urlsplit(settings.SENTRY_DSN).username or ""
-            self._channels.append(_Channel("sentry", key, sentry))
+            self._channels.append(_Channel("sentry", sentry))
 
     def started(self) -> None:
         """Say so; returns at once."""
@@ -76,9 +74,7 @@ class Monitors:
 
     def finished(self, ending: Ending) -> None:
         """Say how it ended; returns when that is done, or its time over."""
-        ending = replace(
-            ending, error=_redact(ending.error), output=_redact(ending.output)
-        )
+        ending = replace(ending, error=redact(ending.error))
         patience = Patience(_SECONDS)
         for channel in self._channels:
             channel.finished(ending, patience)
@@ -89,9 +85,8 @@ class Monitors:
 class _Channel:
     """The pings of one run to one monitor."""
 
-    def __init__(self, name: str, key: str, make: Callable[[], _Monitor]) -> None:
+    def __init__(self, name: str, make: Callable[[], _Monitor]) -> None:
         self._name = name
-        self._key = key
         self._make = make
         self._made: _Monitor | None = None
         self._pings: dict[str, _Ping] = {}
@@ -123,10 +118,8 @@ class _Channel:
             if ping.failure
         )
         if reason:
-            reason = self._without_key(reason)
             logger.warning("ping_failed", monitor=self._name, reason=reason)
         if self._made and (advice := self._made.advice):
-            advice = self._without_key(advice)
             logger.warning("monitor_needs_you", monitor=self._name, advice=advice)
 
     # -- internal helpers ---------------------------------------------------------
@@ -139,10 +132,6 @@ class _Channel:
 
     def _settle(self, patience: Patience) -> None:
         self._monitor().settle(patience)
-
-    def _without_key(self, text: str) -> str:
-        text = _redact(text)
-        return text.replace(self._key, "***") if self._key else text
 
 
 class _Ping:
@@ -175,8 +164,3 @@ class _Ping:
             self.failure = f"unexpected {type(error).__name__}"
         finally:
             self._is_over.set()
-
-
-def _redact(text: str) -> str:
-    redacted: str = settings.ENVIRONMENT.redact(text)
-    return redacted

@@ -17,7 +17,7 @@ from typing import Any
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 
-from starview.env import SHORTEST_SECRET
+from starview.redaction import SHORTEST_SECRET
 from starview_app.maintenance.runner.command import JobCommand
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
 from starview_app.maintenance.text import one_line

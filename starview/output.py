@@ -1,0 +1,223 @@
+"""Everything that is written passes through here, once.
+
+Secrets are taken out, and with LOG_FORMAT=json each line becomes one JSON object. The
+streams of this process pass here, what a command under the runner writes (`Relay`), and
+what the container writes: `python -m starview.output` is the filter of entrypoint.sh.
+
+Only the standard library is imported: this also speaks when a package is missing.
+"""
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+from starview.redaction import RedactedStream, redactor
+
+_READ_BYTES = 64 * 1024
+_LONGEST_LINE_BYTES = 1024 * 1024  # that is waited for, to become one object
+
+
+def json_is_asked() -> bool:
+    """Whether LOG_FORMAT, or the file that LOG_FORMAT_FILE names, says json."""
+    value = os.environ.get("LOG_FORMAT", "")
+    path = os.environ.get("LOG_FORMAT_FILE", "")
+    if not value and path and Path(path).is_file():
+        value = Path(path).read_text(encoding="utf-8", errors="replace").rstrip("\r\n")
+    return value == "json"
+
+
+class Passage:
+    """Bytes on their way out of `stream`; `keep` gets them as people may read them.
+
+    On a terminal, where a line may be drawn in parts, they pass as they come.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        is_terminal: bool = False,
+        keep: Callable[[bytes], None] = lambda clean: None,
+    ) -> None:
+        as_json = json_is_asked()
+        whole_lines = as_json or not is_terminal
+        self._redacted = RedactedStream(redactor(), whole_lines=whole_lines)
+        self._json = JsonLines(stream) if as_json else None
+        self._keep = keep
+
+    def feed(self, data: bytes) -> bytes:
+        return self._shown(self._redacted.feed(data))
+
+    def finish(self) -> bytes:
+        """What has no line end yet."""
+        shown = self._shown(self._redacted.finish())
+        return shown + self._json.finish() if self._json else shown
+
+    def _shown(self, clean: bytes) -> bytes:
+        self._keep(clean)
+        return self._json.feed(clean) if self._json else clean
+
+
+class JsonLines:
+    """Each line as one JSON object; one that is an object already passes unchanged.
+
+    An empty line is dropped. What is not UTF-8 is shown as \\xNN.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._line = b""
+
+    def feed(self, data: bytes) -> bytes:
+        *lines, self._line = (self._line + data).split(b"\n")
+        if len(self._line) > _LONGEST_LINE_BYTES:
+            lines.append(self._line)
+            self._line = b""
+        return b"".join(map(self._object, lines))
+
+    def finish(self) -> bytes:
+        line, self._line = self._line, b""
+        return self._object(line)
+
+    def _object(self, line: bytes) -> bytes:
+        if not line.strip():
+            return b""
+        if not _is_json_object(line):
+            record = {
+                "event": "output",
+                "stream": self._stream,
+                "line": line.decode(errors="backslashreplace"),
+                "timestamp": datetime.now(UTC).isoformat(),
+            }
+            line = json.dumps(record, ensure_ascii=False).encode()
+        return line + b"\n"
+
+
+def _is_json_object(line: bytes) -> bool:
+    if not line.startswith(b"{"):
+        return False
+    try:
+        json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# -- the streams of this process -------------------------------------------------------
+
+
+class _Stream(io.BufferedIOBase):
+    """A binary stream in front of the one of `text`."""
+
+    def __init__(self, text: io.TextIOWrapper, name: str) -> None:
+        self._text = text  # what nobody refers to would close its target
+        self._target: Any = text.buffer
+        self._passage: Passage | None = None
+        self._name = name
+        self._is_filtered = True
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._target.isatty() and not json_is_asked()
+
+    def fileno(self) -> int:
+        return int(self._target.fileno())
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        if self._is_filtered:
+            if self._passage is None:  # the environment is not read before it must be
+                self._passage = Passage(self._name, is_terminal=self._target.isatty())
+            self._write(self._passage.feed(data))
+        else:
+            self._write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if not self._target.closed:
+            self._target.flush()
+
+    def finish(self) -> None:
+        if self._passage:
+            self._write(self._passage.finish())
+        self.flush()
+
+    def stop_filtering(self) -> None:
+        self._is_filtered, self._passage = False, None
+
+    def _write(self, data: bytes) -> None:
+        while data:  # without a buffer a part of it may be written
+            data = data[self._target.write(data) or 0 :]
+
+
+def filter_streams() -> None:
+    """Let all that this process prints pass through here."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show must not end a run half-way; who
+            # took the stream before has it of this one.
+            stream.reconfigure(errors="backslashreplace")
+            text = io.TextIOWrapper(
+                cast(BinaryIO, _Stream(stream, name)),
+                encoding="utf-8",
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, text)
+
+
+def finish_streams() -> None:
+    """Flush, and write what has no line end yet; harmless without `filter_streams`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        if isinstance(buffer := getattr(stream, "buffer", None), _Stream):
+            buffer.finish()
+
+
+def stop_filtering() -> None:
+    """For a process whose output another one hands on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(buffer := getattr(stream, "buffer", None), _Stream):
+            buffer.stop_filtering()
+
+
+# -- the filter of entrypoint.sh -------------------------------------------------------
+
+
+def main(mark: bytes) -> None:
+    """Pass stdin on to stdout up to `mark`: no signal ends it before the last line."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    passage = Passage("container")
+    data, is_over = b"", False
+    while not is_over and (chunk := os.read(0, _READ_BYTES)):
+        data, end, _ = (data + chunk).partition(mark)
+        is_over = bool(end)
+        begun = data.rfind(mark[:1])
+        rest = data[begun:] if begun >= 0 and mark.startswith(data[begun:]) else b""
+        _write_all(passage.feed(data.removesuffix(rest)))
+        data = rest
+    _write_all(passage.feed(data) + passage.finish())
+
+
+def _write_all(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+if __name__ == "__main__":
+    main(b"\0" + sys.argv[1].encode() + b"\n")

@@ -1,0 +1,336 @@
+r"""No secret in any output: found in every form in which a program may write it.
+
+The text and the secrets are both brought into one canonical form, in which escapes
+(%2F, \u002f, \x2f, \\, \", &amp;) are resolved, and blanks, line ends and quotation
+marks left out; there one matcher looks for each secret, its base64 and its hexadecimal
+digits. So it does not matter how often it was escaped, or over how many lines it goes.
+
+Only the standard library is imported: this also works when the settings do not.
+"""
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+# A shorter one would be found in every second word.
+SHORTEST_SECRET = 6  # characters
+MASK = "***"
+
+# Names that say so themselves; the project need not know them.
+_SECRET_NAME = re.compile(
+    r"(^|_)(ACCESS_KEY_ID|API_?KEY|KEY|TOKEN|SECRET|PASSPHRASE|PASSWD|PASSWORD|DSN)S?"
+    r"(_B64|_BASE64|_PEM)?$|PASSWORD$"
+)
+# Whoever has such an address may use it: the secret is in its path.
+_SECRET_URL_NAME = re.compile(r"(^|_)(HEARTBEAT|PING|WEBHOOK|HOOK)_URL$")
+_PUBLIC_SEGMENTS = {"", "ping", "api", "hooks", "services"}
+_URL_PASSWORD = re.compile(rb"(://[^\s/:@\"']*:)[^\s/@\"']+@")
+_LEAST_LINE = 16  # characters of one line of a secret that has many, as PEM files have
+# So much of a secret's beginning, at the end of what there is, waits for what follows.
+_WAITING_CHARACTERS = 4
+_LONGEST_LINE_BYTES = 64 * 1024  # that is waited for
+
+_BACKSLASH = rb"(?:\\|%(?:25)*5[Cc])"
+_ESCAPE = re.compile(
+    rb"""
+    (?P<dropped>[\s"']+)
+    | BACKSLASH+u(?P<high>[dD][89abAB][0-9a-fA-F]{2})
+      BACKSLASH+u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})
+    | BACKSLASH+(?:u(?P<short>[0-9A-Fa-f]{4})|U(?P<long>[0-9A-Fa-f]{8}))
+    | BACKSLASH+x(?P<byte>[0-9A-Fa-f]{2})
+    | BACKSLASH+[abfnrtv]?
+    | %(?:25)*(?P<percent>[0-9A-Fa-f]{2})
+    | &(?:amp;)*(?P<entity>amp|lt|gt|quot|\#39|\#x27);
+    """.replace(b"BACKSLASH", _BACKSLASH),
+    re.VERBOSE,
+)
+_BEGUN_ESCAPE = re.compile(rb"(?:%[0-9A-Fa-f]?|\\+(?:[uUx][0-9A-Fa-f]{0,7})?)\Z")
+_DROPPED = b" \t\r\n\v\f\"'\\"
+# base64 for addresses has other signs.
+_FOLDED = bytes.maketrans(b"-_", b"+/")
+
+
+def redact(text: str) -> str:
+    """`text` without the secrets of this process's environment."""
+    return redactor().text(text)
+
+
+@cache
+def redactor() -> "Redactor":
+    """The one of this process, whose environment is read once."""
+    return Redactor(secrets_of(os.environ))
+
+
+# -- what is secret --------------------------------------------------------------------
+
+
+def secrets_of(environ: Mapping[str, str]) -> set[str]:
+    """The values, and parts of values, that nobody may read."""
+    found: set[str] = set()
+    for name, value in environ.items():
+        if name.endswith("_FILE"):
+            name, value = name.removesuffix("_FILE"), _read(value)
+        if not value:
+            continue
+        if _SECRET_NAME.search(name):
+            found |= {value, *_lines(value)}
+        if "://" in value:
+            found |= _secrets_of_url(name, value)
+    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError):
+        return ""
+
+
+def _lines(value: str) -> Iterator[str]:
+    for line in value.split("\n") if "\n" in value else []:
+        if len(line) >= _LEAST_LINE and not line.startswith("-----"):
+            yield line.rstrip("\r")
+
+
+def _secrets_of_url(name: str, url: str) -> set[str]:
+    """With its path where the name says so; the last @ ends the password."""
+    _, _, rest = url.partition("://")
+    before, at, after = rest.rpartition("@")
+    user, colon, password = before.partition(":")
+    parts = set()
+    if colon:
+        parts.add(password)
+    elif at and _SECRET_NAME.search(name):
+        parts.add(user)  # of a DSN
+    address, _, query = after.partition("?")
+    for pair in query.split("&"):
+        key, _, value = pair.partition("=")
+        if _SECRET_NAME.search(key.upper()):
+            parts.add(value)
+    if _SECRET_URL_NAME.search(name):
+        parts |= set(address.split("/")[1:]) - _PUBLIC_SEGMENTS
+    parts |= {unquote(part) for part in parts}
+    return parts | {url} if any(parts) else set()
+
+
+# -- finding it ------------------------------------------------------------------------
+
+
+class _Canonical(NamedTuple):
+    """Some bytes in canonical form, and where each of them comes from."""
+
+    data: bytes
+    starts: list[int]
+    ends: list[int]
+
+
+class Redactor:
+    """Replaces each of `secrets`, in whatever form, by MASK."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for form in _forms_of(secret)}
+        self._forms = sorted(forms, key=len, reverse=True)
+        self.longest = len(self._forms[0]) if self._forms else 0
+        self._heads: dict[bytes, list[bytes]] = {}
+        for form in self._forms:
+            self._heads.setdefault(form[:_WAITING_CHARACTERS], []).append(form)
+        self._matcher = re.compile(b"|".join(map(re.escape, self._forms)) or b"(?!)")
+
+    def text(self, text: str) -> str:
+        data, _, _ = self.part(text.encode(errors="surrogatepass"))
+        return data.decode(errors="surrogatepass")
+
+    def part(
+        self, data: bytes, before: bytes = b"", *, waiting_characters: int = 0
+    ) -> tuple[bytes, bytes, bytes]:
+        """`data` redacted, its last part in canonical form, and what has to wait.
+
+        `before` is that last part of what went before: what is left of a secret that
+        began there is taken out here. Of a secret that begins at the end of `data` so
+        many characters or more wait for what follows; with 0 `data` is all there is.
+        """
+        canonical = before + _canonical(data)
+        found = self._spans(canonical, len(before))
+        waits_from = None
+        if waiting_characters:
+            waits_from = self._waits_from(canonical, found, waiting_characters)
+        waiting = b""
+        if found or waits_from is not None:
+            origin = _with_origins(data)
+            if waits_from is not None:
+                first = max(waits_from - len(before), 0)
+                if first < len(origin.starts):
+                    data, waiting = _split(data, origin.starts[first])
+                    canonical = canonical[: max(waits_from, len(before))]
+            data = _masked(data, origin, found, len(before))
+        if found:
+            canonical = canonical[found[-1][1] :]
+        if b"://" in data:
+            data = _URL_PASSWORD.sub(rb"\1" + MASK.encode() + b"@", data)
+        last = canonical[-self.longest + 1 :] if self.longest > 1 else b""
+        return data, last, waiting
+
+    def _spans(self, canonical: bytes, after: int) -> list[tuple[int, int]]:
+        # A regular expression of many words is slow; most texts hold no secret.
+        if not any(form in canonical for form in self._forms):
+            return []
+        spans = [match.span() for match in self._matcher.finditer(canonical)]
+        return [span for span in spans if span[1] > after]
+
+    def _waits_from(
+        self, canonical: bytes, found: list[tuple[int, int]], least: int
+    ) -> int | None:
+        """Where the longest beginning of a secret begins that reaches to the end."""
+        after = max(found[-1][1] if found else 0, len(canonical) - self.longest + 1)
+        for start in range(after, len(canonical) - least + 1):
+            head = canonical[start : start + _WAITING_CHARACTERS]
+            is_short = len(head) < _WAITING_CHARACTERS
+            forms = self._forms if is_short else self._heads.get(head, ())
+            if any(form.startswith(canonical[start:]) for form in forms):
+                return start
+        return None
+
+
+class RedactedStream:
+    """Bytes that pass in parts. With `whole_lines` a part of a line waits for its end.
+
+    On a terminal a line may be drawn in parts, which cannot wait.
+    """
+
+    def __init__(self, redactor: Redactor, *, whole_lines: bool) -> None:
+        self._redactor = redactor
+        self._whole_lines = whole_lines
+        self._before = b""
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._held + data
+        rest = b""
+        if self._whole_lines:
+            end = data.rfind(b"\n") + 1
+            if len(data) - end <= _LONGEST_LINE_BYTES:
+                data, rest = data[:end], data[end:]
+        if not data.endswith(b"\n") and (begun := _BEGUN_ESCAPE.search(data)):
+            data, rest = data[: begun.start()], data[begun.start() :] + rest
+        # In the middle of a line nobody sees that a single character waits.
+        is_cut = self._whole_lines and not data.endswith(b"\n")
+        out, last, waiting = self._redactor.part(
+            data, self._before, waiting_characters=1 if is_cut else _WAITING_CHARACTERS
+        )
+        if self._whole_lines and waiting and b"\n" in out:
+            # Another process may write in between: no line in two parts.
+            out, line = _split(out, out.rfind(b"\n") + 1)
+            waiting = line + waiting
+            last = last[: len(last) - len(_canonical(line))] if line else last
+        if len(waiting) > _LONGEST_LINE_BYTES:
+            more, last, waiting = self._redactor.part(waiting, last)
+            out += more
+        self._before, self._held = last, waiting + rest
+        return out
+
+    def finish(self) -> bytes:
+        """What still waits."""
+        out, self._before, self._held = self._redactor.part(self._held, self._before)
+        return out
+
+
+def _forms_of(secret: str) -> Iterator[bytes]:
+    """In canonical form, as far as they are long enough to be told from a word."""
+    data = secret.encode(errors="surrogateescape")
+    plain = {data, _as_repr_has_it(secret), unquote(secret).encode()}
+    if b" " in data:
+        plain.add(data.replace(b" ", b"+"))
+    shapes = {*plain, data.hex().encode(), data.hex().upper().encode()}
+    for each in plain:
+        shapes |= set(_base64_of(each))
+    for shape in shapes:
+        form = _canonical(shape)
+        if len(form) >= SHORTEST_SECRET:
+            yield form
+
+
+def _as_repr_has_it(secret: str) -> bytes:
+    r"""As \xe4 and \u20ac are resolved: of small codes one byte."""
+    return b"".join(
+        bytes([ord(sign)]) if ord(sign) < 256 else sign.encode(errors="surrogateescape")
+        for sign in secret
+    )
+
+
+def _base64_of(data: bytes) -> Iterator[bytes]:
+    """Alone, and wherever it may stand in something longer: `user:password`."""
+    yield base64.b64encode(data).rstrip(b"=")
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + data).rstrip(b"=")
+        first = -(-8 * offset // 6)  # signs that also depend on what stands before
+        last = 8 * (offset + len(data)) // 6
+        yield encoded[first:last]
+
+
+def _canonical(data: bytes) -> bytes:
+    if b"\\" in data or b"%" in data or b"&" in data:
+        data = _ESCAPE.sub(_resolved, data)
+    return data.translate(_FOLDED, _DROPPED)
+
+
+def _with_origins(data: bytes) -> _Canonical:
+    """As `_canonical`, step by step."""
+    parts, starts, ends = [], [], []
+
+    def take(part: bytes, start: int, end: int, step: int) -> None:
+        for index, code in enumerate(part):
+            sign = bytes([code]).translate(_FOLDED, _DROPPED)
+            if sign:
+                parts.append(sign)
+                starts.append(start + index * step)
+                ends.append(start + index + 1 if step else end)
+
+    position = 0
+    for match in _ESCAPE.finditer(data):
+        take(data[position : match.start()], position, match.start(), 1)
+        take(_resolved(match), match.start(), match.end(), 0)
+        position = match.end()
+    take(data[position:], position, len(data), 1)
+    return _Canonical(b"".join(parts), starts, ends)
+
+
+def _resolved(escape: re.Match[bytes]) -> bytes:
+    kind, digits = escape.lastgroup, escape[escape.lastgroup or 0]
+    match kind:
+        case "percent" | "byte":
+            return bytes([int(digits, 16)])
+        case "short" | "long":
+            code = int(digits, 16)
+            return chr(code).encode(errors="surrogatepass") if code < 0x110000 else b""
+        case "low":
+            pair = bytes.fromhex((escape["high"] + digits).decode())
+            return pair.decode("utf-16-be").encode()
+        case "entity":
+            return html.unescape(f"&{digits.decode()};").encode()
+        case _:
+            return b""
+
+
+def _masked(
+    data: bytes, origin: _Canonical, found: list[tuple[int, int]], skipped: int
+) -> bytes:
+    """`data` with MASK for the spans `found`, the first `skipped` of which are gone."""
+    parts, position = [], 0
+    for first, end in found:
+        start = origin.starts[max(first - skipped, 0)]
+        if first < skipped:
+            start = 0
+        parts += [data[position:start], MASK.encode()]
+        position = origin.ends[end - skipped - 1]
+    parts.append(data[position:])
+    return b"".join(parts)
+
+
+def _split(data: bytes, index: int) -> tuple[bytes, bytes]:
+    return data[:index], data[index:]

@@ -1,0 +1,154 @@
+"""The audit log's table as it is now: asked from the catalog, never assumed.
+
+The web service adds columns, and may partition the table. What leaves the table has to
+be the whole row, and has to be able to come back.
+"""
+
+from dataclasses import dataclass
+
+from django.db.backends.utils import CursorWrapper
+from psycopg2.extensions import cursor as Cursor
+
+from starview_app.maintenance.errors import JobError
+
+TABLE = "starview_app_auditlog"
+# In the order in which the archive has had them from its first version on.
+KNOWN = (
+    "id",
+    "event_type",
+    "timestamp",
+    "success",
+    "message",
+    "user_id",
+    "username",
+    "ip_address",
+    "user_agent",
+    "metadata",
+)
+# Types whose JSON comes back as the same value. Any other one is archived as
+# PostgreSQL's own text of it, which every type can read back; so are json and jsonb,
+# since JSON's null and the missing value would look alike.
+_PLAIN_TYPES = (
+    *("boolean", "smallint", "integer", "bigint", "real", "double precision"),
+    *("numeric", "text", "character varying", "character", "uuid", "inet", "cidr"),
+    *("date", "timestamp with time zone", "timestamp without time zone"),
+)
+# The text of a value must not depend on what the database's owner prefers.
+SET_TEXT_FORMS = """
+    SELECT
+        set_config('DateStyle', 'ISO, YMD', true),
+        set_config('IntervalStyle', 'postgres', true),
+        set_config('bytea_output', 'hex', true),
+        set_config('extra_float_digits', '1', true)
+"""
+_FORM = f"""
+    SELECT
+        class.relkind,
+        row_security_active(class.oid),
+        EXISTS (
+            SELECT FROM pg_inherits
+            WHERE inhparent = class.oid AND class.relkind <> 'p'
+        )
+    FROM pg_class AS class
+    WHERE class.oid = '{TABLE}'::regclass
+"""
+_COLUMNS = f"""
+    SELECT
+        attname,
+        format_type(atttypid, atttypmod),
+        format_type(atttypid, NULL) = ANY (%(plain_types)s),
+        attgenerated <> '',
+        attnotnull
+    FROM pg_attribute
+    WHERE attrelid = '{TABLE}'::regclass AND attnum > 0 AND NOT attisdropped
+    ORDER BY attnum
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str  # as SQL writes it
+    is_plain: bool  # its JSON comes back as the same value
+    is_generated: bool  # computed from other columns: never written
+    is_required: bool  # NOT NULL
+
+    @property
+    def quoted(self) -> str:
+        """For a statement that takes parameters."""
+        return '"' + self.name.replace('"', '""').replace("%", "%%") + '"'
+
+    @property
+    def literal(self) -> str:
+        """The name as a string of SQL, for a statement that takes parameters."""
+        return "'" + self.name.replace("'", "''").replace("%", "%%") + "'"
+
+    @property
+    def archived_type(self) -> str:
+        """The type of its value in the JSON."""
+        return self.type.replace("%", "%%") if self._is_as_it_is else "text"
+
+    @property
+    def as_archived(self) -> str:
+        """SQL: the column as the JSON has it."""
+        if self._is_as_it_is:
+            return self.quoted
+        return f"{self.quoted}::text AS {self.quoted}"
+
+    @property
+    def json_of_text(self) -> str:
+        """SQL: its text, quoted as JSON does."""
+        return f"to_json({self.quoted}::text)::text"
+
+    def as_it_was(self, alias: str) -> str:
+        """SQL: the column's own value, from the one that the JSON has."""
+        archived = f"{alias}.{self.quoted}"
+        if self.name == "metadata" and self.is_required:
+            # JSON's null comes back as SQL's, which the column does not take: only the
+            # metadata `null` can have been meant.
+            return f"coalesce({archived}, 'null')"
+        if self._is_as_it_is:
+            return archived
+        return f"{archived}::{self.type.replace('%', '%%')}"
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether its type has an equality, as json and xml have not."""
+        return self._is_as_it_is and self.type != "json"
+
+    @property
+    def _is_as_it_is(self) -> bool:
+        return self.is_plain or self.name in KNOWN
+
+
+def read_columns(cursor: CursorWrapper | Cursor) -> tuple[Column, ...]:
+    """Every column of the audit log, the known ones first.
+
+    Ask with the table locked, in any mode: then they stay as they are until the end of
+    the transaction. Raises JobError when some rows, or a part of them, could not be
+    seen, archived or restored.
+    """
+    cursor.execute(_FORM)
+    ((kind, has_row_security, has_children),) = cursor.fetchall()
+    if has_row_security:
+        raise JobError(
+            f"row-level security may hide rows of {TABLE} from this database user"
+            " HINT: connect as the owner of the table, or as a user with BYPASSRLS"
+        )
+    if kind not in ("r", "p") or has_children:
+        what = "a table that others inherit from" if has_children else "no table"
+        raise JobError(
+            f"{TABLE} is {what}: its rows could not be restored as they were HINT:"
+            " partitions are archived; inheritance, views and foreign tables are not"
+        )
+    cursor.execute(_COLUMNS, {"plain_types": list(_PLAIN_TYPES)})
+    found = {row[0]: Column(*row) for row in cursor.fetchall()}
+    if missing := [name for name in KNOWN if name not in found]:
+        raise JobError(
+            f"{TABLE} has no column {', '.join(missing)}: this version of the image"
+            " does not know such a table HINT: update the image, or undo that change"
+        )
+    return (
+        *(found.pop(name) for name in KNOWN),
+        *found.values(),
+    )
