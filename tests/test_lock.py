@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -13,7 +14,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner import lock
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
@@ -35,6 +36,7 @@ CLASSES = {
     "print": "Print",
     "wait": "Wait",
     "wait_in_query": "WaitInQuery",
+    "fail": "Fail",
     "end_its_child": "EndItsChild",
     "leave_pool_open": "LeavePoolOpen",
     "leave_in_child": "LeaveInChild",
@@ -310,17 +312,33 @@ def test_behind_a_pooler_a_run_whose_lock_is_lost_is_stopped(
 
 
 def test_a_run_leaves_no_setting_and_no_lock_in_a_poolers_sessions(
-    start: Start, pooler: Pooler
+    start: Start, pooler: Pooler, tmp_path: Path
 ) -> None:
+    """One of the schedule that fails, so that it also sends a mail."""
     pooled = pooler(20)
-    assert start(CLEAN_UP, database=pooled).finish().code == 0
+    crontab = tmp_path / "crontab"
+    crontab.write_text("0 0 * * * JOB=x timeout 1h python manage.py run_job fail\n")
+    done = start(
+        *("run_job", "fail"),
+        database=pooled,
+        settings={"CRONTAB": str(crontab)},
+        environment={"JOB": "x"},
+    ).finish()
 
+    assert (done.code, only_run().outcome) == (1, "failed")
+    assert Job.objects.get(name="x").alerted_at
     names = ("lock_timeout", "statement_timeout", "idle_session_timeout")
     with ExitStackOfSessions(pooled, 4) as others:
         found = [[_show(each, name) for name in names] for each in others]
 
     assert found == 4 * [["0", "0", "0"]]
-    assert holder_of(CLEAN_UP) is None
+    wait_until(_no_lock_is_left, "every lock is free, of killed runs as well")
+
+
+def _no_lock_is_left() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        return bool(cursor.fetchone() == (0,))
 
 
 def _show(opened: Any, name: str) -> str:

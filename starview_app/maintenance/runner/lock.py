@@ -12,7 +12,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg2
 from django.db import connection
@@ -96,6 +96,23 @@ def job_lock(job: str, lock_name: str = "", *, on_lost: OnLost) -> Iterator[None
             raise
     with _Keeper(session, on_lost).keep():
         yield
+
+
+@contextmanager
+def lock_if_free(name: str) -> Iterator[bool]:
+    """Hold it while the block runs, unless another has it; says which."""
+    with connection.wrap_database_errors:
+        session = _connect()
+        with session.answers_in_time(), session.cursor() as cursor:
+            cursor.execute(session.at_begin())
+            cursor.execute(_LOCK, {"key": _key(name)})
+            (is_ours,) = cursor.fetchone() or (False,)
+    try:
+        yield is_ours
+    finally:
+        with suppress(psycopg2.Error):
+            session.rollback()  # who comes next finds it free
+        session.close()
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ need them: every run imports this.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from email.utils import make_msgid, parseaddr
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
+from django.db import transaction
 
 from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
@@ -23,6 +23,7 @@ from starview_app.maintenance.runner import local_memory
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.runner.lock import lock_if_free
 from starview_app.maintenance.runner.memory import last_tick
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
@@ -42,7 +43,6 @@ logger = structlog.get_logger(__name__)
 PAUSE = timedelta(minutes=5)
 # Without a tick: two have not come.
 LONG = timedelta(minutes=25)
-_LOCK = {"key": "starview-maintenance:alerts"}
 _LONGEST_REASON = 300  # characters
 
 Outcome = JobRun.Outcome
@@ -200,22 +200,9 @@ def _remember(news: "News") -> None:
 
 @contextmanager
 def _session_lock() -> Iterator[bool]:
-    """Whether it is ours. Of the session: a mail must not keep a transaction open."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))", _LOCK
-        )
-        (is_ours,) = cursor.fetchone()
-    session = connection.connection
-    try:
+    """Whether it is ours. On a session of its own: a mail may take long."""
+    with lock_if_free("alerts") as is_ours:
         yield is_ours
-    finally:
-        # A session that was lost has freed it; another one never had it.
-        if is_ours and session is connection.connection and not session.closed:
-            with suppress(DatabaseError), connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", _LOCK
-                )
 
 
 # -- sending -------------------------------------------------------------------------
