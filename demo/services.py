@@ -266,6 +266,12 @@ class LocalServices:
         self._services.remove(running)
         self._run_postgres(self.folder / "postgres")
 
+    def crash_postgres(self) -> None:
+        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
+        (running,) = [each for each in self._services if each.name == "postgres"]
+        running.process.send_signal(signal.SIGQUIT)
+        running.process.wait()
+
     def _run_postgres(self, data: Path) -> None:
         command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
         settings = {

@@ -12,6 +12,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
+from starview_app.maintenance.runner import supervisor
+
 
 class Print(BaseCommand):
     """Writes what its arguments say."""
@@ -96,6 +98,23 @@ class CloseConnection(BaseCommand):
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         self.stdout.write("connected anew")
+
+
+class Garble(BaseCommand):
+    """Writes what is no report of a run, and a last line that only looks like one."""
+
+    def handle(self, **options: Any) -> None:
+        report = supervisor._report_fd
+        assert report
+        nested = "[" * 100_000
+        for line in (nested, "5", "[]", '{"counts": {"a": "b"}, "error": 7}', "\udcff"):
+            os.write(report, os.fsencode(f"{line}\n"))
+        os.write(report, b'{"counts": {"deleted": ')  # a write that was cut short
+        supervisor.tell(counts={"deleted": 3})
+        self.stdout.write(nested)
+        self.stdout.write("x" * (200 * 1024))
+        self.stdout.write('{"line": ' + nested[:20_000])
+        raise SystemExit(3)
 
 
 class TryAgainLater(BaseCommand):

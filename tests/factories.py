@@ -13,7 +13,11 @@ import psycopg2
 from allauth.account.models import EmailAddress, EmailConfirmation
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import QuerySet
+from django.utils import timezone
 
+from starview_app.maintenance.models import JobRun, ScheduleLine
+from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.models import (
     EmailBounce,
     EmailComplaint,
@@ -139,22 +143,34 @@ def make_soft_suppression(email: str, *, last: datetime) -> EmailSuppression:
 # -- what is in the database --------------------------------------------------------
 
 
-def contents() -> dict[str, list[str]]:
-    """Every row of every table, as JSON, by table; of runs there is always one more."""
+def contents(*tables: str) -> dict[str, list[str]]:
+    """Every row of `tables`, as JSON; by default of all but those about runs."""
+    if not tables:
+        about_runs = {"maintenance_job", "maintenance_jobrun"}
+        about_runs.add("maintenance_scheduleline")
+        found = set(connection.introspection.table_names()) - about_runs
+        tables = tuple(sorted(found))
+    return {table: _rows(table) for table in tables}
+
+
+def _rows(table: str) -> list[str]:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-            " AND tablename NOT IN ('maintenance_job', 'maintenance_jobrun') ORDER BY 1"
-        )
-        found = {}
-        for (table,) in cursor.fetchall():
-            name = connection.ops.quote_name(table)
-            cursor.execute(f"SELECT to_jsonb(row) FROM {name} AS row")
-            found[table] = sorted(
-                json.dumps(json.loads(row), sort_keys=True)
-                for (row,) in cursor.fetchall()
-            )
-    return found
+        name = connection.ops.quote_name(table)
+        cursor.execute(f"SELECT to_jsonb(row) FROM {name} AS row")
+        rows = [json.loads(row) for (row,) in cursor.fetchall()]
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def runs() -> QuerySet[JobRun]:
+    """Those of jobs: without the ticks of catch-up."""
+    return JobRun.objects.exclude(counts__has_key="ticks").order_by("id")
+
+
+def make_known(job: ScheduledJob, *, since: datetime) -> None:
+    """As if catch-up had ticked since then, and just now."""
+    ScheduleLine.objects.create(
+        job=job.job, times=job.five_fields, first_seen_at=since, seen_at=timezone.now()
+    )
 
 
 def execute(statement: str, *parameters: Any) -> None:

@@ -20,13 +20,20 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.monitoring import alert_text, alerts
 from starview_app.maintenance.runner.record import Ending, mark_crashed
 from starview_app.maintenance.runner.request import RunRequest
 from tests.conftest import Manage
-from tests.factories import DEADLINE_SECONDS, execute, in_thread, session
+from tests.factories import (
+    DEADLINE_SECONDS,
+    execute,
+    in_thread,
+    make_known,
+    session,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,9 +107,8 @@ def record(
     **columns: Any,
 ) -> JobRun:
     """A run that lasted a minute."""
-    Job.objects.get_or_create(
-        name=job.job, defaults={"first_seen_at": SLOT - timedelta(hours=1)}
-    )
+    if not ScheduleLine.objects.filter(job=job.job).exists():
+        make_known(job, since=SLOT - timedelta(hours=1))
     started_at = (slot or SLOT) + timedelta(minutes=after_minutes)
     is_running = outcome == Outcome.RUNNING
     return JobRun.objects.create(
@@ -259,6 +265,24 @@ def test_a_new_slot_that_fails_is_mailed_again_and_says_since_when(
     assert states() == {"job-a": (SLOT + DAY, SLOT + timedelta(minutes=1))}
 
 
+@pytest.mark.parametrize("is_recovery_mailed", [True, False])
+def test_a_job_that_fails_again_after_a_success_in_its_slot_is_mailed_again(
+    is_recovery_mailed: bool, mails: Mails
+) -> None:
+    run(A)
+    success = record(A, Outcome.SUCCEEDED, slot=None, after_minutes=10)
+    if is_recovery_mailed:
+        end(success, A)
+    run(A, slot=None, after_minutes=20)
+    for minutes in (30, 40):
+        alerts.dispatch([A], SLOT + timedelta(minutes=minutes))
+
+    works_again = ["[Starview] job-a works again"] if is_recovery_mailed else []
+    failed = "[Starview] job-a failed"
+    assert subjects(mails) == [failed, *works_again, failed]
+    assert "since         2026-03-01 02:21 UTC" in text_of(mails()[-1])
+
+
 def test_a_job_that_works_again_is_mailed_once(mails: Mails) -> None:
     run(A)
     success = run(A, Outcome.SUCCEEDED, attempt=2, after_minutes=10)
@@ -337,7 +361,7 @@ def test_after_the_fourth_failure_the_mail_says_that_it_is_left_to_people(
 def test_a_job_that_was_not_run_is_overdue_after_an_hour_and_mailed_once(
     mails: Mails,
 ) -> None:
-    Job.objects.create(name="job-a", first_seen_at=SLOT - DAY)
+    make_known(A, since=SLOT - DAY)
     hour = SLOT + timedelta(hours=1)
     alerts.dispatch([A], hour - timedelta(minutes=1))
     assert mails() == []
@@ -386,7 +410,7 @@ def test_a_slot_that_was_overdue_and_then_fails_is_mailed_as_that_too(
 def test_a_run_that_does_not_end_is_mailed_once_an_hour_after_its_deadline(
     mails: Mails,
 ) -> None:
-    record(A, Outcome.RUNNING, exit_code=None, error="")
+    record(A, Outcome.RUNNING, exit_code=None, error="", seen_at=timezone.now())
 
     for minutes in (120, 121, 131):
         alerts.dispatch([A], SLOT + timedelta(minutes=minutes))
@@ -556,7 +580,7 @@ def test_a_mail_that_ses_refuses_is_said_and_sent_later(
     run(A)
     assert [event["subject"] for event in said()] == ["[Starview] job-a failed"]
     assert "MessageRejected" in said()[0]["reason"]
-    assert states() == {"job-a": (None, None)}
+    assert states() == {}
 
     settings.DEFAULT_FROM_EMAIL = SENDER
     alerts.dispatch([A], NOW)
@@ -739,6 +763,62 @@ def test_a_mail_about_the_database_that_was_not_sent_is_tried_by_the_next_job(
     assert subjects(mails) == ["[Starview] the database does not answer"]
 
 
+@pytest.mark.parametrize(
+    ("is_new", "ticked_before", "subject"),
+    [
+        (True, timedelta(minutes=30), ["[Starview] the database works again"]),
+        (True, timedelta(minutes=20), []),  # a deploy
+        (False, timedelta(minutes=30), []),  # this container mailed no outage
+    ],
+)
+def test_an_outage_that_a_container_mailed_that_is_gone_is_mailed_as_over(
+    is_new: bool, ticked_before: timedelta, subject: list[str], mails: Mails
+) -> None:
+    now = timezone.now() + timedelta(days=1)  # the server was started before
+    remember([A], now - ticked_before)
+    if not is_new:
+        alerts.recall_outage(now - ticked_before)
+
+    for _ in range(2):
+        alerts.recall_outage(now)
+        alerts.dispatch([A], now)
+
+    assert subjects(mails) == subject
+    for mail in mails():
+        assert "if it was mailed that the database does not answer, that is over" in (
+            " ".join(text_of(mail).split())
+        )
+
+
+def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
+    mails: Mails,
+) -> None:
+    remember([A], SLOT)  # before the tests' server was there
+
+    alerts.recall_outage(SLOT + timedelta(minutes=1))
+    alerts.dispatch([A], SLOT + timedelta(minutes=1))
+
+    assert subjects(mails) == ["[Starview] the database works again"]
+
+
+def test_the_memory_of_an_outage_belongs_to_one_database(
+    mails: Mails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts.database_is_down("job-a", DOWN, now=SLOT)
+    here = connection.settings_dict["NAME"]
+    monkeypatch.setitem(connection.settings_dict, "NAME", "another")
+    alerts.database_is_down("job-b", DOWN, now=SLOT)
+    monkeypatch.setitem(connection.settings_dict, "NAME", here)
+
+    for _ in range(2):
+        alerts.dispatch([A], NOW)
+
+    assert subjects(mails) == [
+        *["[Starview] the database does not answer"] * 2,
+        "[Starview] the database works again",
+    ]
+
+
 def test_where_no_file_can_be_kept_every_job_mails(
     mails: Mails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -851,7 +931,7 @@ def test_of_one_endless_line_the_last_four_thousand_characters_are_mailed(
 
 
 def test_a_scheduled_command_that_fails_mails_once_and_once_when_it_works_again(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"JOB": WEEKLY, "TMPDIR": str(tmp_path)}
     failed = manage(COMMAND, "--email-report", "", env=env)
@@ -880,7 +960,7 @@ def test_a_scheduled_command_that_fails_mails_once_and_once_when_it_works_again(
 
 
 def test_a_mail_that_a_run_could_not_send_is_sent_by_catch_up(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"JOB": WEEKLY, "TMPDIR": str(tmp_path)}
 
@@ -897,14 +977,15 @@ def test_a_mail_that_a_run_could_not_send_is_sent_by_catch_up(
 
 
 def test_jobs_without_a_database_mail_once_and_once_when_it_is_back(
-    mails: Mails, manage: Manage, tmp_path: Path
+    mails: Mails, manage: Manage, tmp_path: Path, test_environment: dict[str, str]
 ) -> None:
     env: dict[str, str | None] = {"TMPDIR": str(tmp_path)}
-    down = {**env, "DATABASE_URL": "postgresql://user:pass-word@127.0.0.1:9/starview"}
+    url = test_environment["DATABASE_URL"].partition("@")[2]
+    down = {**env, "DATABASE_URL": f"postgresql://nobody-here:pass-word@{url}"}
     commands = [(WEEKLY, COMMAND), (DAILY, "cleanup_unverified_users")]
 
     for job, command in commands:
-        assert manage(command, env={**down, "JOB": job}).returncode == 1
+        assert manage(command, env={**down, "JOB": job}).returncode == 69
     assert subjects(mails) == ["[Starview] the database does not answer"]
     assert "pass-word" not in mails()[0].as_string()
 

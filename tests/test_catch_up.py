@@ -15,16 +15,19 @@ from pathlib import Path
 import pytest
 
 from demo.services import LocalServices
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner.catch_up import catch_up, due_now
 from starview_app.maintenance.runner.crontab.schedule import (
     ScheduledJob,
     parse_crontab,
     read_crontab,
 )
+from starview_app.maintenance.runner.memory import remember
+from starview_app.maintenance.runner.reports.costs import month_costs
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
+from tests.factories import make_known, runs, session
 
 pytestmark = pytest.mark.django_db
 
@@ -49,7 +52,7 @@ def line(times: str, name: str = "job") -> ScheduledJob:
 
 def known(*jobs: ScheduledJob, since: datetime) -> None:
     for job in jobs:
-        Job.objects.create(name=job.job, first_seen_at=since)
+        make_known(job, since=since)
 
 
 def recorded(
@@ -75,6 +78,7 @@ def recorded(
         outcome=outcome,
         exit_code=None if is_running else exit_code,
         started_at=started_at,
+        seen_at=datetime.now(UTC) if is_running else None,
         finished_at=None if is_running else started_at + timedelta(seconds=seconds),
         seconds=None if is_running else seconds,
     )
@@ -108,9 +112,8 @@ class World:
     def play(self, begin: datetime, end: datetime) -> None:
         """Every minute at which something may happen, `end` exclusive."""
         for job in self.jobs:
-            Job.objects.get_or_create(
-                name=job.job, defaults={"first_seen_at": begin - MINUTE}
-            )
+            if not ScheduleLine.objects.filter(job=job.job).exists():
+                make_known(job, since=begin - MINUTE)
         self.now = begin
         while self.now < end:
             if self._is_up(self.now):
@@ -162,9 +165,10 @@ def test_a_slot_is_left_to_supercronic_for_five_minutes() -> None:
 
 def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
     job = line(MONTHLY)
+    before = reasons(job, NOON)
+    remember([job], NOON)
 
-    assert reasons(job, NOON) == []
-    assert Job.objects.get(name="job").first_seen_at == NOON
+    assert (before, reasons(job, NOON)) == ([], [])
     assert reasons(job, NOON + 20 * DAY) == ["missed"]
 
 
@@ -215,7 +219,7 @@ def test_a_slot_that_is_done_or_under_way_is_left_alone(outcome: str) -> None:
 def test_a_paused_job_is_left_alone_until_its_pause_is_over() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    Job.objects.update(paused_until=NOON + HOUR)
+    Job.objects.create(name=job.job, paused_until=NOON + HOUR)
 
     assert reasons(job, NOON) == []
     assert reasons(job, NOON + HOUR) == ["missed"]
@@ -225,7 +229,7 @@ def test_what_was_due_within_a_pause_is_not_made_up_for_when_nobody_was_there() 
     job = line(DAILY)
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
-    Job.objects.update(paused_at=slot, paused_until=NOON - HOUR)
+    Job.objects.create(name=job.job, paused_at=slot, paused_until=NOON - HOUR)
     within = state_of(job, NOON)
 
     Job.objects.update(paused_at=slot - HOUR, paused_until=slot)
@@ -239,7 +243,7 @@ def test_what_failed_before_a_pause_is_tried_again_after_it() -> None:
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
     recorded(job, "failed", slot, slot=slot)
-    Job.objects.update(paused_at=slot + MINUTE, paused_until=NOON)
+    Job.objects.create(name=job.job, paused_at=slot + MINUTE, paused_until=NOON)
 
     assert reasons(job, NOON - MINUTE) == []
     assert reasons(job, NOON) == ["failed, attempt 2"]
@@ -268,13 +272,70 @@ def test_other_times_have_missed_nothing() -> None:
 def test_a_line_that_comes_back_has_missed_nothing() -> None:
     always, other = line(DAILY, "always"), line(MONTHLY, "other")
     known(always, other, since=NOON - 90 * DAY)
-    slot_states([always, other], NOON - 80 * DAY)
-    for days in range(79, 0, -1):
-        slot_states([always], NOON - days * DAY)
+    remember([always, other], NOON - 80 * DAY)
+    for minutes in range(0, 61, 10):
+        remember([always], NOON - 79 * DAY + minutes * MINUTE)
+    remember([always, other], NOON)
 
     due = [found.state.job for found in due_now([always, other], NOON)]
 
     assert due == ["always"]
+
+
+def test_an_outage_of_any_length_makes_up_for_every_line_and_not_for_one_only() -> None:
+    jobs = [line(DAILY, "daily"), line(MONTHLY, "monthly"), line(WEEKLY, "weekly")]
+    down = datetime(2026, 10, 31, tzinfo=UTC)
+    remember(jobs, down - DAY)
+    remember(jobs, down)
+    now = down + 3 * DAY
+    recorded(jobs[0], "succeeded", now, slot=jobs[0].last_due(now))
+    remember(jobs, now + MINUTE)
+
+    due = [found.state.job for found in due_now(jobs, now + MINUTE)]
+
+    assert due == ["monthly", "weekly"]
+
+
+@pytest.mark.parametrize("outage", [0 * HOUR, 3 * HOUR, 3 * DAY], ids=str)
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_two_crontabs_of_a_deploy_erase_nothing_that_is_due(
+    first: str, outage: timedelta
+) -> None:
+    """Whichever ticks last before an outage, and first after it."""
+    same, moved = line(MONTHLY, "same"), line(MONTHLY, "moved")
+    crontabs = {
+        "old": [same, moved, line(MONTHLY, "dropped")],
+        "new": [same, line("0 5 1 * *", "moved")],
+    }
+    begin = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
+    turns = ("old", "new") if first == "old" else ("new", "old")
+    for ticks in range(6):
+        for turn in turns:
+            remember(crontabs[turn], begin + ticks * TEN_MINUTES)
+    now = begin + HOUR + TEN_MINUTES + outage
+    for turn in turns:
+        remember(crontabs[turn], now)
+
+    due = {
+        turn: [due.state.job for due in due_now(crontabs[turn], now)] for turn in turns
+    }
+
+    assert due["old"] == ["same", "moved", "dropped"]
+    assert due["new"] == (["moved", "same"] if outage else ["same"])
+
+
+def test_a_line_is_forgotten_by_ticks_and_not_by_an_outage() -> None:
+    job, other = line(MONTHLY), line(DAILY, "other")
+    slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
+    remember([job, other], slot - HOUR)
+    for minutes in (50, 40, 30, 20):
+        remember([other], slot - minutes * MINUTE)
+    remember([other], slot + 10 * DAY)
+    before = reasons(job, slot + 10 * DAY)
+    remember([other], slot + 10 * DAY + TEN_MINUTES)
+
+    assert before == ["missed"]
+    assert reasons(job, slot + 10 * DAY + TEN_MINUTES) == []
 
 
 def test_a_run_that_still_runs_is_waited_for_whatever_came_after_it() -> None:
@@ -426,27 +487,44 @@ def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
     manage: Manage,
 ) -> None:
     name = "starview-cleanup-unverified-users"
-    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
     (job,) = [job for job in PROJECTS if job.job == name]
+    make_known(job, since=datetime.now(UTC) - 40 * DAY)
 
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     listed = manage("catch_up", "--dry-run")
     done = manage("catch_up", env={"PATH": path})
     again = manage("catch_up", env={"PATH": path})
 
-    runs = [(run.job, run.trigger, run.outcome) for run in JobRun.objects.all()]
+    found = [(run.job, run.trigger, run.outcome) for run in runs()]
     is_soon = job.next_after(datetime.now(UTC)) <= datetime.now(UTC) + HOUR
     expected = [] if is_soon else [(name, "catch-up", "succeeded")]
     assert (listed.returncode, done.returncode, again.returncode) == (0, 0, 0)
-    assert runs == expected
+    assert found == expected
     assert is_soon or f"{name}: slot " in listed.stdout
     assert is_soon or "(missed)" in listed.stdout
 
 
 @pytest.mark.django_db(transaction=True)
+def test_ticks_that_did_nothing_share_a_row_and_a_failure_has_its_own(
+    commands: Commands, tmp_path: Path
+) -> None:
+    for crontab in (ROOT / "crontab", ROOT / "crontab", tmp_path / "none"):
+        commands.run("catch_up", settings={"CRONTAB": str(crontab)})
+    commands.run("catch_up")
+
+    ticks = JobRun.objects.order_by("id")
+    assert [(tick.job, tick.outcome, tick.counts) for tick in ticks] == [
+        ("starview-catch-up", "succeeded", {"runs": 0, "ticks": 3}),
+        ("catch_up", "failed", {"runs": 0, "ticks": 1}),
+    ]
+    assert "the crontab has no job" in ticks[1].error
+    assert month_costs(PROJECTS, datetime.now(UTC)).so_far == 0
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_dry_run_changes_nothing(manage: Manage) -> None:
-    name = "starview-archive-audit-logs"
-    Job.objects.create(name=name, first_seen_at=datetime.now(UTC) - 40 * DAY)
+    for job in PROJECTS:
+        make_known(job, since=datetime.now(UTC) - 40 * DAY)
 
     done = manage("catch_up", "--dry-run")
 
@@ -487,24 +565,80 @@ def test_an_outage_that_only_catch_up_meets_is_mailed_once(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_catch_up_takes_a_locked_table_for_no_outage(
+    commands: Commands, services: LocalServices, tmp_path: Path
+) -> None:
+    before = len(services.sent_mail())
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun")
+        done = commands.run(
+            "catch_up",
+            environment={"TMPDIR": str(tmp_path)},
+            constants={
+                "starview_app.maintenance.runner.record.LOCK_TIMEOUT": "100ms",
+            },
+        )
+
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(
+        "CommandError: database: canceling statement due to lock timeout"
+    )
+    assert len(services.sent_mail()) == before
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("code", "errors"),
+    [
+        # The database was away when it began: no attempt is used up.
+        (69, []),
+        # It may have run, and the crontab is not to blame.
+        (1, ["it ended with 1 and left no record"]),
+    ],
+)
+def test_the_line_of_a_job_without_a_record_is_not_blamed_for_it(
+    code: int, errors: list[str], commands: Commands, tmp_path: Path
+) -> None:
+    crontab, slot = due_two_hours_ago(tmp_path, "python")
+    away = tmp_path / "timeout"
+    away.write_text(f"#!/bin/sh\nexit {code}\n")
+    away.chmod(0o755)
+
+    done = commands.run(
+        "catch_up",
+        settings={"CRONTAB": str(crontab)},
+        environment={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+    )
+
+    assert f"exit_code={code}" in done.err
+    assert [run.error.partition(":")[0] for run in runs()] == errors
+
+
+def due_two_hours_ago(folder: Path, program: str) -> tuple[Path, datetime]:
+    """A crontab of one line, its `program` given, that nobody has run; and its slot."""
+    crontab = folder / "crontab"
+    slot = (datetime.now(UTC) - 2 * HOUR).replace(second=0, microsecond=0)
+    crontab.write_text(
+        f"{slot.minute} {slot.hour} * * * JOB=job timeout 1h"
+        f" {program} manage.py run_job clearsessions\n"
+    )
+    (job,) = read_crontab(crontab)
+    make_known(job, since=slot - DAY)
+    return crontab, slot
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_line_that_cannot_start_its_job_is_a_failed_run(
     commands: Commands, tmp_path: Path
 ) -> None:
     """Its shell says so to the log alone, each time."""
-    crontab = tmp_path / "crontab"
-    slot = (datetime.now(UTC) - 2 * HOUR).replace(second=0, microsecond=0)
-    crontab.write_text(
-        f"{slot.minute} {slot.hour} * * * JOB=job timeout 1h"
-        " pyhton manage.py run_job clearsessions\n"
-    )
-    (job,) = read_crontab(crontab)
-    known(job, since=slot - DAY)
+    crontab, slot = due_two_hours_ago(tmp_path, "pyhton")
 
     for _ in range(2):
         settings = {"CRONTAB": str(crontab)}
         assert commands.run("catch_up", settings=settings).code == 0
 
-    run = JobRun.objects.get()  # its second attempt waits for ten minutes
+    run = runs().get()  # its second attempt waits for ten minutes
     assert (run.job, run.attempt, run.trigger) == ("job", 1, "catch-up")
     assert (run.outcome, run.exit_code, run.slot) == (
         "failed",

@@ -22,7 +22,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.schedule import parse_crontab
 from tests.app import App
 from tests.conftest import kill_run, merged
-from tests.factories import make_accounts, session, wait_until_blocked_by
+from tests.factories import make_accounts, runs, session, wait_until_blocked_by
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -120,11 +120,12 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
                 connection.close()
             output, _ = timeout.communicate(timeout=WAIT_SECONDS)
 
-    JobRun.objects.update(seen_at=timezone.now() - timedelta(minutes=5))
+    long_ago = timezone.now() - timedelta(minutes=5)
+    JobRun.objects.update(seen_at=None, started_at=long_ago)
     found = manage("catch_up")  # finds what is gone; it is not yet time for more
     left = User.objects.count()
     history = manage("jobs", "history", NAME)
-    error = JobRun.objects.get().error
+    error, counts = runs().get().error, runs().get().counts
     JobRun.objects.update(finished_at=timezone.now() - timedelta(minutes=11))
     (app.folder / "crontab").write_text(crontab.replace(f" {limit} ", " 1h "))
     rest = manage("catch_up")
@@ -134,10 +135,11 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     assert (found.returncode, rest.returncode) == (0, 0), found.stderr + rest.stderr
     assert f" {cut.outcome} " in history.stdout
     assert cut.error in error
+    is_killed = cut.outcome == "crashed"
+    assert counts.get("found") == (None if is_killed else job.BATCH_ACCOUNTS + 5)
     assert User.objects.count() == 0
     assert [
-        (run.attempt, run.trigger, run.outcome)
-        for run in JobRun.objects.order_by("attempt")
+        (run.attempt, run.trigger, run.outcome) for run in runs().order_by("attempt")
     ] == [(1, "schedule", cut.outcome), (2, "catch-up", "succeeded")]
 
 

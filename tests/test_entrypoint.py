@@ -55,9 +55,10 @@ def test_a_stop_ends_what_is_caught_up_with_as_well(
 ) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO maintenance_job (name, first_seen_at, times)"
-            " VALUES (%s, %s, '')",
-            ["starview-sleep", timezone.now() - timedelta(days=60)],
+            "INSERT INTO maintenance_scheduleline"
+            " (job, times, first_seen_at, seen_at, absent)"
+            " VALUES ('starview-sleep', '0 4 1 * *', %s, now(), '0')",
+            [timezone.now() - timedelta(days=60)],
         )
     with app.started(test_environment, CATCH_UP) as process:
         app.wait_for("sleeping", process)
@@ -65,7 +66,10 @@ def test_a_stop_ends_what_is_caught_up_with_as_well(
         code, seconds = stop(process)
 
     assert (code, seconds < 5) == (0, True), app.said()
-    assert runs() == [("starview-sleep", "catch-up", "interrupted")]
+    assert runs() == [
+        ("starview-sleep", "catch-up", "interrupted"),
+        ("starview-catch-up", "schedule", "interrupted"),
+    ]
 
 
 def test_a_crontab_with_mistakes_is_told_and_runs_all_the_same(

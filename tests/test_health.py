@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
 from starview_app.maintenance.runner.reports import health as health_module
 from starview_app.maintenance.runner.reports.health import (
@@ -22,7 +22,7 @@ from starview_app.maintenance.runner.reports.health import (
     find_scheduler,
 )
 from tests.conftest import ROOT
-from tests.factories import NOW, wait_until
+from tests.factories import NOW, make_known, wait_until
 
 Outcome = JobRun.Outcome
 
@@ -53,9 +53,8 @@ def make_process(
 
 
 def remember(lines: list[ScheduledJob], *, since: datetime) -> None:
-    Job.objects.bulk_create(
-        Job(name=line.job, first_seen_at=since) for line in lines if line.job
-    )
+    for line in lines:
+        make_known(line, since=since)
 
 
 def make_run(**columns: Any) -> JobRun:
@@ -256,11 +255,11 @@ def test_a_crontab_without_a_job_is_a_problem(proc: Path) -> None:
 def test_a_database_that_does_not_answer_is_one_line_beside_the_scheduler(
     proc: Path, lines: list[ScheduledJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(now: datetime) -> None:
+    def refuse(jobs: list[ScheduledJob], now: datetime) -> None:
         raise OperationalError("could not connect\nConnection refused")
 
     make_process(proc, 7, "supercronic", "Z")
-    monkeypatch.setattr(health_module, "mark_crashed", refuse)
+    monkeypatch.setattr(health_module, "slot_states", refuse)
 
     health = check_health(lines, NOW, proc)
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -21,13 +21,15 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner import record
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
 from starview_app.maintenance.runner.reports import costs
 from starview_app.maintenance.runner.reports.costs import month_costs, runs_left
 from starview_app.maintenance.runner.reports.history import history, overview
+from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.management.commands.jobs import _duration, _printable
 from tests.conftest import ROOT, Manage, merged
-from tests.factories import NOW, execute, wait_until
+from tests.factories import NOW, contents, execute, make_known, wait_until
 
 Outcome, Trigger = JobRun.Outcome, JobRun.Trigger
 
@@ -36,6 +38,7 @@ EMAIL = "starview-cleanup-email-suppressions"
 ARCHIVE = "starview-archive-audit-logs"
 SESSIONS = "starview-clear-sessions"
 NAMES = [CLEANUP, EMAIL, ARCHIVE, SESSIONS]
+OWN_TABLES = ["maintenance_jobrun", "maintenance_job", "maintenance_scheduleline"]
 SUBCOMMANDS = [
     "list",
     "history",
@@ -89,6 +92,11 @@ def make_run(job: str = CLEANUP, **columns: Any) -> JobRun:
     )
 
 
+def line_of(name: str) -> ScheduledJob:
+    lines, _ = parse_crontab((ROOT / "crontab").read_text())
+    return next(line for line in lines if line.job == name)
+
+
 def jobs(*arguments: str) -> str:
     stdout = StringIO()
     call_command("jobs", *arguments, stdout=stdout)
@@ -135,7 +143,7 @@ def test_the_list_shows_schedule_last_run_and_next_run_in_the_order_of_the_cront
         ["", "At 03:00 on Sunday"],
         [CLEANUP, "succeeded 2026-02-28 02:00", "2026-03-02 02:00"],
         ["", "At 02:00 every day"],
-        ["starview-catch-up", "not recorded", "2026-03-01 02:10"],
+        ["starview-catch-up", "never", "2026-03-01 02:10"],
         ["", "Every 10th minute of every hour"],
     ]
     # Aligned.
@@ -146,7 +154,11 @@ def test_the_list_shows_schedule_last_run_and_next_run_in_the_order_of_the_cront
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_a_run_under_way_is_shown_rather_than_one_that_was_refused_beside_it() -> None:
-    make_run(outcome=Outcome.RUNNING, started_at=NOW - timedelta(minutes=1))
+    make_run(
+        outcome=Outcome.RUNNING,
+        started_at=NOW - timedelta(minutes=1),
+        seen_at=datetime.now(UTC),
+    )
     make_run(outcome=Outcome.SKIPPED, exit_code=75)  # refused to run beside it
 
     (found, *_) = overview(parse_crontab((ROOT / "crontab").read_text())[0], NOW)
@@ -180,7 +192,7 @@ def test_a_paused_job_says_until_when_and_its_next_run_is_after_that() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_overdue_and_failing_jobs_are_marked() -> None:
-    Job.objects.create(name=EMAIL, first_seen_at=NOW - timedelta(days=30))
+    make_known(line_of(EMAIL), since=NOW - timedelta(days=30))
     run = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
 
     text = jobs()
@@ -280,7 +292,7 @@ def test_the_history_of_a_name_that_nobody_knows_is_an_error_with_the_names() ->
     with pytest.raises(CommandError) as caught:
         jobs("history", "cleanup")
 
-    known = ", ".join([*NAMES, "diagnose_db", "starview-of-old"])
+    known = ", ".join([*NAMES, "starview-catch-up", "diagnose_db", "starview-of-old"])
     assert str(caught.value) == (
         f"there is no job 'cleanup' HINT: the names are {known}"
     )
@@ -315,6 +327,7 @@ def test_show_tells_everything_about_one_run_with_its_output() -> None:
 
     assert jobs("show", str(run.id)).splitlines() == [
         f"run       {run.id}",
+        f"run id    {run.run_id.hex}",
         f"job       {CLEANUP}",
         "status    failed, exit code 1",
         "started   2026-03-01 02:00:00 UTC",
@@ -353,6 +366,46 @@ def test_show_of_a_run_under_way_tells_what_was_saved_so_far(manage: Manage) -> 
     assert "output so far, as it was last saved:\nhalf of it\n" in shown.stdout
     assert "running since 2026-03-01 02:00" in listed.stdout
     execute("SELECT pg_advisory_unlock_all()")
+
+
+@pytest.mark.django_db
+def test_show_finds_a_run_by_its_number_and_by_its_id_in_the_log() -> None:
+    make_run()
+    run = make_run(run_id="0123456789ab4def8123456789abcdef")
+    hexadecimal = "0123456789ab4def8123456789abcdef"
+    dashed = "01234567-89AB-4def-8123-456789abcdef"
+
+    for key in (str(run.id), hexadecimal[:12], hexadecimal[:20], hexadecimal, dashed):
+        assert jobs_json("show", key)["run"]["id"] == run.id
+
+    for key in ("0123456789ac", "123456789012", "9" * 19):
+        with pytest.raises(CommandError, match="^there is no run "):
+            jobs("show", key)
+    for key in ("0123456789a", "0123456789ag", "9" * 20 + "x", "-1", "\u0663"):
+        with pytest.raises(CommandError, match="neither a run's number nor its id"):
+            jobs("show", "--", key)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("at_now")
+def test_a_job_that_fails_is_not_shown_as_succeeded_because_of_a_command_by_hand() -> (
+    None
+):
+    failed = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    for minutes in range(12):
+        later = NOW + timedelta(minutes=minutes)
+        make_run(trigger=Trigger.HAND, started_at=later)
+
+    (overview, *_) = jobs_json()["jobs"]
+
+    assert overview["last_run"]["id"] == overview["failing_run"] == failed.id
+    assert f"{CLEANUP}  " in jobs()
+    assert "failed 2026-03-01 02:00" in jobs()
+
+
+@pytest.mark.django_db
+def test_the_history_of_catch_up_is_not_denied() -> None:
+    assert jobs("history", "starview-catch-up") == "No runs\n"
 
 
 @pytest.mark.django_db
@@ -423,7 +476,7 @@ def test_run_ends_with_75_while_another_run_is_under_way(with_python: Manage) ->
 @pytest.mark.django_db(transaction=True)
 def test_run_of_a_paused_job_runs_it(with_python: Manage) -> None:
     until = timezone.now() + timedelta(days=3)
-    Job.objects.create(name=CLEANUP, first_seen_at=NOW, paused_until=until)
+    Job.objects.create(name=CLEANUP, paused_until=until)
 
     ended = with_python("jobs", "run", CLEANUP)
 
@@ -580,7 +633,7 @@ def test_a_job_without_runs_has_an_unknown_cost_and_others_are_counted_too() -> 
 def test_what_is_paused_is_not_expected() -> None:
     make_run("daily", started_at=NOW - timedelta(days=1))
     until = datetime(2026, 3, 31, 2, 0, tzinfo=UTC)
-    Job.objects.create(name="daily", first_seen_at=NOW, paused_until=until)
+    Job.objects.create(name="daily", paused_until=until)
 
     (cost,) = month_costs([DAILY], NOW).jobs
 
@@ -662,15 +715,14 @@ def test_pause_remembers_the_moment_and_says_the_next_run() -> None:
         " its next run is at 2026-03-11 02:00 UTC\n"
     )
     job = Job.objects.get()
-    assert (job.name, job.first_seen_at) == (CLEANUP, NOW)
+    assert (job.name, job.paused_at) == (CLEANUP, NOW)
     assert job.paused_until == datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
 
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
-    seen = NOW - timedelta(days=100)
-    Job.objects.create(name=CLEANUP, first_seen_at=seen, alerted_slot=NOW)
+    Job.objects.create(name=CLEANUP, alerted_slot=NOW)
     jobs("pause", CLEANUP, "--until", "2026-03-10")
 
     facts = jobs_json("pause", CLEANUP, "--until", "2026-03-05")
@@ -681,7 +733,7 @@ def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
         "next_run_at": "2026-03-05T02:00:00+00:00",
     }
     job = Job.objects.get()
-    assert (job.first_seen_at, job.alerted_slot) == (seen, NOW)
+    assert job.alerted_slot == NOW
     assert job.paused_until == datetime(2026, 3, 5, tzinfo=UTC)
     assert job.paused_at == NOW
 
@@ -703,9 +755,7 @@ def test_resume_ends_a_pause_and_says_when_there_is_none() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_a_pause_that_is_over_is_none() -> None:
-    Job.objects.create(
-        name=CLEANUP, first_seen_at=NOW, paused_until=NOW - timedelta(days=1)
-    )
+    Job.objects.create(name=CLEANUP, paused_until=NOW - timedelta(days=1))
 
     assert jobs("resume", CLEANUP) == f"{CLEANUP} is not paused\n"
 
@@ -713,9 +763,7 @@ def test_a_pause_that_is_over_is_none() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_a_job_that_left_the_crontab_can_be_resumed() -> None:
-    Job.objects.create(
-        name="of-old", first_seen_at=NOW, paused_until=NOW + timedelta(days=1)
-    )
+    Job.objects.create(name="of-old", paused_until=NOW + timedelta(days=1))
 
     assert jobs("resume", "of-old") == "of-old is resumed\n"
 
@@ -754,7 +802,7 @@ def test_a_pause_may_last_400_days_and_not_a_minute_more() -> None:
 def test_a_line_that_is_not_recorded_cannot_be_paused(subcommand: str) -> None:
     until = ["--until", f"{timezone.now() + timedelta(days=9):%Y-%m-%d}"]
 
-    with pytest.raises(CommandError, match="its runs are not recorded") as caught:
+    with pytest.raises(CommandError, match="it does not ask") as caught:
         jobs(subcommand, "starview-catch-up", *(until if subcommand == "pause" else []))
 
     assert caught.value.returncode == 2
@@ -947,17 +995,66 @@ def test_json_tells_the_times_in_utc_as_iso_8601() -> None:
     assert run["cost"] == 0.00008
 
 
+@pytest.fixture
+def looker() -> Iterator[str]:
+    """A role of the database that may read our tables, and nothing else."""
+    execute("CREATE ROLE looker; GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker")
+    yield "looker"
+    execute("RESET ROLE; DROP OWNED BY looker; DROP ROLE looker")
+
+
+def all_that_looks(run: int) -> list[str]:
+    """What each command that only looks prints; an unknown run is an error."""
+    stdout = StringIO()
+    call_command("catch_up", "--dry-run", stdout=stdout)
+    said = [stdout.getvalue()]
+    for arguments in (["list"], ["history"], ["costs"], ["health"]):
+        with suppress(SystemExit):  # of what is not healthy
+            said.append(jobs(*arguments))
+    with suppress(CommandError):
+        said.append(jobs("show", str(run)))
+    return said
+
+
 @pytest.mark.django_db(transaction=True)
-def test_the_tables_are_made_where_they_are_missing(manage: Manage) -> None:
-    execute("DROP TABLE maintenance_jobrun, maintenance_job")
-    execute(
-        "DELETE FROM django_migrations WHERE app = 'maintenance' AND name > '0001_z'"
-    )
+def test_what_only_looks_changes_nothing_and_needs_no_right_to(
+    looker: str, crontab: Crontab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    (line,) = crontab(f"0 4 1 * * JOB={ARCHIVE} python manage.py archive_audit_logs")
+    make_known(line, since=NOW)
+    gone = make_run(outcome=Outcome.RUNNING, seen_at=NOW + timedelta(seconds=12))
+    before = contents(*OWN_TABLES)
 
-    for subcommand in ("list", "history", "costs", "health"):
-        ended = manage("jobs", subcommand)
+    execute("SET ROLE looker")
+    due, listed, history, *_, shown = all_that_looks(gone.id)
+    # In a deploy the crontab of the image before.
+    crontab(f"0 5 * * * JOB={SESSIONS} python manage.py run_job clearsessions")
+    all_that_looks(gone.id)
+    execute("RESET ROLE")
 
-        assert ended.returncode == 0, ended.stderr
+    assert due.startswith(f"{ARCHIVE}: slot ")
+    assert due.endswith(" (missed)\n")
+    assert "OVERDUE: not run since " in listed
+    assert "12.0s  crashed" in history
+    assert "status    crashed\n" in shown
+    assert "finished  2026-03-01 02:00:12 UTC\n" in shown
+    assert contents(*OWN_TABLES) == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_only_looks_makes_no_table() -> None:
+    execute(f"DROP TABLE {', '.join(OWN_TABLES)}")
+    try:
+        said = all_that_looks(1)
+
+        assert said[0] == "Nothing to catch up with\n"
+        assert said[1].count("  never  ") == 5
+        assert said[2] == "No runs\n"
+        assert said[4].startswith("healthy: ")
+        assert not set(OWN_TABLES) & set(connection.introspection.table_names())
+    finally:
+        create_own_tables()
 
 
 @pytest.mark.django_db
@@ -976,7 +1073,7 @@ def test_a_database_that_does_not_answer_is_one_line(manage: Manage) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_health_exits_1_and_says_what_is_overdue(manage: Manage) -> None:
-    Job.objects.create(name=CLEANUP, first_seen_at=NOW)
+    make_known(line_of(CLEANUP), since=NOW)
 
     ended = manage("jobs", "health")
     as_json = manage("jobs", "health", "--json")

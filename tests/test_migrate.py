@@ -190,7 +190,7 @@ def whole_web_service(empty: Database) -> Database:
         DELETE FROM django_migrations WHERE name = 'standalone_database';
         DELETE FROM django_migrations WHERE app = 'maintenance';
         DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;
-        DROP TABLE maintenance_job, maintenance_jobrun;
+        DROP TABLE maintenance_job, maintenance_jobrun, maintenance_scheduleline;
         DELETE FROM auth_permission
         USING django_content_type AS type
         WHERE content_type_id = type.id AND app_label = 'maintenance';
@@ -292,7 +292,7 @@ def test_tables_that_a_dump_has_left_out_are_made_again(
     whole_web_service.manage("archive_audit_logs")
     whole_web_service.execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline"
     )
 
     done = whole_web_service.manage("archive_audit_logs")

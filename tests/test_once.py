@@ -48,7 +48,7 @@ def test_of_many_processes_with_one_slot_one_runs_however_often_it_is_tried(
     for _ in range(times):
         JobRun.objects.all().delete()
         with session() as holder:
-            holder.cursor().execute("LOCK TABLE maintenance_job IN EXCLUSIVE MODE")
+            holder.cursor().execute("LOCK TABLE maintenance_jobrun IN EXCLUSIVE MODE")
             started = [
                 commands.start(
                     *("run_job", "print", "hello"),

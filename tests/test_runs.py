@@ -17,13 +17,21 @@ import psycopg2
 import pytest
 from django.db import connection
 
+from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record
+from starview_app.maintenance.runner import record, supervisor
 from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
-from tests.factories import execute, session, wait_until, wait_until_blocked_by
+from tests.factories import (
+    contents,
+    execute,
+    runs,
+    session,
+    wait_until,
+    wait_until_blocked_by,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,6 +47,7 @@ CLASSES = {
     "bug": "Bug",
     "flood": "Flood",
     "nested": "Nested",
+    "garble": "Garble",
     "close_connection": "CloseConnection",
     "try_again_later": "TryAgainLater",
 }
@@ -46,6 +55,7 @@ PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items
 
 RUNNER = "starview_app.maintenance.runner"
 SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
+LOCK_TIMEOUT = f"{RUNNER}.record.LOCK_TIMEOUT"
 FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
 
 Start = Callable[..., Command]
@@ -57,12 +67,11 @@ def midnight() -> datetime:
 
 
 def only_run() -> JobRun:
-    return JobRun.objects.get()
+    return runs().get()
 
 
 def outcomes() -> list[tuple[str, str]]:
-    runs = JobRun.objects.order_by("id")
-    return [(run.trigger, run.outcome) for run in runs]
+    return [(run.trigger, run.outcome) for run in runs()]
 
 
 @pytest.fixture
@@ -146,7 +155,10 @@ def worker_of(process: Command) -> int:
 
 def found_crashed() -> list[tuple[int, str]]:
     """As `mark_crashed` finds them some minutes later."""
-    execute("UPDATE maintenance_jobrun SET seen_at = now() - interval '5 minutes'")
+    execute(
+        "UPDATE maintenance_jobrun"
+        " SET seen_at = NULL, started_at = now() - interval '5 minutes'"
+    )
     return mark_crashed(datetime.now(UTC))
 
 
@@ -217,6 +229,49 @@ def test_a_bug_keeps_its_traceback_and_its_record_has_the_last_line_of_it(
     assert "Traceback" in done.err
     assert only_run().error == "ValueError: a bug"
     assert "Traceback" in only_run().output
+
+
+def test_garbage_in_the_report_or_the_output_of_a_run_does_not_end_its_record(
+    run: Run,
+) -> None:
+    done = run("garble")
+
+    recorded = only_run()
+    assert done.code == 3
+    assert "Traceback" not in done.err
+    assert (recorded.outcome, recorded.exit_code) == ("failed", 3)
+    assert recorded.counts == {"deleted": 3}
+    assert recorded.error.startswith('{"line": [[[')
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cleanup_unverified_users", "--dry"],
+        ["catch_up", "--dry"],
+        ["catch_up", "--nosuch"],
+        ["jobs", "--nosuch"],
+        ["jobs", "nosuch"],
+        ["jobs", "history", "--lim", "3"],
+        ["jobs", "history", "--limit", "9" * 5000],
+        ["jobs", "show"],
+        ["run_job"],
+        ["run_job", "--nosuch"],
+        ["wait_for_database", "--timeout", "1"],
+        ["wait_for_database", "--timeout-seconds", "\u0663"],
+        ["migrate", "--pla"],
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_a_wrong_or_abbreviated_option_is_one_line_and_exit_2(
+    arguments: list[str], commands: Commands
+) -> None:
+    done = commands.run(*arguments, supervised=True)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert ": error: " in done.err
+    assert not JobRun.objects.exists()
 
 
 def test_wrong_options_on_the_schedule_are_a_failed_run(manage: Manage) -> None:
@@ -338,15 +393,41 @@ def test_while_nobody_reads_the_deadline_holds_and_later_nothing_is_lost(
     assert only_run().output.splitlines()[-3:-1] == lines[-3:-1]
 
 
-def test_what_a_run_has_written_so_far_can_be_read_while_it_runs(
+def test_what_a_run_has_written_so_far_can_be_read_from_its_first_seconds_on(
     start: Start,
 ) -> None:
-    process = start("wait", constants={SAVE_SECONDS: 0.05})
+    process = start("wait")
     worker_of(process)
 
     wait_until(lambda: "waiting" in only_run().output, "the output was saved")
 
     assert only_run().outcome == "running"
+    assert supervisor.FIRST_SAVE_SECONDS <= 1
+    assert supervisor.SAVE_SECONDS <= 5
+
+
+def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `docker stop` kills what `docker compose exec` has started."""
+    process = start("wait")
+    worker_of(process)
+    wait_until(lambda: "waiting" in only_run().output, "the output was saved")
+    assert kill_both(process).code == -signal.SIGKILL
+    execute(  # found an hour later
+        "UPDATE maintenance_jobrun SET started_at = started_at - interval '1 h',"
+        " seen_at = seen_at - interval '1 h'"
+    )
+    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    mark_crashed(datetime.now(UTC))
+
+    killed = only_run()
+    assert killed.outcome == "crashed"
+    assert "waiting" in killed.output
+    assert killed.finished_at == killed.seen_at
+    assert killed.finished_at
+    length = killed.finished_at - killed.started_at
+    assert killed.seconds == pytest.approx(length.total_seconds())
 
 
 def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
@@ -371,6 +452,51 @@ def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
     assert [(now - run.started_at).days for run in old] == [399]
 
 
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        ({"JOB": "starview-print\n"}, "JOB='starview-print\\n' is no name"),
+        ({"JOB": os.fsdecode(b"\xff")}, "JOB='\\udcff' is no name"),
+        ({"STARVIEW_JOB_TRIGGER": "schedule"}, "STARVIEW_JOB_TRIGGER='schedule' is"),
+        ({"STARVIEW_JOB_SLOT": "soon"}, "STARVIEW_JOB_SLOT='soon' is no time"),
+        ({"STARVIEW_JOB_SLOT": "{naive}"}, "is no time with its zone"),
+        ({"STARVIEW_JOB_ATTEMPT": "0"}, "STARVIEW_JOB_ATTEMPT='0' is no number"),
+        ({"STARVIEW_JOB_ATTEMPT": "\u0663"}, "STARVIEW_JOB_ATTEMPT='\u0663' is no"),
+        ({"STARVIEW_JOB_ATTEMPT": "9" * 5000}, "is no number of an attempt"),
+        ({"STARVIEW_JOB_ATTEMPT": "1"}, "do not belong together"),
+        ({"STARVIEW_JOB_SLOT": "{newest}"}, "do not belong together"),
+        ({"STARVIEW_JOB_TRIGGER": "catch-up"}, "do not belong together"),
+        (
+            {
+                "STARVIEW_JOB_TRIGGER": "catch-up",
+                "STARVIEW_JOB_SLOT": "{older}",
+                "STARVIEW_JOB_ATTEMPT": "1",
+            },
+            "is not the newest time of starview-print",
+        ),
+    ],
+    ids=str,
+)
+def test_a_forged_variable_is_one_line_and_nothing_is_run_or_taken(
+    variables: dict[str, str], what: str, run: Run
+) -> None:
+    moments = {
+        "newest": midnight().isoformat(),
+        "older": (midnight() - timedelta(days=1)).isoformat(),
+        "naive": midnight().replace(tzinfo=None).isoformat(),
+    }
+    given = {name: value.format(**moments) for name, value in variables.items()}
+
+    done = run("print", **given)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert what in done.err
+    assert " HINT: " in done.err
+    assert done.err.count("\n") == 1
+    assert not JobRun.objects.exists()
+
+
 def test_a_dry_run_takes_no_slot_also_where_JOB_is_set(manage: Manage) -> None:
     job = {"JOB": "starview-cleanup-unverified-users"}
 
@@ -392,6 +518,16 @@ def test_a_slot_that_was_run_is_not_run_again_and_that_is_no_failure(run: Run) -
     assert "is taken: run " in second.err
     assert f"on {socket.gethostname()} pid " in second.err
     assert outcomes() == [("schedule", "succeeded")]
+
+
+def test_a_single_run_writes_nothing_into_the_memory_of_the_schedule(run: Run) -> None:
+    """Else the first job after an outage would make what the others missed new."""
+    run("print")
+
+    assert contents("maintenance_scheduleline", "maintenance_job") == {
+        "maintenance_scheduleline": [],
+        "maintenance_job": [],
+    }
 
 
 def test_a_failed_slot_is_taken_as_well(run: Run) -> None:
@@ -465,7 +601,6 @@ def test_a_paused_job_is_skipped_and_recorded_as_such(run: Run) -> None:
     now = datetime.now(UTC)
     Job.objects.create(
         name="starview-print",
-        first_seen_at=now,
         paused_until=now + timedelta(days=1),
     )
 
@@ -664,12 +799,71 @@ def test_with_the_database_down_a_scheduled_run_fails_and_leaves_its_slot(
 
     done = manage("cleanup_unverified_users", "--days=7", env=away)
 
-    assert done.returncode == 1
+    assert done.returncode == 69
     assert "Connection refused" in done.stderr
     assert "HINT" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hidden-word" not in done.stderr
     assert not JobRun.objects.exists()
+
+
+@pytest.mark.parametrize("is_passing", [True, False])
+def test_a_table_that_is_locked_is_no_outage_and_the_job_runs(
+    is_passing: bool, start: Start, services: LocalServices
+) -> None:
+    before = len(services.sent_mail())
+    limits = {LOCK_TIMEOUT: "100ms", FINISH_SECONDS: 60.0 if is_passing else 0.0}
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun")
+        process = start("print", "hello", constants=limits)
+        wait_until(lambda: "job_finished" in process.err(), "the job has run")
+        done = None if is_passing else process.finish()
+    done = done or process.finish()
+
+    assert (done.code, done.out) == (0, "hello\n")
+    assert "lock timeout" in done.err
+    assert "does not answer" not in done.err
+    recorded = [("schedule", "succeeded")] if is_passing else []
+    assert outcomes() == recorded
+    assert len(services.sent_mail()) == before
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
+    is_short: bool,
+    start: Start,
+    commands: Commands,
+    pipe: tuple[Path, int],
+    services: LocalServices,
+    tmp_path: Path,
+) -> None:
+    """`pg_ctl stop -m immediate`: the driver then raises a bare DatabaseError."""
+    path, reader = pipe
+    limits = {FINISH_SECONDS: 60.0 if is_short else 0.0}
+    process = start("flood", stdout=path, constants=limits, TMPDIR=str(tmp_path))
+    wait_until(lambda: readable(reader), "it writes")
+
+    services.crash_postgres()
+    connection.close()
+    seen = b""
+    while b"at the end" not in seen:
+        seen = os.read(reader, 65_536)
+        wait_until(lambda: readable(reader) or b"at the end" in seen, "more")  # noqa: B023
+    done = None if is_short else process.finish()
+    services.restart_postgres()
+    done = done or process.finish()
+    before = [outcome for _, outcome in outcomes()]
+    JobRun.objects.update(seen_at=None, started_at=midnight())
+    settings = {"CRONTAB": str(tmp_path / "crontab")}
+    caught_up = commands.run(
+        "catch_up", settings=settings, environment={"TMPDIR": str(tmp_path)}
+    )
+
+    assert (done.code, caught_up.code) == (0, 0), done.err + caught_up.err
+    assert before == ["succeeded" if is_short else "running"]
+    assert outcomes() == [("schedule", "succeeded")]
+    assert "09999 xxx" in only_run().output
+    assert ("run_settled" in caught_up.err) is not is_short
 
 
 def test_a_record_that_cannot_be_written_is_said_and_the_job_runs_all_the_same(
@@ -725,7 +919,7 @@ def _cut_off_for_a_while(cursor: Any, allow: str, ended: str, process: Command) 
     cursor.execute(f"{allow} false")
     try:
         cursor.execute(ended)
-        wait_until(lambda: process.err().count("output_not_saved") > 2, "it has tried")
+        wait_until(lambda: "output_not_saved" in process.err(), "it has tried")
     finally:
         cursor.execute(f"{allow} true")
 

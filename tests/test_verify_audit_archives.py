@@ -1337,7 +1337,7 @@ def test_it_needs_no_table_made_beforehand(
 ) -> None:
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun;"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 

@@ -5,6 +5,7 @@ wait for, or know of, the other's migrations.
 """
 
 import uuid
+from datetime import timedelta
 
 from django.db import models
 
@@ -86,15 +87,32 @@ class AuditArchive(models.Model):
         ]
 
 
-class Job(models.Model):
-    """What is remembered of a job of the crontab between its runs."""
+class ScheduleLine(models.Model):
+    """A line of the crontab, as the ticks of catch-up have seen it.
 
-    name = models.CharField(max_length=200, primary_key=True)
+    `runner.memory` is the only writer. A job whose times were changed has two lines for
+    a while: during a deploy two crontabs are in force.
+    """
+
+    job = models.CharField(max_length=200)
+    times = models.TextField()  # five fields
     # Slots before it are not missed: the job was not scheduled then, or at other times.
     first_seen_at = models.DateTimeField()
-    # As the crontab had them at `seen_at`, which is some ten minutes behind at most.
-    times = models.TextField(default="")
-    seen_at = models.DateTimeField(null=True)
+    # The last tick, whether or not its crontab had this line.
+    seen_at = models.DateTimeField()
+    # For how long the ticks since have not had it.
+    absent = models.DurationField(default=timedelta(0))
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["job", "times"], name="scheduleline_once")
+        ]
+
+
+class Job(models.Model):
+    """What people and mails have left to remember of a job."""
+
+    name = models.CharField(max_length=200, primary_key=True)
     # The newest pause: the schedule does not run what is due in it, the end not
     # included.
     paused_at = models.DateTimeField(null=True)
@@ -162,6 +180,8 @@ class JobRun(models.Model):
         indexes = [
             models.Index(fields=["job", "-started_at"], name="jobrun_of_job"),
             models.Index(fields=["-started_at"], name="jobrun_by_time"),
+            # `jobs show` finds a run by the id that the log names.
+            models.Index(fields=["run_id"], name="jobrun_by_run_id"),
             models.Index(
                 fields=["run_id"],
                 condition=models.Q(outcome="running"),

@@ -9,8 +9,9 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.memory import remember
 from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import mark_crashed
+from starview_app.maintenance.runner.record import mark_crashed, settle
 from starview_app.maintenance.runner.slots import SlotState, slot_states
 from starview_app.maintenance.text import one_line
 
@@ -38,23 +39,24 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
     return sorted(found, key=lambda due: due.state.slot, reverse=True)
 
 
-def find_crashed(now: datetime) -> None:
-    """Mark the runs whose process is gone; a database that is away is only said."""
-    try:
-        mark_crashed(now)
-    except DatabaseError as error:
-        connection.close()
-        logger.error("crashed_runs_not_looked_for", error=one_line(error))
+def _look_at_runs(now: datetime) -> None:
+    settle()  # before: what has ended has not crashed
+    mark_crashed(now)
 
 
 def look_after(
     jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True
 ) -> None:
-    """Find crashed runs, and send the mails that are to be sent; never raises.
+    """Tick, find crashed runs, and send the mails that are to be sent; never raises.
 
     Without `at_once` what goes wrong soon after a mail is collected for the next one.
     """
-    find_crashed(now)
+    try:
+        remember(jobs, now)
+        _look_at_runs(now)
+    except DatabaseError as error:
+        connection.close()
+        logger.error("runs_not_looked_after", error=one_line(error))
     alerts.dispatch(jobs, now, at_once=at_once)
 
 
@@ -67,12 +69,16 @@ def catch_up(
 ) -> int:
     """Run what is due, one after the other; returns how many runs that were.
 
+    `jobs` are all that the crontab has: see `memory.remember`.
+
     Each slot once: what a run leaves undone waits for its next attempt. The plan is
     made anew after each run, which may have taken hours. What is made up for is not
     mailed as overdue: mails come after it, and during a long run.
     """
     begun: set[tuple[str, datetime]] = set()
-    find_crashed(clock())
+    now = clock()
+    remember(jobs, now)
+    _look_at_runs(now)
     while not should_stop():
         left = [
             due

@@ -18,7 +18,12 @@ from django.utils import timezone
 from psycopg2.errors import QueryCanceled
 
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.jobs.result import (
+    JobResult,
+    ShouldStop,
+    count_anew,
+    counts_so_far,
+)
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import (
     JobIsRunningError,
@@ -45,7 +50,34 @@ LOST_HINT = (
 )
 
 
-class JobCommand(BaseCommand):
+class OneLineParser(CommandParser):
+    """Wrong options are one line; `--help` shows the usage. Nothing is abbreviated.
+
+    `--dry` must not pass for `--dry-run`: what decides on it compares whole words.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def print_usage(self, file: Any = None) -> None:
+        pass
+
+
+class OneLineCommand(BaseCommand):
+    """A command with a OneLineParser."""
+
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
+        # Django makes a CommandParser by that name, and no other.
+        parser = super().create_parser(
+            prog_name, subcommand, allow_abbrev=False, **kwargs
+        )
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
+        return parser
+
+
+class JobCommand(OneLineCommand):
     """A command that is one job: `add_options` declares, `run` makes the one call.
 
     Exit codes: 0 done, also when there was nothing to do; 1 failed or incomplete;
@@ -82,14 +114,6 @@ class JobCommand(BaseCommand):
         Gets `should_stop`, `dry_run` and the declared options as keywords.
         """
         raise NotImplementedError
-
-    def create_parser(
-        self, prog_name: str, subcommand: str, **kwargs: Any
-    ) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        # A wrong option is one line in the log; `--help` shows the usage.
-        parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
-        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.add_options(parser)
@@ -188,10 +212,9 @@ class JobCommand(BaseCommand):
         started = time.monotonic()
         logger.info("job_started", dry_run=dry_run)
         outcome = "failed"
-        counts: dict[str, int] = {}
+        count_anew()
         try:
             result = self._run_until_told(stop, dry_run=dry_run, options=options)
-            counts = result.counts
             if not stop.failure:
                 outcome = _outcome(result)
                 tell(interrupted=result.interrupted)
@@ -200,6 +223,7 @@ class JobCommand(BaseCommand):
             self.stdout.flush()
             seconds = round(time.monotonic() - started, 3)
             write = logger.info if outcome == "succeeded" else logger.error
+            counts = counts_so_far()
             write("job_finished", outcome=outcome, seconds=seconds, **counts)
             tell(counts=counts)
 
@@ -209,10 +233,10 @@ class JobCommand(BaseCommand):
         try:
             return self.run(should_stop=stop, dry_run=dry_run, **options)
         except StopNow:
-            return JobResult(interrupted=True)
+            return JobResult(counts_so_far(), interrupted=True)
         except DatabaseError as error:
             if stop() and isinstance(error.__cause__, QueryCanceled):
-                return JobResult(interrupted=True)
+                return JobResult(counts_so_far(), interrupted=True)
             raise
 
 
@@ -255,6 +279,7 @@ def whole_number(
         if (
             not text.isascii()
             or not text.isdigit()
+            or len(text.lstrip("0")) > len(str(maximum))  # more than `int` reads
             or not minimum <= int(text) <= maximum
         ):
             raise ArgumentTypeError(

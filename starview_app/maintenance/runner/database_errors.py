@@ -1,9 +1,15 @@
 """What a database error means to an operator, in one line and without secrets."""
 
 import psycopg2
-from django.db import OperationalError, ProgrammingError
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 from psycopg2 import errors as postgres
 
+from starview.database import UnusableDatabaseError
 from starview_app.maintenance.text import one_line
 
 _LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
@@ -42,6 +48,36 @@ _CONNECT_HINTS = {
 }
 
 
+# SQLSTATEs of a connection that is gone, or is not to be had.
+_AWAY = ("08", "53300", "57P01", "57P02", "57P03", "57P04", "57P05")
+# And of what another try may not meet: deadlocks and their like, a session that was
+# ended for idleness or length, memory, a query or a wait for a lock that was cut short.
+_PASSING = (*_AWAY, "40", "25P03", "25P04", "53200", "55P03", "57014")
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database does not answer, rather than refuse what it was asked.
+
+    What the driver says by itself has no SQLSTATE: no server, or a connection that has
+    died, which after a crash of the server is a bare DatabaseError.
+    """
+    return _is_one_of(error, _AWAY)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same may succeed when it is asked again, on a new connection."""
+    return _is_one_of(error, _PASSING)
+
+
+def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
+    if isinstance(error.__cause__, UnusableDatabaseError):
+        return False
+    if code := getattr(error.__cause__, "pgcode", None):
+        return str(code).startswith(states)
+    is_bare = type(error) is DatabaseError
+    return is_bare or isinstance(error, OperationalError | InterfaceError)
+
+
 def in_one_line(error: BaseException) -> str:
     """What an operator can fix, or else what the error itself says."""
     return explain(error) or one_line(error)
@@ -77,7 +113,7 @@ def explain(error: BaseException) -> str | None:
         return f"{text} HINT: a trigger in the database refuses it; ask who made it"
     if isinstance(error, OperationalError) and " HINT: " in text:
         return f"database: {text}"
-    if isinstance(error, OperationalError):
+    if isinstance(error, OperationalError) or is_away(error):
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")
     return None

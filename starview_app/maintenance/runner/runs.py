@@ -10,16 +10,25 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import structlog
-from django.db import OperationalError, connection, connections
+from django.db import connections
 from django.utils import timezone
 
 from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.database_errors import explain, in_one_line
+from starview_app.maintenance.runner.database_errors import (
+    explain,
+    in_one_line,
+    is_away,
+)
 from starview_app.maintenance.runner.lock import lock_run
 from starview_app.maintenance.runner.monitoring import alerts
 from starview_app.maintenance.runner.monitoring.monitors import Monitors
-from starview_app.maintenance.runner.record import Ending, RunRecord, prune
+from starview_app.maintenance.runner.record import (
+    EXIT_UNCLAIMED,
+    Ending,
+    RunRecord,
+    prune,
+)
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.supervisor import Ended, Watched, fork
 from starview_app.maintenance.text import one_line
@@ -36,8 +45,8 @@ def supervise(request: RunRequest) -> None:
     """Return in the process that is to do the work; the other one ends here.
 
     That one exits with the exit code of the run: 0 when it is done, when its slot is
-    taken or when it is paused; 1 when it failed, also for a database that does not
-    answer; 2 and 75 as the command's own.
+    taken or when it is paused; 1 when it failed; 69 when it could not claim its slot,
+    since the database did not answer; 2 and 75 as the command's own.
     """
     run_id = uuid.uuid4()
     connections.close_all()
@@ -58,6 +67,7 @@ class _Run:
         self._watched = watched
         self._record = RunRecord(request, run_id)
         self._why_unrecorded = ""
+        self._is_saved = True
         self._started_at = timezone.now()
         self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
         # What people try by hand, with options of their own, is no news of the job.
@@ -94,12 +104,12 @@ class _Run:
         try:
             refusal = self._record.begin(self._started_at)
         except Exception as error:
-            is_down = isinstance(error, OperationalError) or not connection.connection
-            if is_down and self._request.slot:
-                self._database_is_down(in_one_line(error))
-                return EXIT_FAILED
-            if not is_down:  # else the command will say the same
+            if not is_away(error):
                 self._not_recorded(error)
+            elif self._request.slot:
+                self._database_is_down(in_one_line(error))
+                return EXIT_UNCLAIMED
+            # By hand the command will say the same.
         else:
             if refusal:
                 logger.info("job_skipped", reason=refusal.text)
@@ -109,32 +119,47 @@ class _Run:
     def _seconds(self) -> float:
         return round(time.monotonic() - self._clock_at_start, 3)
 
-    def _save(self, output: str) -> None:
+    def _save(self, output: str) -> bool:
+        """Whether it was saved; that it was not is logged once, until it is."""
         try:
             self._record.save_output(output)
         except Exception as error:
-            logger.warning("output_not_saved", error=one_line(error))
+            if self._is_saved:
+                logger.warning("output_not_saved", error=one_line(error))
+            self._is_saved = False
+        else:
+            self._is_saved = True
+        return self._is_saved
 
     def _conclude(self, ending: Ending) -> None:
         """Record, ping and alert; none of them changes how the run ended."""
-        if self._record.id:
-            try:
-                self._record.finish(ending)
-            except Exception as error:
-                self._not_recorded(error)
-                if not connection.connection:
-                    alerts.database_is_down(
-                        self._request.job, in_one_line(error), now=ending.finished_at
-                    )
-            else:
-                alerts.after_run(self._request, ending)
-                with _never_fail("prune"):
-                    prune(ending.finished_at)
-        else:
+        if self._is_recorded(ending):
+            alerts.after_run(self._request, ending)
+            with _never_fail("prune"):
+                prune(ending.finished_at)
+        elif not self._record.id:
             alerts.after_unrecorded_run(self._request, ending, self._why_unrecorded)
         if self._monitors:
             with _never_fail("ping"):
                 self._monitors.finished(ending)
+
+    def _is_recorded(self, ending: Ending) -> bool:
+        """Try to record the end; of a run without a record also its begin."""
+        if not self._record.id and not self._why_unrecorded:
+            return False  # by hand, without a database
+        try:
+            taken = self._record.finish(ending)
+        except Exception as error:
+            self._not_recorded(error)
+            if is_away(error):
+                alerts.database_is_down(
+                    self._request.job, in_one_line(error), now=ending.finished_at
+                )
+            return False
+        if taken:
+            self._why_unrecorded = taken.text
+            logger.warning("run_not_recorded", error=taken.text)
+        return not taken
 
     def _database_is_down(self, text: str) -> None:
         with suppress(OSError):
@@ -142,7 +167,7 @@ class _Run:
         logger.error("job_finished", outcome=Outcome.FAILED.value, error=text)
         now = timezone.now()
         ending = Ending(
-            Outcome.FAILED, EXIT_FAILED, self._seconds(), now, text, {}, text
+            Outcome.FAILED, EXIT_UNCLAIMED, self._seconds(), now, text, {}, text
         )
         if self._monitors:
             with _never_fail("ping"):
@@ -199,7 +224,7 @@ def _last_line(output: str) -> str:
     """The last line that says something; of a JSON line, what it says."""
     for line in reversed(output.splitlines()):
         text = line
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, RecursionError):
             record = json.loads(line)
             text = str(record.get("line") or record.get("event") or line)
         if text.strip() and "job_started" not in text and "job_finished" not in text:

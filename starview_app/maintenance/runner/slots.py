@@ -1,15 +1,15 @@
 """What has become of each job's newest slot, and what is to be done about it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
-
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.record import EXIT_RUNNING
+from starview_app.maintenance.runner.memory import first_seen
+from starview_app.maintenance.runner.record import EXIT_RUNNING, gone_runs
+from starview_app.maintenance.runner.tables import rows_of
 
 Outcome = JobRun.Outcome
 
@@ -49,40 +49,16 @@ _RUNS = """
     ) AS run
     ORDER BY due.job, run.started_at, run.id
 """
-# A job that is new, that has other times, or that was not in the crontab while others
-# were, has missed nothing before now.
-_SEEN = """
-    INSERT INTO maintenance_job AS job (name, times, first_seen_at, seen_at)
-    SELECT name, times, %(now)s, %(now)s
-    FROM unnest(%(jobs)s, %(times)s) AS line (name, times)
-    ON CONFLICT (name) DO UPDATE
-    SET
-        times = excluded.times,
-        seen_at = excluded.seen_at,
-        first_seen_at = CASE
-            WHEN
-                job.times NOT IN (excluded.times, '')
-                OR job.seen_at < (SELECT max(seen_at) FROM maintenance_job)
-                    - interval '1 hour'
-            THEN excluded.first_seen_at
-            ELSE job.first_seen_at
-        END
-    WHERE
-        job.times <> excluded.times
-        OR job.seen_at IS NULL
-        OR job.seen_at < excluded.seen_at - interval '10 minutes'
-"""
 _REMEMBERED = """
-    SELECT
-        name, first_seen_at, paused_at, paused_until, alerted_slot, failing_since
+    SELECT name, paused_at, paused_until, alerted_at, alerted_slot, failing_since
     FROM maintenance_job
     WHERE name = ANY (%(jobs)s)
 """
 
-
 _Moment = datetime | None
 # In the order of _REMEMBERED, which is that of SlotState's fields.
-_Remembered = tuple[datetime, _Moment, _Moment, _Moment, _Moment]
+_Remembered = tuple[_Moment, _Moment, _Moment, _Moment, _Moment]
+_NOTHING: _Remembered = (None, None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -123,6 +99,7 @@ class SlotState:
     first_seen_at: datetime
     paused_at: datetime | None
     paused_until: datetime | None
+    alerted_at: datetime | None
     alerted_slot: datetime | None
     failing_since: datetime | None
     # Oldest first; since the slot that OVERDUE_AFTER ago was the newest.
@@ -237,32 +214,32 @@ class SlotState:
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
     """The state of each named job, in the order of the crontab; three statements.
 
-    A job that is seen for the first time is remembered from `now` on.
+    It only looks: a line that `memory.remember` has not been told is new, and so has
+    missed nothing.
     """
     jobs = [job for job in jobs if job.job]
     if not jobs:
         return []
-    remembered = _remembered(jobs, now)
+    names = [job.job for job in jobs]
+    first = first_seen(names)
+    remembered = _remembered(names)
     runs = _runs(jobs, now)
     return [
         SlotState(
-            job, job.last_due(now), now, *remembered[job.job], tuple(runs[job.job])
+            job,
+            job.last_due(now),
+            now,
+            first.get((job.job, job.five_fields), now),
+            *remembered.get(job.job, _NOTHING),
+            tuple(runs[job.job]),
         )
         for job in jobs
     ]
 
 
-def _remembered(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, _Remembered]:
-    times = {job.job: job.five_fields for job in jobs}
-    with connection.cursor() as cursor:
-        parameters: dict[str, Any] = {
-            "jobs": list(times),
-            "times": list(times.values()),
-            "now": now,
-        }
-        cursor.execute(_SEEN, parameters)
-        cursor.execute(_REMEMBERED, parameters)
-        return {name: tuple(row) for name, *row in cursor.fetchall()}
+def _remembered(jobs: list[str]) -> dict[str, _Remembered]:
+    rows = rows_of(_REMEMBERED, {"jobs": jobs})
+    return {name: tuple(row) for name, *row in rows}
 
 
 def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:
@@ -270,11 +247,18 @@ def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun
     # Of two slots at most, for what comes more often than OVERDUE_AFTER of several. Of
     # two lines of one name, which `jobs check` refuses, one counts.
     slots = {job.job: job.last_due(now - OVERDUE_AFTER) for job in jobs}
-    with connection.cursor() as cursor:
-        cursor.execute(_RUNS, {"jobs": list(slots), "slots": list(slots.values())})
-        for name, *row in cursor.fetchall():
-            found[name].append(SlotRun(*row))
+    rows = rows_of(_RUNS, {"jobs": list(slots), "slots": list(slots.values())})
+    runs = [(name, SlotRun(*row)) for name, *row in rows]
+    is_one_running = any(run.outcome == Outcome.RUNNING for _, run in runs)
+    gone = gone_runs(now) if is_one_running else {}
+    for name, run in runs:
+        found[name].append(_gone(run, gone[run.id]) if run.id in gone else run)
     return found
+
+
+def _gone(run: SlotRun, ended: dict[str, Any]) -> SlotRun:
+    columns = ("outcome", "finished_at", "error")
+    return replace(run, **{name: ended[name] for name in columns})
 
 
 def _is_paused(run: SlotRun) -> bool:

@@ -27,7 +27,11 @@ from starview_app.maintenance.runner.forks import undo_in_children
 from starview_app.maintenance.runner.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
-SAVE_SECONDS = 30.0
+# From the first seconds on, so that a run that is killed with its container, as with
+# `docker stop` what `docker compose exec` has started, has its output and its length.
+FIRST_SAVE_SECONDS = 1.0
+SAVE_SECONDS = 5.0
+_PATIENCE = 6  # times as long after one that failed: it may have waited for long
 # How long what a command has started may go on writing after its own end.
 DRAIN_SECONDS = 0.3
 # For a command that ignores its deadline: as `timeout -k 60`, but sooner, so that the
@@ -42,6 +46,22 @@ DEADLINE_SLACK_SECONDS = 1.5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _FACTS_BYTES = 64 * 1024
+_MOST_FACTS_BYTES = 1024 * 1024
+
+
+def _are_counts(told: object) -> bool:
+    return isinstance(told, dict) and all(
+        type(count) is int and abs(count) < 2**63 for count in told.values()
+    )
+
+
+# What is understood, and how each is known.
+_FACTS: dict[str, Callable[[object], bool]] = {
+    "counts": _are_counts,
+    "error": lambda told: isinstance(told, str),
+    "interrupted": lambda told: isinstance(told, bool),
+    "refused": lambda told: isinstance(told, bool),
+}
 
 
 @dataclass
@@ -78,7 +98,10 @@ def tell(**facts: Any) -> None:
     """
     if _report_fd is not None:
         with suppress(OSError):
-            os.write(_report_fd, json.dumps(facts).encode() + b"\n")
+            # A line of its own, whatever a write that was cut short has left.
+            message = memoryview(b"\n" + json.dumps(facts).encode() + b"\n")
+            while message:
+                message = message[os.write(_report_fd, message) :]
 
 
 # -- in the watching process ---------------------------------------------------------
@@ -112,13 +135,14 @@ class Watched:
         *,
         deadline_seconds: float | None,
         kill_after_seconds: float | None,
-        save_output: Callable[[str], None],
+        save_output: Callable[[str], bool],
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
         `deadline_seconds` count from the start of this process. Then the command is
         told to stop, and killed when it has not done so within `kill_after_seconds`.
-        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS.
+        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS, and says
+        whether it has saved them.
         """
         self._relays = [
             Relay(source, target, keep=self._keep)
@@ -131,7 +155,7 @@ class Watched:
         stop_at = kill_at = never
         if deadline_seconds:
             stop_at = time.monotonic() - own_age_seconds() + deadline_seconds
-        save_at = time.monotonic() + SAVE_SECONDS
+        save_at = time.monotonic() + min(FIRST_SAVE_SECONDS, SAVE_SECONDS)
         while (status := self._status()) is None:
             self._relay(min(stop_at, kill_at, save_at) - time.monotonic())
             now = time.monotonic()
@@ -144,8 +168,9 @@ class Watched:
                 self._send(signal.SIGKILL)
                 kill_at = never
             if now >= save_at:
-                save_output(self._output())
-                save_at = time.monotonic() + SAVE_SECONDS
+                is_saved = save_output(self._output())
+                pause_seconds = SAVE_SECONDS * (1 if is_saved else _PATIENCE)
+                save_at = time.monotonic() + pause_seconds
         drain_until = time.monotonic() + DRAIN_SECONDS
         while self._is_open and (left := drain_until - time.monotonic()) > 0:
             self._relay(left)
@@ -223,7 +248,8 @@ class Watched:
         if self._report in ready:
             chunk = os.read(self._report, _FACTS_BYTES)
             self._report_is_open = bool(chunk)
-            self._facts += chunk
+            if len(self._facts) < _MOST_FACTS_BYTES:  # else it is none of ours
+                self._facts += chunk
         for relay in self._relays:
             relay.step()
 
@@ -240,11 +266,18 @@ class Watched:
         return tail.decode(errors="replace")
 
     def _told(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
+        """Of what was told, what can be one of the facts that `tell` names."""
+        told: dict[str, Any] = {}
         for line in self._facts.split(b"\n"):
-            with suppress(ValueError):  # the last may be cut off by a kill
-                facts |= json.loads(line)
-        return facts
+            # The last may be cut off by a kill; anything else is a bug of somebody.
+            with suppress(ValueError, RecursionError):
+                facts = json.loads(line)
+                told |= facts if isinstance(facts, dict) else {}
+        return {
+            name: told[name]
+            for name, is_one in _FACTS.items()
+            if is_one(told.get(name))
+        }
 
 
 def fork() -> Watched | None:

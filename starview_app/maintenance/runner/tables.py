@@ -1,12 +1,17 @@
 """The tables that this image owns, made when a job first needs them."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+from psycopg2.errors import UndefinedTable
 
 from starview_app.maintenance.apps import MaintenanceConfig
+
+Row = TypeVar("Row")
 
 LABEL = MaintenanceConfig.label
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
@@ -16,6 +21,7 @@ _TABLES = """
         to_regclass('django_migrations') IS NOT NULL,
         to_regclass('maintenance_auditmanifest') IS NOT NULL
             AND to_regclass('maintenance_jobrun') IS NOT NULL
+            AND to_regclass('maintenance_scheduleline') IS NOT NULL
 """
 # A table of each migration: a dump may have left it out, and not the record of it.
 _FORGET_IF_GONE = """
@@ -23,7 +29,8 @@ _FORGET_IF_GONE = """
     USING (
         VALUES ('0001_audit_archives', 'maintenance_auditmanifest'),
             ('0002_job_runs', 'maintenance_jobrun'),
-            ('0003_abandoned_segments', 'maintenance_auditmanifest')
+            ('0003_abandoned_segments', 'maintenance_auditmanifest'),
+            ('0004_schedule_memory', 'maintenance_scheduleline')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """
@@ -32,6 +39,30 @@ _APPLIED = """
     FROM django_migrations
     WHERE app = %(app)s
 """
+
+
+def unless_missing(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a query; none where its table is yet to be made.
+
+    For what only looks, and makes no table.
+    """
+    try:
+        return list(rows)
+    except ProgrammingError as error:
+        if isinstance(error.__cause__, UndefinedTable):
+            return []
+        raise
+
+
+def rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What `statement` finds in our tables: nothing while they are yet to be made."""
+
+    def read() -> Iterator[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            yield from cursor.fetchall()
+
+    return unless_missing(read())
 
 
 def create_own_tables() -> bool:

@@ -6,21 +6,30 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error as DatabaseError
-from django.db import OperationalError
+from django.core.management.base import CommandError, CommandParser
+from django.db import DatabaseError
 from django.utils import timezone
 
 from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
-from starview_app.maintenance.runner.command import clear_errors
+from starview_app.maintenance.runner.command import OneLineCommand, clear_errors
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
-from starview_app.maintenance.runner.database_errors import in_one_line
+from starview_app.maintenance.runner.database_errors import in_one_line, is_away
 from starview_app.maintenance.runner.launch import Launcher
 from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import record_unbegun, short_waits
-from starview_app.maintenance.runner.request import RunRequest, environment_of
+from starview_app.maintenance.runner.record import (
+    EXIT_UNCLAIMED,
+    Ending,
+    record_tick,
+    record_unbegun,
+    short_waits,
+)
+from starview_app.maintenance.runner.request import (
+    RunRequest,
+    environment_of,
+    take_request,
+)
 from starview_app.maintenance.runner.slots import SlotState
 from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
@@ -28,7 +37,7 @@ from starview_app.maintenance.text import one_line
 logger = structlog.get_logger(__name__)
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Runs each job of the crontab whose last slot was missed or failed: now, and"
         " 10 minutes, 1 hour and 6 hours after a failure; never what is paused or due"
@@ -46,7 +55,6 @@ class Command(BaseCommand):
     def handle(self, *, dry_run: bool, **options: Any) -> None:
         with clear_errors(), short_waits():
             if dry_run:
-                create_own_tables()
                 self._list()
             else:
                 with _telling_an_outage():
@@ -63,16 +71,32 @@ class Command(BaseCommand):
             self.stdout.write("Nothing to catch up with")
 
     def _run(self) -> None:
+        started_at = timezone.now()
+        request = take_request("catch_up", [], now=started_at)
         create_own_tables()
+        launcher = Launcher()
+        launched: list[SlotState] = []
+        failure = ""
+        try:
+            self._catch_up(launcher, launched)
+        except Exception as error:
+            failure = redact(in_one_line(error))
+            if not is_away(error):
+                _record_tick(request, started_at, launcher, len(launched), failure)
+            raise
+        _record_tick(request, started_at, launcher, len(launched), failure)
+
+    def _catch_up(self, launcher: Launcher, launched: list[SlotState]) -> None:
         jobs = recorded_jobs()
         if not jobs:
             raise CommandError(
                 "the crontab has no job whose runs are recorded, or cannot be read"
                 " HINT: `python manage.py jobs check` says why"
             )
-        launcher = Launcher()
+        alerts.recall_outage(timezone.now())
 
         def launch(state: SlotState) -> None:
+            launched.append(state)
             started_at = timezone.now()
             variables = environment_of(
                 JobRun.Trigger.CATCH_UP, slot=state.slot, attempt=state.next_attempt
@@ -84,7 +108,8 @@ class Command(BaseCommand):
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
-            if code and not launcher.should_stop:
+            is_claimed = code != EXIT_UNCLAIMED  # else the database was away
+            if code and is_claimed and not launcher.should_stop:
                 _record_if_unbegun(state, code, started_at)
 
         with launcher.passing_signals_on():
@@ -96,13 +121,35 @@ class Command(BaseCommand):
             )
 
 
+def _record_tick(
+    request: RunRequest,
+    started_at: datetime,
+    launcher: Launcher,
+    runs: int,
+    failure: str,
+) -> None:
+    now = timezone.now()
+    outcome = JobRun.Outcome.SUCCEEDED
+    if launcher.should_stop:
+        outcome = JobRun.Outcome.INTERRUPTED
+    elif failure:
+        outcome = JobRun.Outcome.FAILED
+    seconds = round((now - started_at).total_seconds(), 3)
+    ending = Ending(outcome, int(bool(failure)), seconds, now, failure, {}, "")
+    try:
+        record_tick(request, ending, started_at=started_at, runs=runs)
+    except DatabaseError as error:
+        logger.warning("run_not_recorded", error=one_line(error))
+
+
 @contextmanager
 def _telling_an_outage() -> Iterator[None]:
     """Between two jobs nobody else would notice that the database is away."""
     try:
         yield
-    except OperationalError as error:
-        alerts.database_is_down("catch-up", in_one_line(error), now=timezone.now())
+    except DatabaseError as error:
+        if is_away(error):
+            alerts.database_is_down("catch-up", in_one_line(error), now=timezone.now())
         raise
 
 

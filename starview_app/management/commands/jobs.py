@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.db import ProgrammingError
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
+    OneLineCommand,
+    OneLineParser,
     clear_errors,
     whole_number,
 )
 from starview_app.maintenance.runner.crontab.registry import (
     is_recorded,
-    recorded_jobs,
     scheduled_jobs,
 )
 from starview_app.maintenance.runner.crontab.schedule import (
@@ -37,16 +37,16 @@ from starview_app.maintenance.runner.crontab.schedule import (
     read_text,
 )
 from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import mark_crashed, short_waits
+from starview_app.maintenance.runner.record import short_waits
 from starview_app.maintenance.runner.reports import costs, history
 from starview_app.maintenance.runner.reports.health import check_health
 from starview_app.maintenance.runner.request import environment_of
-from starview_app.maintenance.runner.tables import create_own_tables
 from starview_app.maintenance.text import one_line
 
 MAX_PAUSE = timedelta(days=400)
 _WIDTH = 100  # of a line for people
 _CELL_WIDTH = 36
+_RUN_ID = re.compile(r"(?=.{12,36}\Z)[0-9a-f]+(-[0-9a-f]+)*", re.IGNORECASE)
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Controls, what is invisible, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Zl", "Zp"}
@@ -73,7 +73,7 @@ class _Report:
     exit_code: int = 0
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Shows the crontab's jobs, their runs and their costs; runs, pauses and resumes"
         " a job. Without a subcommand it lists the jobs. All times are UTC."
@@ -82,7 +82,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         _add_json(parser, default=False)
-        subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+        subparsers = parser.add_subparsers(
+            dest="subcommand", metavar="SUBCOMMAND", parser_class=OneLineParser
+        )
         parsers = {}
         for name, text in _SUBCOMMANDS.items():
             parsers[name] = subparsers.add_parser(name, help=text, description=text)
@@ -98,8 +100,12 @@ class Command(BaseCommand):
             default=20,
             help="how many, 20 by default",
         )
-        numbers = whole_number(1, "a run's number", maximum=2**63 - 1)
-        parsers["show"].add_argument("run", metavar="RUN", type=numbers)
+        parsers["show"].add_argument(
+            "run",
+            metavar="RUN",
+            type=_run_key,
+            help="the run's number, or its id in the log",
+        )
         parsers["pause"].add_argument(
             "--until",
             metavar="WHEN",
@@ -115,11 +121,7 @@ class Command(BaseCommand):
         report_on = getattr(self, f"_{subcommand or 'list'}")
         options |= {"as_json": as_json, "now": timezone.now()}
         with clear_errors(), short_waits():
-            try:
-                report: _Report = report_on(**options)
-            except ProgrammingError:  # of tables that are not there yet
-                create_own_tables()
-                report = report_on(**options)
+            report: _Report = report_on(**options)
         for line in [_as_json(report.facts)] if as_json else report.lines:
             self.stdout.write(line)
         if report.exit_code:
@@ -128,7 +130,6 @@ class Command(BaseCommand):
     # -- subcommands ------------------------------------------------------------------
 
     def _list(self, *, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
         jobs = history.overview(scheduled_jobs(), now)
         rows = [("JOB", "LAST RUN (UTC)", "NEXT RUN (UTC)")]
         rows += [(job.name, _last_run(job), _time(job.next_run_at)) for job in jobs]
@@ -147,10 +148,9 @@ class Command(BaseCommand):
         now: datetime,
         **options: Any,
     ) -> _Report:
-        mark_crashed(now)
         runs = history.history(name, only_failed=failed, limit=limit, now=now)
         if name and not runs:
-            known = [job.job for job in recorded_jobs()] + history.names_with_runs()
+            known = [job.name for job in scheduled_jobs()] + history.names_with_runs()
             if name not in known:
                 _fail_unknown(name, known)
         rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "STATUS", "COST")]
@@ -171,8 +171,7 @@ class Command(BaseCommand):
         facts = {"runs": [asdict(run) for run in runs]}
         return _Report(facts, [head, *lines] if runs else ["No runs"])
 
-    def _show(self, *, run: int, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
+    def _show(self, *, run: str, now: datetime, **options: Any) -> _Report:
         found = history.find_run(run, now)
         if found is None:
             raise CommandError(f"there is no run {run} HINT: jobs history lists them")
@@ -196,7 +195,6 @@ class Command(BaseCommand):
         return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
 
     def _costs(self, *, now: datetime, **options: Any) -> _Report:
-        mark_crashed(now)
         lines = scheduled_jobs()
         jobs = list(filter(is_recorded, lines))
         month = costs.month_costs(jobs, now, unrecorded=len(lines) - len(jobs))
@@ -298,8 +296,8 @@ def _recorded_line_of(name: str) -> ScheduledJob:
     line = _line_of(name)
     if not is_recorded(line):
         raise CommandError(
-            f"{one_line(name)} cannot be paused: its runs are not recorded HINT: run it"
-            " through `run_job`, or put a # in front of its line",
+            f"{one_line(name)} cannot be paused: it does not ask before it runs HINT:"
+            " run it through `run_job`, or put a # in front of its line",
             returncode=EXIT_WRONG_OPTIONS,
         )
     return line
@@ -321,6 +319,17 @@ def _add_json(parser: CommandParser, *, default: Any) -> None:
     parser.add_argument(
         "--json", dest="as_json", action="store_true", default=default, help=text
     )
+
+
+def _run_key(text: str) -> str:
+    """An argparse type: a run's number, or 12 digits or more of its id."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= 19
+    if not is_number and not _RUN_ID.fullmatch(text):
+        raise ArgumentTypeError(
+            f"{text!r} is neither a run's number nor its id, of which the log has the"
+            f" first {history.RUN_ID_DIGITS} digits"
+        )
+    return text
 
 
 def _moment(text: str) -> datetime:
@@ -395,6 +404,7 @@ def _all_of(run: history.RunWithOutput) -> list[str]:
         ended += f", exit code {run.exit_code}"
     facts = {
         "run": str(run.id),
+        "run id": run.run_id,
         "job": run.job,
         "status": ended,
         "started": _time(run.started_at, "%Y-%m-%d %H:%M:%S UTC"),

@@ -8,6 +8,7 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from starview_app.maintenance.apps import MaintenanceConfig
+from starview_app.maintenance.runner.command import OneLineCommand
 from starview_app.maintenance.runner.tables import create_own_tables
 
 # Recorded among the applied migrations before the first table is made, so that a
@@ -16,7 +17,7 @@ from starview_app.maintenance.runner.tables import create_own_tables
 STANDALONE_MARK = ("starview_app", "standalone_database")
 
 
-class Command(migrate.Command):
+class Command(OneLineCommand, migrate.Command):
     help = (
         "Creates the tables of an empty, stand-alone database; refuses to touch those"
         " of the web service."

@@ -17,6 +17,7 @@ from starview_app.maintenance.runner.command import (
     EXIT_WRONG_OPTIONS,
     LOST_HINT,
     JobCommand,
+    OneLineCommand,
     telling_errors,
 )
 from starview_app.maintenance.runner.lock import (
@@ -33,7 +34,7 @@ from starview_app.maintenance.runner.supervisor import tell
 logger = structlog.get_logger(__name__)
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = (
         "Runs any management command as the schedule runs its own: once per slot, one"
         " at a time, recorded, with its deadline and its alerts."

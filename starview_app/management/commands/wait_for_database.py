@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connection
 
 from starview.database import UnusableDatabaseError
-from starview_app.maintenance.runner.command import whole_number
+from starview_app.maintenance.runner.command import OneLineCommand, whole_number
 from starview_app.maintenance.runner.database_errors import explain
 
 # What waiting does not mend.
@@ -21,7 +21,7 @@ PERMANENT = (
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-class Command(BaseCommand):
+class Command(OneLineCommand):
     help = "Waits until the database answers; exits 1 when it does not within the time."
     requires_system_checks = ()
 

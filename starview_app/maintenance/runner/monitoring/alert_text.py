@@ -41,6 +41,14 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Outage:
+    """Of the database. Not known: a container that is gone may have mailed it."""
+
+    since: datetime
+    is_known: bool
+
+
+@dataclass(frozen=True)
 class Notice:
     """What is to be told of one job."""
 
@@ -72,10 +80,10 @@ class News:
     now: datetime
     troubles: list[Notice]
     recoveries: list[Notice]
-    down_since: datetime | None  # the database, which answers again
+    outage: Outage | None  # of the database, which answers again
 
     def __bool__(self) -> bool:
-        return bool(self.troubles or self.recoveries or self.down_since)
+        return bool(self.troubles or self.recoveries or self.outage)
 
     @property
     def keys(self) -> list[str]:
@@ -87,17 +95,13 @@ class News:
 
     def message(self) -> Message:
         headlines = [
-            "the database works again" if self.down_since else "",
+            "the database works again" if self.outage else "",
             _headline(self.troubles, "need attention"),
             _headline(self.recoveries, "work again"),
         ]
         paragraphs = [_recovered(notice) for notice in self.recoveries]
-        if self.down_since:
-            paragraphs.insert(
-                0,
-                "The database works again. That it did not answer was mailed at"
-                f" {_utc(self.down_since)}. Catch-up runs what was missed since.",
-            )
+        if self.outage:
+            paragraphs.insert(0, _over(self.outage))
         if len(self.troubles) > 1:
             listed = [_in_one_line(notice) for notice in self.troubles]
             paragraphs.append(
@@ -110,10 +114,8 @@ class News:
         return _message(subject, paragraphs, self.now)
 
 
-def news_of(
-    states: Iterable[SlotState], down_since: datetime | None, now: datetime
-) -> News:
-    """What is to be told: of each slot once, and once when a job works again.
+def news_of(states: Iterable[SlotState], outage: Outage | None, now: datetime) -> News:
+    """What is to be told: of each slot once, until the job works, and that it does.
 
     The newest run that succeeded or failed decides; interrupted and skipped ones say
     nothing about the job.
@@ -126,9 +128,26 @@ def news_of(
         if notice.run and notice.run.outcome == Outcome.SUCCEEDED:
             if state.failing_since:
                 recoveries.append(notice)
-        elif state.alerted_slot is None or state.alerted_slot < notice.mark:
+        elif not _is_told(notice):
             troubles.append(notice)
-    return News(now, troubles, recoveries, down_since)
+    return News(now, troubles, recoveries, outage)
+
+
+def _is_told(notice: Notice) -> bool:
+    """Whether it was mailed of this slot, and the job has not worked since."""
+    state = notice.state
+    if not (state.alerted_slot and state.alerted_at):
+        return False
+    if state.alerted_slot < notice.mark:
+        return False
+    has_failed = notice.run is not None and notice.run.has_failed
+    is_recovered = state.failing_since is None or any(
+        run.outcome == Outcome.SUCCEEDED
+        and run.finished_at is not None
+        and run.finished_at > state.alerted_at
+        for run in state.telling_runs
+    )
+    return not (has_failed and is_recovered)
 
 
 def database_down(job: str, text: str, *, now: datetime) -> Message:
@@ -186,11 +205,14 @@ def _ended(state: SlotState) -> Notice | None:
     if not runs:
         return None
     first = run = runs[-1]
+    has_worked = False
     for earlier in reversed(runs):
         if not earlier.has_failed:
+            has_worked = run.has_failed
             break
         first = earlier
-    since = state.failing_since or first.finished_at or first.started_at
+    known_since = None if has_worked else state.failing_since
+    since = known_since or first.finished_at or first.started_at
     what = run.outcome if run.has_failed else "works again"
     return Notice(state, _slot(state, run), since, what, run)
 
@@ -211,6 +233,16 @@ def _message(headline: str, paragraphs: list[str], now: datetime) -> Message:
         one_line(redact(f"[Starview] {headline}"))[:_LONGEST_SUBJECT],
         "\n".join(one_line(line) for line in text.split("\n")),
     )
+
+
+def _over(outage: Outage) -> str:
+    what = (
+        f"That it did not answer was mailed at {_utc(outage.since)}."
+        if outage.is_known
+        else f"Nothing was run after {_utc(outage.since)}, and this container is new"
+        " since: if it was mailed that the database does not answer, that is over."
+    )
+    return f"The database works again. {what} Catch-up runs what was missed since."
 
 
 def _headline(notices: list[Notice], what: str) -> str:

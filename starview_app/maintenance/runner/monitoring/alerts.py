@@ -1,20 +1,15 @@
 """Mails to ADMIN_EMAIL: once per slot that went wrong, and once when it works again.
 
 What was mailed is written down after the mail was accepted: a crash between the two
-leads to a second mail, never to none. While the database does not answer, a file in the
-temporary directory is the memory. The words of the mails are imported by those that
+leads to a second mail, never to none. While the database does not answer,
+`local_memory` is the memory. The words of the mails are imported by those that
 need them: every run imports this.
 """
 
-import fcntl
-import os
-import stat
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from email.utils import make_msgid, parseaddr
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,22 +19,30 @@ from django.db import transaction
 
 from starview.env import MAIL
 from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.runner import local_memory
 from starview_app.maintenance.runner.crontab.registry import recorded_jobs
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import explain
 from starview_app.maintenance.runner.lock import lock_if_free
+from starview_app.maintenance.runner.memory import last_tick
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
 from starview_app.maintenance.runner.slots import FAILURES
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
-    from starview_app.maintenance.runner.monitoring.alert_text import Message, News
+    from starview_app.maintenance.runner.monitoring.alert_text import (
+        Message,
+        News,
+        Outage,
+    )
 
 logger = structlog.get_logger(__name__)
 
 # After a mail: what else goes wrong is collected for one more.
 PAUSE = timedelta(minutes=5)
+# Without a tick: two have not come.
+LONG = timedelta(minutes=25)
 _LONGEST_REASON = 300  # characters
 
 Outcome = JobRun.Outcome
@@ -57,7 +60,7 @@ def after_run(request: RunRequest, ending: Ending) -> None:
     if request.schedule is None:
         return
     with _never_failing():
-        if _down_since():
+        if local_memory.down_since():
             _tell(recorded_jobs(), ending.finished_at)
         elif _is_news(request.job, ending):
             _tell(
@@ -103,10 +106,23 @@ def database_is_down(job: str, text: str, *, now: datetime) -> None:
         if reason := _nobody_to_mail():
             _say_once(reason, [message.subject])
             return
-        with _file_lock() as is_ours:  # who holds it is mailing
-            if is_ours and not _down_since() and _send(message):
-                with suppress(OSError):
-                    (_folder() / _DOWN).touch(exist_ok=False)
+        with local_memory.file_lock() as is_ours:  # who holds it is mailing
+            if is_ours and not local_memory.down_since() and _send(message):
+                local_memory.remember_down()
+
+
+def recall_outage(now: datetime) -> None:
+    """At the first tick of a container: what the one before it mailed is not known.
+
+    That an outage is over is then mailed on the evidence of the database: since the
+    last tick of anybody it was started anew, or a long time has passed. Never raises.
+    """
+    with _never_failing():
+        if not local_memory.is_new():
+            return
+        ticked_at, started_at = last_tick()
+        if ticked_at and (started_at > ticked_at or now - ticked_at > LONG):
+            local_memory.suspect_down(ticked_at)
 
 
 # -- whether there is something to tell ----------------------------------------------
@@ -144,7 +160,7 @@ def _tell(
         # Who holds it is mailing; the next `dispatch` does the rest.
         if not is_ours or is_held():
             return
-        news = news_of(slot_states(jobs, as_of or now), _down_since(), now)
+        news = news_of(slot_states(jobs, as_of or now), _outage(), now)
         if not news:
             return
         if reason := _nobody_to_mail():
@@ -153,20 +169,33 @@ def _tell(
             _remember(news)
 
 
+def _outage() -> "Outage | None":
+    """The outage of which it is to be told that it is over."""
+    from starview_app.maintenance.runner.monitoring.alert_text import Outage
+
+    if since := local_memory.down_since():
+        return Outage(since, is_known=True)
+    if since := local_memory.suspected_since():
+        return Outage(since, is_known=False)
+    return None
+
+
 def _remember(news: "News") -> None:
     with transaction.atomic():
         for trouble in news.troubles:
-            Job.objects.filter(name=trouble.job).update(
-                alerted_at=news.now,
-                alerted_slot=trouble.mark,
-                failing_since=trouble.since,
+            Job.objects.update_or_create(
+                name=trouble.job,
+                defaults={
+                    "alerted_at": news.now,
+                    "alerted_slot": trouble.mark,
+                    "failing_since": trouble.since,
+                },
             )
         names = [recovery.job for recovery in news.recoveries]
         Job.objects.filter(name__in=names).update(
             alerted_at=news.now, failing_since=None
         )
-    with suppress(OSError):
-        (_folder() / _DOWN).unlink(missing_ok=True)
+    local_memory.forget_down()
 
 
 @contextmanager
@@ -227,53 +256,9 @@ def _never_failing() -> Iterator[None]:
         logger.exception("alert_not_sent", reason=type(error).__name__)
 
 
-# -- what is remembered without the database -----------------------------------------
-
-_DOWN = "database-is-down"  # exists when this was mailed, and nothing since
-_SAID = "said"  # what the log says of mails that nobody gets
-
-
-def _folder() -> Path:
-    """Private to this user; raises OSError where it cannot be."""
-    folder = Path(tempfile.gettempdir()) / f"starview-alerts-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    is_private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-    if found.st_uid != os.getuid() or not is_private:
-        raise PermissionError(f"{folder} is not a private folder of this user")
-    return folder
-
-
-def _down_since() -> datetime | None:
-    """When it was mailed that the database does not answer; None when it does."""
-    with suppress(OSError):
-        return datetime.fromtimestamp((_folder() / _DOWN).stat().st_mtime, UTC)
-    return None
-
-
-@contextmanager
-def _file_lock() -> Iterator[bool]:
-    """Whether it is ours; also where files cannot be. Free when its owner dies."""
-    try:
-        file = (_folder() / "lock").open("w")
-    except OSError:
-        yield True
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = True
-        except OSError as error:  # a file system may know no locks
-            is_ours = not isinstance(error, BlockingIOError)
-        yield is_ours
-
-
 def _say_once(reason: str, about: list[str]) -> None:
     """Log that nobody is mailed; not again for the same news by every `dispatch`."""
     said = "\n".join([reason, *about])
-    with suppress(OSError):
-        if (_folder() / _SAID).read_text(encoding="utf-8") == said:
-            return
-    _not_sent(reason, subject=", ".join(about))
-    with suppress(OSError):
-        (_folder() / _SAID).write_text(said, encoding="utf-8")
+    if not local_memory.is_said(said):
+        _not_sent(reason, subject=", ".join(about))
+        local_memory.remember_said(said)

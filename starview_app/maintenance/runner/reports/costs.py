@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from django.db import connection
-
 from starview_app.maintenance.models import Job
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.tables import rows_of, unless_missing
 
 PER_MINUTE = 0.00016  # instance type Starter, prorated by the second
 CRON_JOB_PER_MONTH = 1.0  # of each cron job, at least
@@ -20,14 +19,23 @@ WORKER_PER_MONTH = 7.0  # the smallest background worker: supercronic and all jo
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
 
-# By the index jobrun_by_time.
+# By the index jobrun_by_time. A run under way costs what it has cost until it was last
+# seen, which is seconds ago, or its process is gone.
 _SO_FAR = """
     SELECT
         job,
         count(*) FILTER (WHERE outcome <> 'skipped'),
-        sum(coalesce(seconds, extract(epoch FROM %(now)s - started_at)))::float
+        sum(
+            coalesce(
+                seconds,
+                greatest(0, extract(epoch FROM coalesce(seen_at, %(now)s) - started_at))
+            )
+        )::float
     FROM maintenance_jobrun
-    WHERE started_at >= %(begin)s AND started_at < %(end)s
+    WHERE
+        started_at >= %(begin)s
+        AND started_at < %(end)s
+        AND NOT counts ? 'ticks'  -- of catch-up, whose runs are counted as themselves
     GROUP BY job
     ORDER BY job
 """
@@ -106,14 +114,13 @@ def month_costs(
     now = now.astimezone(UTC)
     begin = _midnight_after(now.replace(day=1)) - _DAY
     end = (begin + 31 * _DAY).replace(day=1)
-    paused = dict(
-        Job.objects.filter(paused_until__gt=now).values_list("name", "paused_until")
+    rows = Job.objects.filter(paused_until__gt=now)
+    paused = dict(unless_missing(rows.values_list("name", "paused_until")))
+    begun = rows_of(_SO_FAR, {"now": now, "begin": begin, "end": end})
+    so_far = {name: (runs, seconds) for name, runs, seconds in begun}
+    usual: dict[str, float] = dict(
+        rows_of(_USUAL_SECONDS, {"jobs": [job.job for job in jobs]})
     )
-    with connection.cursor() as cursor:
-        cursor.execute(_SO_FAR, {"now": now, "begin": begin, "end": end})
-        so_far = {name: (runs, seconds) for name, runs, seconds in cursor.fetchall()}
-        cursor.execute(_USUAL_SECONDS, {"jobs": [job.job for job in jobs]})
-        usual: dict[str, float] = dict(cursor.fetchall())
     costs = []
     for job in jobs:
         left = runs_left(job, first_moment(now, paused.get(job.job)), end)

@@ -6,12 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from django.db import OperationalError
+from django.db import DatabaseError
 
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
 from starview_app.maintenance.runner.database_errors import in_one_line
-from starview_app.maintenance.runner.record import mark_crashed
 from starview_app.maintenance.runner.reports.history import failing_run
 from starview_app.maintenance.runner.slots import slot_states
 
@@ -51,13 +50,12 @@ def check_health(
     if not lines:  # then nothing runs, and nothing is overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
-        mark_crashed(now)
         for state in slot_states(jobs, now):
             if state.overdue:
                 problems.append(f"{state.job}: {state.overdue}")
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
-    except OperationalError as error:
+    except DatabaseError as error:
         problems.append(in_one_line(error))
     return Health(scheduler, problems, len(jobs), failing)
 

@@ -3,16 +3,19 @@
 Lists never read the output of a run, and every query goes by an index.
 """
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
+from django.db.models import QuerySet
 
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.runner.crontab.registry import is_recorded
 from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.runner.record import gone_runs
 from starview_app.maintenance.runner.reports.costs import cost_of, first_moment
 from starview_app.maintenance.runner.slots import (
     FAILURES,
@@ -20,22 +23,33 @@ from starview_app.maintenance.runner.slots import (
     SlotState,
     slot_states,
 )
+from starview_app.maintenance.runner.tables import (
+    create_own_tables,
+    rows_of,
+    unless_missing,
+)
 
 Outcome = JobRun.Outcome
+RUN_ID_DIGITS = 12
 
 # By the index jobrun_of_job, ten rows of each job: the last that was not skipped, since
-# that says more about a job that is paused, or refused to run beside itself.
+# that says more about a job that is paused, or refused to run beside itself; and rather
+# no command by hand, whose options are its own.
 _LAST = """
     SELECT DISTINCT ON (last.job) last.id
     FROM unnest(%(jobs)s::text[]) AS wanted (job)
     CROSS JOIN LATERAL (
-        SELECT id, job, started_at, outcome
+        SELECT id, job, started_at, outcome, trigger
         FROM maintenance_jobrun
         WHERE job BETWEEN wanted.job AND wanted.job
         ORDER BY job, started_at DESC
         LIMIT 10
     ) AS last
-    ORDER BY last.job, last.outcome = 'skipped', last.started_at DESC
+    ORDER BY
+        last.job,
+        last.trigger = 'by hand',
+        last.outcome = 'skipped',
+        last.started_at DESC
 """
 # By the index jobrun_of_job, a step for each name: DISTINCT would read every row.
 _NAMES = """
@@ -81,6 +95,7 @@ class Run:
 @dataclass(frozen=True)
 class RunWithOutput(Run):
     output: str
+    run_id: str  # as in the log, which has the first RUN_ID_DIGITS
 
 
 _COLUMNS = [field.name for field in fields(Run) if field.name != "cost"]
@@ -105,7 +120,12 @@ def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
     """Every line of the crontab, in its order."""
     recorded = list(filter(is_recorded, lines))
     states = {state.schedule: state for state in slot_states(recorded, now)}
-    last = _last_runs([line.job for line in recorded], now)
+    failing = {
+        state.job: failed.id
+        for state in states.values()
+        if (failed := failing_run(state))
+    }
+    last = _last_runs([line.job for line in lines if line.job], failing, now)
     return [
         _overview(line, states.get(line), last.get(line.job), now) for line in lines
     ]
@@ -120,19 +140,26 @@ def history(
         rows = rows.filter(outcome__in=FAILURES, **({"job": job} if job else {}))
     elif job:  # as in _LAST
         rows = rows.filter(job__range=(job, job)).order_by("job", "-started_at", "-id")
-    return [_run(row, now) for row in rows.values(*_COLUMNS)[:limit]]
+    return [Run(**row) for row in _reckoned(rows.values(*_COLUMNS)[:limit], now)]
 
 
 def names_with_runs() -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute(_NAMES)
-        return [name for (name,) in cursor.fetchall()]
+    return [name for (name,) in rows_of(_NAMES, {})]
 
 
-def find_run(number: int, now: datetime) -> RunWithOutput | None:
-    """Everything about one run; of one that is under way, what was saved so far."""
-    row = JobRun.objects.filter(id=number).values(*_COLUMNS, "output").first()
-    return _run_with_output(row, now)
+def find_run(key: str, now: datetime) -> RunWithOutput | None:
+    """Everything about one run; of one that is under way, what was saved so far.
+
+    By its number, or by its id in the log: the first RUN_ID_DIGITS or more.
+    """
+    number = int(key) if key.isdigit() else 0
+    if found := _first(JobRun.objects.filter(id=min(number, 2**63 - 1)), now):
+        return found
+    digits = key.replace("-", "").lower()
+    if not RUN_ID_DIGITS <= len(digits) <= 32:
+        return None
+    ids = [uuid.UUID(digits.ljust(32, fill)) for fill in "0f"]
+    return _first(JobRun.objects.filter(run_id__range=ids), now)
 
 
 def last_manual_run(
@@ -142,8 +169,7 @@ def last_manual_run(
     rows = JobRun.objects.filter(
         job=job, started_at__gte=since, trigger=JobRun.Trigger.MANUAL, host=host
     )
-    row = rows.order_by("started_at").values(*_COLUMNS, "output").first()
-    return _run_with_output(row, now)
+    return _first(rows.order_by("started_at"), now)
 
 
 def failing_run(state: SlotState) -> SlotRun | None:
@@ -158,19 +184,17 @@ def pause(job: str, *, until: datetime, now: datetime) -> None:
     What is due meanwhile is not made up for later.
     """
     pause = {"paused_at": now, "paused_until": until}
+    create_own_tables()
     with transaction.atomic():
         # A pause that is only made longer, or shorter, began when it began.
         paused = Job.objects.filter(name=job, paused_until__gt=now)
         if not paused.update(paused_until=until):
-            Job.objects.update_or_create(
-                name=job,
-                defaults=pause,
-                create_defaults={**pause, "first_seen_at": now},
-            )
+            Job.objects.update_or_create(name=job, defaults=pause)
 
 
 def resume(job: str, *, now: datetime) -> bool:
     """End the pause; returns whether there was one."""
+    create_own_tables()
     paused = Job.objects.filter(name=job, paused_until__gt=now)
     return paused.update(paused_until=now) > 0
 
@@ -183,7 +207,11 @@ def _overview(
 ) -> JobOverview:
     if state is None:
         next_run_at = line.next_after(now)
-        return JobOverview(line.name, line.in_words, line.times, next_run_at, False)
+        # Catch-up keeps a record of its ticks, and is no run.
+        has_ticks = line.django_command == "catch_up"
+        return JobOverview(
+            line.name, line.in_words, line.times, next_run_at, has_ticks, last
+        )
     paused_until = state.paused_until if state.is_paused else None
     failed = failing_run(state)
     return JobOverview(
@@ -199,23 +227,39 @@ def _overview(
     )
 
 
-def _last_runs(jobs: Sequence[str], now: datetime) -> dict[str, Run]:
-    with connection.cursor() as cursor:
-        cursor.execute(_LAST, {"jobs": list(jobs)})
-        numbers = [number for (number,) in cursor.fetchall()]
-    rows = JobRun.objects.filter(id__in=numbers).values(*_COLUMNS)
-    return {row["job"]: _run(row, now) for row in rows}
+def _last_runs(
+    jobs: Sequence[str], failing: dict[str, int], now: datetime
+) -> dict[str, Run]:
+    """Of each job; of one that is `failing` no success beside it, by hand perhaps."""
+    numbers = [number for (number,) in rows_of(_LAST, {"jobs": list(jobs)})]
+    rows = JobRun.objects.filter(id__in=[*numbers, *failing.values()])
+    found = [Run(**row) for row in _reckoned(rows.values(*_COLUMNS), now)]
+    runs = {run.id: run for run in found}
+    last = [runs[number] for number in numbers if number in runs]
+    return {run.job: _worse(run, runs.get(failing.get(run.job, 0))) for run in last}
 
 
-def _run(row: dict[str, Any], now: datetime) -> Run:
-    return Run(**_reckoned(row, now))
+def _worse(last: Run, failed: Run | None) -> Run:
+    return failed if failed and last.outcome == Outcome.SUCCEEDED else last
 
 
-def _run_with_output(row: dict[str, Any] | None, now: datetime) -> RunWithOutput | None:
-    return RunWithOutput(**_reckoned(row, now)) if row else None
+def _first(rows: QuerySet[JobRun], now: datetime) -> RunWithOutput | None:
+    for row in _reckoned(rows.values(*_COLUMNS, "output", "run_id")[:1], now):
+        return RunWithOutput(**{**row, "run_id": row["run_id"].hex})
+    return None
 
 
-def _reckoned(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+def _reckoned(
+    query: "QuerySet[JobRun, dict[str, Any]]", now: datetime
+) -> list[dict[str, Any]]:
+    """Its rows as they are now: with their costs, and without runs that are gone."""
+    rows = unless_missing(query)
+    is_one_running = any(row["outcome"] == Outcome.RUNNING for row in rows)
+    gone = gone_runs(now) if is_one_running else {}
+    return [_with_cost({**row, **gone.get(row["id"], {})}, now) for row in rows]
+
+
+def _with_cost(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     seconds = row["seconds"]
     if seconds is None:
         seconds = max((now - row["started_at"]).total_seconds(), 0.0)
