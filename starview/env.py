@@ -204,10 +204,35 @@ def raise_for(problems: list[Problem]) -> None:
 
 
 def email_problem(value: str) -> str | None:
-    """Accepts `a@example.com` and `Name <a@example.com>`."""
-    match = re.fullmatch(r"[^<>]*<([^<>]+)>", value.strip())
-    wrong = plain_email_problem(match.group(1) if match else value.strip())
-    return "is not an e-mail address" if wrong else None
+    """Accepts `a@example.com` and `Name <a@example.com>`, with any name."""
+    name, address = _sender_parts(value)
+    if plain_email_problem(address) or "<" in name or not name.isprintable():
+        return "is not an e-mail address"
+    return None
+
+
+def quoted_sender(value: str) -> str:
+    """`Name <a@example.com>` as a header has it: a name with signs that end it quoted.
+
+    `Starview, Inc. <a@example.com>` would be two addresses.
+    """
+    name, address = _sender_parts(value)
+    if not name:
+        return address
+    if re.search(r"[()<>@,:;.\[\]\"\\]", name):
+        name = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    return f"{name} <{address}>"
+
+
+def _sender_parts(value: str) -> tuple[str, str]:
+    """The name, without the quotation marks around it, and the address."""
+    match = re.fullmatch(r"(.*)<([^<>]+)>", value.strip(), re.DOTALL)
+    if not match:
+        return "", value.strip()
+    name, address = match[1].strip(), match[2]
+    if quoted := re.fullmatch(r'"((?:[^"\\]|\\.)*)"', name):
+        name = re.sub(r"\\(.)", r"\1", quoted[1])
+    return name, address
 
 
 def plain_email_problem(value: str) -> str | None:
@@ -221,8 +246,9 @@ def plain_email_problem(value: str) -> str | None:
 
 def http_url_problem(value: str) -> str | None:
     if re.fullmatch(
-        r"https?://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:\d{1,5})?(/[^\s?#]*)?", value
-    ) or re.fullmatch(r"https?://\[[0-9a-fA-F:.]+\](:\d{1,5})?(/[^\s?#]*)?", value):
+        r"https?://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:[0-9]{1,5})?(/[^\s?#]*)?",
+        value,
+    ) or re.fullmatch(r"https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?(/[^\s?#]*)?", value):
         return None
     return "is not an http:// or https:// address"
 
@@ -240,7 +266,7 @@ def endpoint_problem(value: str) -> str | None:
 
 
 def dsn_problem(value: str) -> str | None:
-    if re.fullmatch(r"https?://[^\s/@]+@[^\s/@]+(/[^\s]*)?/\d+", value):
+    if re.fullmatch(r"https?://[^\s/@]+@[^\s/@]+(/[^\s]*)?/[0-9]+", value):
         return None
     return "is not a DSN such as https://KEY@HOST/PROJECT"
 
@@ -276,7 +302,7 @@ def bucket_problem(value: str) -> str | None:
 
 
 def region_problem(value: str) -> str | None:
-    if re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d", value):
+    if re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-[0-9]", value):
         return None
     return "is not an AWS region such as us-east-2"
 

@@ -177,13 +177,15 @@ if not AWS_S3_ENDPOINT_URL:
 
 # -- Mail: Amazon SES; files when DEBUG ---------------------------------------------
 
-DEFAULT_FROM_EMAIL = env.text(
-    "DEFAULT_FROM_EMAIL",
-    needed_by=MAIL,
-    required=True,
-    where="an address or domain that is verified in SES",
-    debug_default="starview@localhost.localdomain",
-    check=environment.email_problem,
+DEFAULT_FROM_EMAIL = environment.quoted_sender(
+    env.text(
+        "DEFAULT_FROM_EMAIL",
+        needed_by=MAIL,
+        required=True,
+        where="an address or domain that is verified in SES",
+        debug_default="starview@localhost.localdomain",
+        check=environment.email_problem,
+    )
 )
 AWS_SES_ACCESS_KEY_ID = env.text(
     "AWS_SES_ACCESS_KEY_ID",
@@ -310,8 +312,22 @@ configure_logging(LOG_FORMAT)
 
 # -- Say what is wrong ----------------------------------------------------------------
 
-# `--help` answers on a machine that has nothing configured yet.
-_asks_for_help = bool({"-h", "--help", "help", "--version", "version"} & set(sys.argv))
-if env.problems_for() and not _asks_for_help:
-    # All of them, not only this command's: one error, one round of repairs.
-    environment.raise_for(env.problems)
+# The variables that a command needs besides every command's, by a word of its line:
+# all that is wrong for it is one error. `check` names what is wrong for any.
+_NEEDS = {
+    "archive_audit_logs": ARCHIVE,
+    "cleanup_audit_archives": ARCHIVE,
+    "restore_audit_logs": ARCHIVE,
+    "verify_audit_archives": ARCHIVE,
+    "--email-report": MAIL,
+}
+_words = {word.partition("=")[0] for word in sys.argv}
+# These answer on a machine that has nothing configured yet.
+_needs_nothing = bool({"-h", "--help", "help", "--version", "version"} & _words) or [
+    word for word in sys.argv[1:] if not word.startswith("-")
+][:2] == ["jobs", "check"]
+if env.problems_for() and not _needs_nothing:
+    _needs = {need for word, need in _NEEDS.items() if word in _words}
+    environment.raise_for(
+        env.problems if "check" in _words else env.problems_for(*_needs)
+    )

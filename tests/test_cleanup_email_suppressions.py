@@ -5,6 +5,7 @@ import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from django.db import connection
@@ -116,7 +117,7 @@ def test_without_a_bounce_record_the_day_it_was_added_counts(
 
     _, events = clean_up()
 
-    listed = [] if left else [job.SoftBounce(ADDRESS, None, None)]
+    listed = [] if left else [job.SoftBounce(ADDRESS, None, None, added)]
     assert active() == left
     assert events[0] == job.ExpiredFound(len(listed), listed)
 
@@ -153,9 +154,9 @@ def test_the_newest_bounce_is_listed_first_and_those_without_a_record_last() -> 
         job.ExpiredFound(
             3,
             [
-                job.SoftBounce("new@example.com", days_ago(40), 3),
-                job.SoftBounce("old@example.com", days_ago(50), 3),
-                job.SoftBounce("none@example.com", None, None),
+                job.SoftBounce("new@example.com", days_ago(40), 3, ANY),
+                job.SoftBounce("old@example.com", days_ago(50), 3, ANY),
+                job.SoftBounce("none@example.com", None, None, days_ago(31)),
             ],
         ),
         job.Deactivated(3),
@@ -567,10 +568,24 @@ def test_a_hostile_address_cannot_forge_a_line_of_the_report(manage: Manage) -> 
     ]
 
 
+def test_a_list_has_as_many_lines_as_were_found(manage: Manage) -> None:
+    make_soft_suppression("bounced@example.com", last=_days_ago(31))
+    make_suppression("added@example.com", added=_days_ago(32))
+
+    run = manage(COMMAND)
+
+    assert _without_dates(run.stdout).splitlines()[2:5] == [
+        "Found 2 soft bounce suppressions older than 30 days",
+        "  - bounced@example.com: Last bounce <date> (3x)",
+        "  - added@example.com: No bounce on record, suppressed <date>",
+    ]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ["--soft-bounce-days=0"],
+        ["--soft-bounce-days=\u0663"],
         ["--stale-days=-1"],
         ["--stale-days=x"],
         ["--email-report", "not an address"],

@@ -1,5 +1,7 @@
 """Settings come from the environment; whatever is wrong with it is said at once."""
 
+import email
+import email.policy
 import os
 import runpy
 import socket
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.management import get_commands, load_command_class
 from django.db import connection
 
 import starview.logging
@@ -71,6 +75,8 @@ WRONG: list[tuple[str, str]] = [
     ("CSRF_TRUSTED_ORIGINS", "https://starview.app/path"),
     ("DEFAULT_FROM_EMAIL", "noreply"),
     ("DEFAULT_FROM_EMAIL", "a@b.example, c@d.example"),
+    ("DEFAULT_FROM_EMAIL", "A <a@b.example>, B <c@d.example>"),
+    ("DEFAULT_FROM_EMAIL", "A\r\nBcc: x@y.example <a@b.example>"),
     ("ADMIN_EMAIL", "admin@"),
     ("ADMIN_EMAIL", "a@b.example,nobody"),
     ("AWS_S3_ENDPOINT_URL", "minio:9000"),
@@ -102,7 +108,7 @@ Load = Callable[[dict[str, str]], dict[str, Any]]
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """Run settings.py with these variables and no others."""
     monkeypatch.setattr(starview.logging, "configure_logging", lambda log_format: None)
-    monkeypatch.setattr(sys, "argv", ["manage.py", "archive_audit_logs"])
+    monkeypatch.setattr(sys, "argv", ["manage.py", "check", "--deploy"])
 
     def run(values: dict[str, str]) -> dict[str, Any]:
         with monkeypatch.context() as patch:
@@ -221,6 +227,51 @@ def test_a_missing_variable_is_named_with_where_to_find_it(
 
 def test_one_error_names_everything_that_is_missing(load: Load) -> None:
     assert sorted(variables_in(error_of(load, {}))) == sorted(NEEDED_BY)
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (["diagnose_db"], {EVERY_COMMAND}),
+        (["cleanup_unverified_users", "--days=7"], {EVERY_COMMAND}),
+        (["cleanup_email_suppressions"], {EVERY_COMMAND}),
+        (["cleanup_email_suppressions", "--email-report=a@b.c"], {EVERY_COMMAND, MAIL}),
+        (["archive_audit_logs", "--days=30"], {EVERY_COMMAND, ARCHIVE}),
+        (["run_job", "archive_audit_logs"], {EVERY_COMMAND, ARCHIVE}),
+        (["check", "--deploy"], {EVERY_COMMAND, ARCHIVE, MAIL}),
+    ],
+)
+def test_a_command_names_what_it_needs_and_no_more(
+    words: list[str], needs: set[str], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", *words])
+
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        load({})
+
+    needed = {name for name, needed_by in NEEDED_BY.items() if needed_by in needs}
+    assert set(variables_in(str(refusal.value))) == needed
+
+
+def test_the_commands_of_the_archive_are_known_to_the_settings(load: Load) -> None:
+    ours = [name for name, app in get_commands().items() if app == "starview_app"]
+    commands = {name: load_command_class("starview_app", name) for name in ours}
+
+    needs = {name: getattr(each, "needs", ()) for name, each in commands.items()}
+    assert {name: each for name, each in needs.items() if each} == {
+        name: (need,)
+        for name, need in load(GOOD)["_NEEDS"].items()
+        if not name.startswith("-")
+    }
+
+
+@pytest.mark.parametrize("words", [["jobs", "check"], ["jobs", "--json", "check", "x"]])
+def test_the_crontab_is_read_over_without_any_variable(
+    words: list[str], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", *words])
+
+    load({})
 
 
 def test_one_error_names_what_is_missing_and_what_is_wrong(load: Load) -> None:
@@ -616,3 +667,48 @@ def test_an_escaped_password_is_taken_as_it_was_meant(load: Load) -> None:
     database = load({**GOOD, "DATABASE_URL": url})["DATABASES"]["default"]
 
     assert (database["PASSWORD"], database["HOST"]) == ("p@ss/w%#? :", "db")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "Starview",
+            "Starview, Inc.",
+            "a: b; c",
+            "me@home",
+            'The "Star" view',
+            "a (b)",
+        ),
+        *("back\\slash", "Zoë, Inc.", "Sterne & Co. 🔭", "[x]", '"', "'it'"),
+    ],
+)
+@pytest.mark.parametrize("is_quoted", [False, True])
+def test_any_name_of_a_sender_arrives_as_it_was_meant(
+    name: str, is_quoted: bool, load: Load
+) -> None:
+    written = name
+    if is_quoted:
+        written = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    sender = load({**GOOD, "DEFAULT_FROM_EMAIL": f"{written} <a@example.com>"})[
+        "DEFAULT_FROM_EMAIL"
+    ]
+
+    mail = EmailMessage("subject", "text", sender, ["b@example.com"]).message()
+    parsed = email.message_from_bytes(mail.as_bytes(), policy=email.policy.default)
+    (address,) = parsed["From"].addresses
+    assert (address.display_name, address.addr_spec) == (name, "a@example.com")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_WAIT_SECONDS", "\u0663"),
+        ("AWS_SES_REGION_NAME", "us-east-\u0661"),
+        ("SENTRY_DSN", "https://k@h/\u0661"),
+        ("AWS_S3_ENDPOINT_URL", "http://h:\u0669000"),
+    ],
+)
+def test_digits_are_ascii_digits(name: str, value: str, load: Load) -> None:
+    assert variables_in(error_of(load, {**GOOD, name: value}))[0] == name

@@ -8,7 +8,6 @@ import pytest
 from django.core.management import get_commands
 
 from starview_app.maintenance.runner.reports.lint import (
-    LONGEST_NAME,
     MANUAL,
     Finding,
     lint,
@@ -46,11 +45,9 @@ def test_nor_has_it_with_the_lines_that_are_commented_out() -> None:
     "line",
     [
         f"{DAILY} {ARCHIVE}",
-        f"{DAILY} {ARCHIVE} >/dev/null 2>&1 # why",
-        f"{DAILY} python3 /app/manage.py run_job archive_audit_logs --days=30",
+        f"{DAILY} python manage.py run_job archive_audit_logs --days=30",
         f"{DAILY} python manage.py run_job clearsessions -v 2",
-        "0 2 * * *  cd /app && JOB=x timeout 5 python manage.py run_job clearsessions",
-        "@hourly  JOB=x timeout 59m python manage.py cleanup_unverified_users",
+        "0 * * * *  JOB=x timeout 59m python manage.py cleanup_unverified_users",
         "NAME=value",
         "# 61 * * * * nothing",
     ],
@@ -67,15 +64,19 @@ def test_a_good_line_has_no_finding(line: str) -> None:
     ("line", "text", "fix"),
     [
         (f"61 * * * *  JOB=x timeout 1 {ARCHIVE}", "bad minute", "write minute, hour"),
-        (f"* * * * */9  JOB=x timeout 1 {ARCHIVE}", "the step of '*/9'", "from 1 to 6"),
-        (f"@reboot  JOB=x timeout 1 {ARCHIVE}", "does not know '@reboot'", "@hourly"),
-        (f"0 2 31 6 *  JOB=x timeout 1 {ARCHIVE}", "never comes", "L is its last day"),
-        (f"0 2 * * * 2027 JOB=x timeout 1 {ARCHIVE}", "more than five", "write minute"),
+        (
+            f"* * * * */9  JOB=x timeout 1 {ARCHIVE}",
+            "the step of '*/9'",
+            "write minute",
+        ),
+        (f"@daily  JOB=x timeout 1 {ARCHIVE}", "not a line that can be", "write it as"),
+        (f"0 2 31 6 *  JOB=x timeout 1 {ARCHIVE}", "never comes", "write minute"),
+        (f"0 2 * * * 2027 JOB=x timeout 1 {ARCHIVE}", "not a line that", "write it as"),
         ("NAME=", "panic", 'write NAME=""'),
         ("JOB=x", "would name all jobs", "in front of the command"),
         ("SHELL=/bin/bash", "runs in /bin/sh", "/bin/sh"),
         ("CRON_TZ=Europe/Berlin", "all times are UTC", "write CRON_TZ=UTC"),
-        ("0 2 * * *", "no command after the times", "write minute, hour"),
+        ("0 2 * * *", "no command after the times", "write it as"),
         ("0\u00a02 * * *  cmd", "invisible character U+00A0", "plain blanks"),
         ("# " + "x" * 65_536, "longer than 64 KiB", "write a script"),
     ],
@@ -91,43 +92,14 @@ def test_a_line_that_cannot_be_read_is_told_with_its_fix(
 
 
 def test_behind_bad_times_the_rest_of_the_line_is_read_as_well() -> None:
-    assert findings("61 2 * * *  JOB=X python manage.py nosuch") == [
-        "bad times '61 2 * * *': bad minute",
-        "JOB=X: monitors cannot take it as a name",
-        "no time limit, or none that `timeout` understands",
+    assert findings("61 2 * * *  JOB=x python manage.py nosuch") == [
+        "bad times: bad minute: '61'",
+        "no time limit",
         "unknown command 'nosuch'",
     ]
 
 
 # -- names ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prefix", ["", "JOB=", "JOB=x true;", "MYJOB=x"])
-def test_a_line_needs_a_name_for_its_runs(prefix: str) -> None:
-    assert findings(f"0 2 * * *  {prefix} timeout 1h {ARCHIVE}") == [
-        "no JOB= in front of the command: its runs have no name"
-    ]
-
-
-@pytest.mark.parametrize("name", ["Starview", "a.b", "a/b", "é", '"a b"', "$NAME"])
-def test_a_name_is_one_that_monitors_can_take(name: str) -> None:
-    (found,) = findings(f"0 2 * * *  JOB={name} timeout 1h {ARCHIVE}")
-
-    assert found.endswith("monitors cannot take it as a name")
-
-
-def test_a_name_is_not_longer_than_the_slug_of_a_monitor() -> None:
-    def of(length: int) -> list[str]:
-        return findings(f"0 2 * * *  JOB={'x' * length} timeout 1h {ARCHIVE}")
-
-    assert of(LONGEST_NAME) == []
-    assert of(LONGEST_NAME + 1) == [f"JOB={'x' * 51} is 51 characters long"]
-
-
-def test_a_name_is_given_once() -> None:
-    line = f"0 2 * * *  JOB=a JOB=b timeout 1h {ARCHIVE}"
-
-    assert findings(line) == ["JOB= is given 2 times: a, b"]
 
 
 def test_no_two_lines_have_one_name() -> None:
@@ -145,14 +117,9 @@ def test_no_two_lines_have_one_name() -> None:
 # -- time limits ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "timeout",
-    ["", "timeout", "timeout 0", "timeout 1h30m", "timeout $LIMIT", "timeout -k 1"],
-)
+@pytest.mark.parametrize("timeout", ["", "timeout 0 "])
 def test_a_job_needs_a_time_limit(timeout: str) -> None:
-    assert findings(f"0 2 * * *  JOB=x {timeout} {ARCHIVE}") == [
-        "no time limit, or none that `timeout` understands"
-    ]
+    assert findings(f"0 2 * * *  JOB=x {timeout}{ARCHIVE}") == ["no time limit"]
 
 
 @pytest.mark.parametrize(
@@ -186,33 +153,6 @@ def test_catch_up_that_comes_too_seldom_is_told(times: str) -> None:
     (found,) = lint(CATCH_UP.replace("*/10 * * * *", times))
 
     assert found.text.startswith("catch_up comes less than once an hour")
-
-
-# -- programs ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("start", "text"),
-    [
-        ("timeout -k 60 30m pyhton manage.py", "there is no program 'pyhton'"),
-        ("timeout 30m -k 60 python manage.py", "there is no program '-k'"),
-        ("timeout -k 60 30 m python manage.py", "there is no program 'm'"),
-        ("timeout 30m no-such-sudo python manage.py", "there is no program 'no-such"),
-        ("timeout 30m manage.py", "there is no program 'manage.py'"),
-        ("timeout 30m python /wrong/manage.py", "there is no /wrong/manage.py"),
-    ],
-)
-def test_what_ends_before_the_runner_begins_is_told(start: str, text: str) -> None:
-    (found,) = findings(f"0 2 * * *  JOB=x {start} run_job clearsessions")
-
-    assert found.startswith(text)
-
-
-@pytest.mark.parametrize("start", ["nice -n 5 python", "/usr/bin/python3.13", "$PY"])
-def test_other_ways_to_start_python_are_good(start: str) -> None:
-    line = f"{DAILY} {start} manage.py run_job clearsessions"
-
-    assert findings(line) == []
 
 
 # -- commands ------------------------------------------------------------------------
@@ -251,12 +191,20 @@ def test_a_command_that_is_not_ours_goes_through_run_job() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["true", "sh -c 'python manage.py check'", "python other.py"]
+    "line",
+    [
+        "0 2 * * *  JOB=x true",
+        f"0 2 * * *  JOB=x nice -n 19 {ARCHIVE}",
+        f"0 2 * * *  JOB=x root timeout -k 60 1h {ARCHIVE}",
+        f"0 2 * * *  timeout 1h {ARCHIVE}",
+        f"{DAILY} {ARCHIVE} 'a",
+    ],
 )
-def test_a_line_runs_manage_py_itself(command: str) -> None:
-    (found,) = findings(f"{DAILY} {command}")
+def test_a_line_that_is_not_of_the_one_form_is_told_with_the_form(line: str) -> None:
+    (found,) = lint(f"{CATCH_UP}{line}\n")
 
-    assert found.startswith("runs no manage.py")
+    assert found.text == "not a line that can be recorded, repeated and reported"
+    assert "JOB=starview-NAME timeout -k 60 1h python manage.py COMMAND" in found.fix
 
 
 @pytest.mark.parametrize(
@@ -270,12 +218,6 @@ def test_a_line_runs_manage_py_itself(command: str) -> None:
 )
 def test_run_job_needs_the_name_of_a_command(command: str, text: str) -> None:
     assert findings(f"{DAILY} python manage.py {command}") == [text]
-
-
-def test_a_quotation_ends() -> None:
-    assert findings(f"{DAILY} {ARCHIVE} 'a") == [
-        "a quotation does not end: no shell runs that"
-    ]
 
 
 def test_a_command_that_cannot_be_loaded_is_a_finding(
@@ -315,7 +257,7 @@ def test_options_that_the_command_refuses_are_told_in_its_words(
     assert found.startswith(f"{name}: {reason}")
 
 
-@pytest.mark.parametrize("value", ["$X_DAYS", '"${X_DAYS}"', "${X_DAYS:-7}", "`days`"])
+@pytest.mark.parametrize("value", ["$X_DAYS", '"${X_DAYS}"', '"$X_DAYS"'])
 def test_a_variable_that_is_not_set_here_is_taken_for_a_good_value(value: str) -> None:
     line = f"{DAILY} python manage.py archive_audit_logs --days={value}"
 

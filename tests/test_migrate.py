@@ -422,6 +422,34 @@ def test_a_stand_alone_database_is_what_the_jobs_need(empty: Database) -> None:
     assert done.stdout.startswith("Found 0 audit logs older than 30 days\n")
 
 
+@pytest.mark.parametrize("way", [["zero"], ["zero", "--fake"], ["0001", "--fake"]])
+@pytest.mark.parametrize("app", ["starview_app", "auth"])
+def test_no_table_of_a_stand_alone_database_is_dropped_by_a_slip(
+    app: str, way: list[str], empty: Database
+) -> None:
+    empty.migrate()
+    before = (empty.contents(), empty.applied())
+
+    done = empty.migrate(app, *way)
+
+    if (app, way[0]) != ("starview_app", "0001"):  # it is there already
+        assert done.returncode == 1, done.stdout
+        assert f"refused: it would undo {app}." in done.stderr
+        assert "HINT: if that is meant, add --yes-drop" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert (empty.contents(), empty.applied()) == before
+
+
+def test_tables_are_dropped_by_who_says_so(empty: Database) -> None:
+    empty.migrate()
+
+    done = empty.migrate("starview_app", "zero", "--yes-drop")
+
+    assert done.returncode == 0, done.stderr
+    assert "starview_app_auditlog" not in empty.tables()
+    assert "auth_user" in empty.tables()
+
+
 def test_the_models_need_no_migration_that_is_not_written(empty: Database) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],

@@ -114,8 +114,50 @@ def test_a_run_is_a_start_and_an_end_with_one_run_id(
 
     assert healthchecks.signals == [(JOB, "start"), (JOB, "success")]
     assert {ping.rid for ping in healthchecks.pings} == {str(RUN_ID)}
-    assert healthchecks.pings[1].body == b"deleted 2 sessions\n"
+    assert healthchecks.pings[1].body == b""  # nothing of what it printed
     assert logs == []
+
+
+PEOPLE = """\
+Found 2 unverified user(s) older than 7 days:
+  - anna (anna@example.com) - registered 10 days ago
+  - bob.b (b+b@mail.example) - registered 15 days ago
+  - carl () - registered 20 days ago
+  ✓ Deleted: anna (anna@example.com)
+  - Kept: bob.b (changed meanwhile)
+  ✗ Not deleted: carl: row 7 is locked
+  - "dora"@example.com: Last bounce 2025-01-15 (2x)
+Email report sent to erin@example.com, frank@example.com
+2026-11-25 [info] job_finished found=2
+"""
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_no_monitor_learns_the_name_or_address_of_anybody(
+    outcome: JobRun.Outcome, healthchecks: HealthchecksServer, sentry: SentryServer
+) -> None:
+    run(end=ending(outcome, "no mail to anna@example.com HINT: why", PEOPLE))
+
+    body = healthchecks.pings[1].body.decode()
+    for person in ("anna", "bob", "b+b", "carl", "dora", "erin", "frank"):
+        assert person not in body
+        assert person not in str(sentry.items)
+    if outcome in FAILURES:
+        assert body == (
+            f"{outcome.value}: no mail to *** HINT: why\n\n"
+            "Found 2 unverified user(s) older than 7 days:\n"
+            "  - *** - registered 10 days ago\n"
+            "  - *** - registered 15 days ago\n"
+            "  - *** - registered 20 days ago\n"
+            "  ✓ Deleted: ***\n"
+            "  - Kept: *** (changed meanwhile)\n"
+            "  ✗ Not deleted: ***: row 7 is locked\n"
+            "  - ***: Last bounce 2025-01-15 (2x)\n"
+            "Email report sent to ***, ***\n"
+            "2026-11-25 [info] job_finished found=2\n"
+        )
+    else:
+        assert "Found" not in body
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
@@ -170,9 +212,10 @@ def test_without_a_limit_of_the_server_the_body_has_10_000_bytes(
 ) -> None:
     with HealthchecksServer(body_limit=None) as server:
         settings.HEARTBEAT_URL = server.ping_url
-        run(end=ending(output="a" * 20_000 + "z"))
+        run(end=ending(Outcome.FAILED, "why", "a" * 20_000 + "z"))
 
-    assert server.pings[1].body == b"a" * 9_999 + b"z"
+    head = b"failed: why\n\n"
+    assert server.pings[1].body == head + b"a" * (9_999 - len(head)) + b"z"
 
 
 def test_any_name_of_a_job_becomes_a_slug_that_the_server_takes(
@@ -202,7 +245,7 @@ def test_the_url_of_one_check_is_pinged_as_it_is(
     ("times", "deadline", "schedule", "grace"),
     [
         ("0 5 * * 0", "timeout -k 60 30m", "0 5 * * 0", 40 * 60),
-        ("@daily", "timeout 1h", "0 0 * * *", 70 * 60),
+        ("0 0 * * *", "timeout 1h", "0 0 * * *", 70 * 60),
         ("0 4 1 * *", "timeout 400d", "0 4 1 * *", 31_536_000),
         ("*/10 * * * *", "", "*/10 * * * *", 3_600),
     ],
@@ -381,7 +424,7 @@ def test_a_run_that_was_stopped_or_skipped_leaves_its_check_in_open(
 def test_the_longest_run_is_the_deadline_in_whole_minutes(
     sentry: SentryServer, deadline: str, minutes: int | None
 ) -> None:
-    run(request_for("j" * 60, times="@hourly", deadline=deadline))
+    run(request_for("j" * 60, times="0 * * * *", deadline=deadline))
 
     check_in = sentry.of_type("check_in")[0]
     assert check_in["monitor_config"].get("max_runtime") == minutes

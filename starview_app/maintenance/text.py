@@ -1,4 +1,6 @@
-"""Text from outside, made safe to show on one line."""
+"""Text from outside, made safe to show on one line, or to strangers."""
+
+import re
 
 # Unicode's categories Cc, Cf, Zl and Zp: controls, line and paragraph separators,
 # direction overrides, invisible characters and tags. (first, last), both inclusive.
@@ -46,3 +48,21 @@ def one_line(text: object) -> str:
     So a user name cannot forge a second line of a report or hide a part of one.
     """
     return str(text).translate(_ESCAPES)
+
+
+# Lines of the clean-up of accounts: what stands between the two groups names one.
+_LINE_OF_AN_ACCOUNT = re.compile(
+    r"^(\s*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
+    r"( - registered \d+ days ago| \(changed meanwhile\)|(?<=\))|: .*)$",
+    re.MULTILINE,
+)
+_ADDRESS = re.compile(r"""[^\s<>()\[\]"',;:|=]+@[^\s<>()\[\]"',;:|]+""")
+
+
+def without_people(text: str) -> str:
+    """`text` for somebody else's server: names and addresses of accounts are ***.
+
+    The record and the mail to ADMIN_EMAIL, which stay in the house, have them.
+    """
+    text = _LINE_OF_AN_ACCOUNT.sub(r"\1***\2", text)
+    return _ADDRESS.sub("***", text)

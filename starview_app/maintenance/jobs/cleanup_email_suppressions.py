@@ -21,11 +21,12 @@ LOCK_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True)
 class SoftBounce:
-    """An expired suppression; the last two are None where no bounce is on record."""
+    """An expired suppression; without a bounce on record two of them are None."""
 
     email: str
     last_bounce: datetime | None
     bounce_count: int | None
+    suppressed_on: datetime
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ _EXPIRED = """
         SELECT
             soft.id,
             soft.email,
+            soft.added_date,
             max(bounce.last_bounce_date) AS last_bounce,
             max(bounce.bounce_count) AS bounce_count
         FROM soft
@@ -117,7 +119,8 @@ _LIST_EXPIRED = f"""
         ARRAY(SELECT bounce_id FROM known WHERE known.suppression_id = expired.id),
         email,
         last_bounce,
-        bounce_count
+        bounce_count,
+        added_date
     FROM expired
     ORDER BY last_bounce DESC NULLS LAST, id
 """

@@ -50,10 +50,9 @@ class Launcher:
 
         Of one that a signal killed as a shell shows it: 128 and its number.
         """
-        # The shell would not pass a signal on; it makes room where it can.
-        text = f"exec env {line.command}" if line.is_simple else line.command
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", text],
+            # The shell would not pass a signal on: it makes room.
+            ["/bin/sh", "-c", f"exec env {line.command}"],
             cwd=settings.BASE_DIR,
             env={**os.environ, **variables},
         )

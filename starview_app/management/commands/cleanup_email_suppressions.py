@@ -107,11 +107,7 @@ class Command(JobCommand):
                     f" older than {self._soft_bounce_days} days"
                 )
                 for bounce in bounces:
-                    if bounce.last_bounce is not None:
-                        write(
-                            f"  - {one_line(bounce.email)}: Last bounce"
-                            f" {bounce.last_bounce:%Y-%m-%d} ({bounce.bounce_count}x)"
-                        )
+                    write(f"  - {one_line(bounce.email)}: {_last_bounce(bounce)}")
             case job.Deactivated(count):
                 verb = f"{would}deactivated" if would else "Deactivated"
                 write(f"\n{verb} {count} soft bounce suppressions\n\n")
@@ -155,6 +151,12 @@ class Command(JobCommand):
             region=settings.AWS_SES_REGION_NAME,
         )
         self.stdout.write(f"\nEmail report sent to {to}")
+
+
+def _last_bounce(bounce: job.SoftBounce) -> str:
+    if bounce.last_bounce is None:
+        return f"No bounce on record, suppressed {bounce.suppressed_on:%Y-%m-%d}"
+    return f"Last bounce {bounce.last_bounce:%Y-%m-%d} ({bounce.bounce_count}x)"
 
 
 def _sending_statistics(now: datetime) -> "SendingStatistics":

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands import migrate
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import pre_migrate
 
 from starview_app.maintenance.apps import MaintenanceConfig
 from starview_app.maintenance.runner.command import OneLineCommand
@@ -23,7 +24,15 @@ class Command(OneLineCommand, migrate.Command):
         " of the web service."
     )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--yes-drop",
+            action="store_true",
+            help="undo migrations (`starview_app zero`): drops tables and rows",
+        )
+
+    def handle(self, *args: Any, yes_drop: bool = False, **options: Any) -> None:
         if options["app_label"] == MaintenanceConfig.label:
             if options["migration_name"] or options["plan"] or options["fake"]:
                 raise CommandError("'migrate maintenance' takes no other option")
@@ -32,7 +41,13 @@ class Command(OneLineCommand, migrate.Command):
             self.stdout.write("Made maintenance_*" if is_new else "Nothing to do")
             return
         self._mark_or_refuse(options["database"])
-        super().handle(*args, **options)
+        # Sent with the plan, before its first step.
+        if not yes_drop:
+            pre_migrate.connect(_refuse_to_drop)
+        try:
+            super().handle(*args, **options)
+        finally:
+            pre_migrate.disconnect(_refuse_to_drop)
 
     def _mark_or_refuse(self, alias: str) -> None:
         connection = connections[alias]
@@ -46,3 +61,13 @@ class Command(OneLineCommand, migrate.Command):
                 " to be migrated here; a stand-alone one starts with an empty database"
             )
         recorder.record_applied(*STANDALONE_MARK)
+
+
+def _refuse_to_drop(plan: list[tuple[Any, bool]], **kwargs: Any) -> None:
+    back = [migration for migration, is_backwards in plan if is_backwards]
+    if back:
+        names = ", ".join(f"{each.app_label}.{each.name}" for each in back)
+        raise CommandError(
+            f"refused: it would undo {names}, which drops tables and their rows."
+            " HINT: if that is meant, add --yes-drop"
+        )

@@ -111,7 +111,7 @@ class Healthchecks:
         if answer.text.startswith("OK ("):  # "not found" and "rate limited" are 200
             raise PingError(answer.text)
         limit = answer.headers.get("ping-body-limit", "")
-        if limit.isdecimal():
+        if limit.isascii() and limit.isdecimal():
             self._body_bytes = int(limit)
         self._is_new = self._is_new or answer.status == 201
 

@@ -15,9 +15,11 @@ import structlog
 from django.conf import settings
 
 from starview.redaction import redact
+from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.runner.monitoring.pings import Patience, PingError
 from starview_app.maintenance.runner.record import Ending
 from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.text import without_people
 
 logger = structlog.get_logger(__name__)
 
@@ -28,6 +30,7 @@ _SECONDS = 4.8  # of waiting; 5 with the rest
 # would leave the job started.
 _FIRST_PING_SECONDS = 2.0
 _WHILE_IT_RUNS_SECONDS = 60.0
+_FAILED = {JobRun.Outcome.FAILED, JobRun.Outcome.TIMED_OUT, JobRun.Outcome.CRASHED}
 
 
 class _Monitor(Protocol):
@@ -74,7 +77,7 @@ class Monitors:
 
     def finished(self, ending: Ending) -> None:
         """Say how it ended; returns when that is done, or its time over."""
-        ending = replace(ending, error=redact(ending.error))
+        ending = _for_strangers(ending)
         patience = Patience(_SECONDS)
         for channel in self._channels:
             channel.finished(ending, patience)
@@ -164,3 +167,12 @@ class _Ping:
             self.failure = f"unexpected {type(error).__name__}"
         finally:
             self._is_over.set()
+
+
+def _for_strangers(ending: Ending) -> Ending:
+    """Without names and addresses; with output only where it says what went wrong."""
+    return replace(
+        ending,
+        error=without_people(redact(ending.error)),
+        output=without_people(ending.output) if ending.outcome in _FAILED else "",
+    )

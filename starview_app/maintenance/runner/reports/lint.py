@@ -5,13 +5,11 @@ It reads the commands' own options, and uses no database.
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from django.core.management import get_commands, load_command_class
@@ -31,10 +29,6 @@ MANUAL = {
     "diagnose_db": "manual debugging only",
     "setup_google_oauth": "one-time initial setup",
 }
-LONGEST_NAME = 50  # of a monitor's slug, characters
-_SLUG = re.compile(r"[a-z0-9_-]+")
-_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
-_SCRIPT = "/app/manage.py"
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _CATCH_UP_LINE = "*/10 * * * *  JOB=starview-catch-up python manage.py catch_up"
 _CATCH_UP_SECONDS = 3600
@@ -76,10 +70,6 @@ def lint(text: str) -> list[Finding]:
 
 
 def _of_the_line(job: ScheduledJob) -> Iterator[_Wrong]:
-    if not job.is_whole:
-        yield "a quotation does not end: no shell runs that", "add the missing mark"
-        return
-    yield from _of_the_name(job)
     if job.django_command == CATCH_UP:
         if job.deadline_seconds is not None:
             yield (
@@ -88,51 +78,8 @@ def _of_the_line(job: ScheduledJob) -> Iterator[_Wrong]:
                 "take the `timeout` away",
             )
     elif job.deadline_seconds is None:
-        yield (
-            "no time limit, or none that `timeout` understands",
-            "write `timeout -k 60 1h` in front of python",
-        )
-    if job.program:
-        yield from _of_the_program(job.program)
-    if job.arguments:
-        yield from _of_the_command(job, job.arguments[0] == RUN_JOB)
-    else:
-        yield (
-            "runs no manage.py, so nothing records, repeats or reports it",
-            "make it a management command: `python manage.py run_job NAME`",
-        )
-
-
-def _of_the_program(words: list[str]) -> Iterator[_Wrong]:
-    """What would end the line before the runner begins, and has nobody to tell it."""
-    program, script = words[0], words[-1]
-    is_python = _PYTHON.fullmatch(program.rpartition("/")[2]) is not None
-    if not (is_python or _is_unknown(program) or shutil.which(program)):
-        yield f"there is no program {program!r}", "write `python manage.py` there"
-    elif script.startswith("/") and script != _SCRIPT and not Path(script).exists():
-        yield f"there is no {script}", f"write `python {_SCRIPT}`"
-
-
-def _of_the_name(job: ScheduledJob) -> Iterator[_Wrong]:
-    names = job.job_names
-    if not any(names):
-        yield (
-            "no JOB= in front of the command: its runs have no name",
-            "write JOB=starview-NAME after the times",
-        )
-    elif len(names) > 1:
-        yield f"JOB= is given {len(names)} times: {', '.join(names)}", "keep one"
-    for name in filter(None, names):
-        if not _SLUG.fullmatch(name):
-            yield (
-                f"JOB={name}: monitors cannot take it as a name",
-                "use small letters, digits, - and _ only",
-            )
-        if len(name) > LONGEST_NAME:
-            yield (
-                f"JOB={name} is {len(name)} characters long",
-                f"use {LONGEST_NAME} at most",
-            )
+        yield "no time limit", "write `timeout -k 60 1h` in front of python"
+    yield from _of_the_command(job, job.arguments[0] == RUN_JOB)
 
 
 def _of_the_gap(job: ScheduledJob) -> Iterator[_Wrong]:
@@ -247,7 +194,7 @@ def _let_unknown_values_pass(parser: Any) -> None:
 
 
 def _is_unknown(text: str) -> bool:
-    return "$" in text or "`" in text
+    return "$" in text
 
 
 # -- lines together ------------------------------------------------------------------
