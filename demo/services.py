@@ -70,8 +70,10 @@ class LocalServices:
     next start in the same folder. The data stays until the next start, which is fresh.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, is_durable: bool = True) -> None:
+        """Not `is_durable`: faster, and lost with the machine."""
         self.folder = Path(folder).resolve()
+        self._is_durable = is_durable
         self._registry = Registry(self.folder / "services.json")
         self._signals = EndingSignals()
         self._services: list[Service] = []
@@ -277,6 +279,8 @@ class LocalServices:
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": self._socket_folder,
+            "fsync": "on" if self._is_durable else "off",
+            "full_page_writes": "on" if self._is_durable else "off",
         }
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]

@@ -53,8 +53,8 @@ LEFT = "Left by an earlier run, "
 _EFFECTS = {
     "cursor.execute",
     "cursor.copy_expert",
-    "connection.commit",
-    "connection.rollback",
+    "Session.commit",
+    "Session.rollback",
     "socket.sendall",
     "BufferedWriter.write",
     "fsync",
@@ -155,6 +155,7 @@ def _run(request: dict[str, Any]) -> None:
         for name, value in request["settings"].items():
             is_path = name in ("AUDIT_ARCHIVE_FOLDER", "CRONTAB")
             setattr(settings, name, Path(value) if is_path else value)
+        connection.settings_dict["OPTIONS"] |= request["database"].pop("OPTIONS", {})
         connection.settings_dict.update(request["database"])
         sys.argv = ["manage.py", *request["arguments"]]
         if request["before"] or request["after"]:
@@ -598,7 +599,7 @@ class LosingPostgres:
                     client.sendall(_received(server))
                 if client in ready:
                     data = _received(client)
-                    if data.startswith(b"Q") and b"COMMIT" in data:
+                    if data.startswith(b"Q") and data[5:].startswith(b"COMMIT"):
                         if self._is_done:
                             server.sendall(data)
                             _received(server)  # it has happened

@@ -17,9 +17,12 @@ from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.runner import command
 from starview_app.management.commands import run_job
 from tests import plugin
+from tests.emptying import use_quick_emptying
 from tests.supercronic import pytest_terminal_summary, supercronic
 
 __all__ = ["pytest_terminal_summary", "supercronic"]
+
+use_quick_emptying()
 
 ROOT = Path(__file__).resolve().parent.parent
 Manage = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,7 +13,7 @@ import pytest
 from demo.services import LocalServices
 
 _folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
-services = LocalServices(Path(_folder.name))
+services = LocalServices(Path(_folder.name), is_durable=False)
 services.start()
 for _name in [name for name in os.environ if name.startswith(("AWS_", "AUDIT_R2_"))]:
     del os.environ[_name]  # the machine's own must not decide a test

@@ -195,7 +195,7 @@ def test_killed_at_any_effect_the_next_run_completes_it(
     assert done.code == 0, done.err
     assert_each_row_once(place, rows)
     # Both segments and the manifest: as often as the effects are known to happen.
-    effect = {"before": "c_call of connection.commit", "after": "sendall"}[at]
+    effect = {"before": "c_call of Session.commit", "after": "sendall"}[at]
     assert sum(effect in moment for moment in moments) >= 3
 
 

@@ -855,7 +855,7 @@ def test_when_the_database_ends_the_session_nothing_is_deleted(
 
     done = manage("archive_audit_logs", env={"AWS_S3_ENDPOINT_URL": s3.url})
 
-    assert "database: " in assert_one_clear_line(done)
+    assert " lost its lock and was stopped: " in assert_one_clear_line(done)
     assert table_rows() == originals
     left = keys(bucket)  # who cannot ask the database removes nothing
     assert_the_next_run_completes_it(bucket, originals)
@@ -874,7 +874,7 @@ def test_when_the_database_ends_the_session_in_a_later_segment_the_first_is_kept
     )
 
     assert done.returncode == 1
-    assert "CommandError: database: " in done.stderr
+    assert " lost its lock and was stopped: " in done.stderr
     assert "\nArchived 2 audit logs\n" in done.stdout
     assert rows() == 1
     assert_the_next_run_completes_it(bucket, originals)

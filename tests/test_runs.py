@@ -55,6 +55,7 @@ PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items
 
 RUNNER = "starview_app.maintenance.runner"
 SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
+FIRST_SAVE_SECONDS = f"{RUNNER}.supervisor.FIRST_SAVE_SECONDS"
 LOCK_TIMEOUT = f"{RUNNER}.record.LOCK_TIMEOUT"
 FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
 
@@ -131,6 +132,14 @@ def pipe(tmp_path: Path) -> tuple[Path, int]:
 
 def readable(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0)[0])
+
+
+def drain(descriptor: int) -> None:
+    """Read on until `flood` has written its last line."""
+    seen = b""
+    while b"at the end" not in seen:
+        wait_until(lambda: readable(descriptor), "more")
+        seen = os.read(descriptor, 65_536)
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
@@ -839,18 +848,24 @@ def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
 ) -> None:
     """`pg_ctl stop -m immediate`: the driver then raises a bare DatabaseError."""
     path, reader = pipe
-    limits = {FINISH_SECONDS: 60.0 if is_short else 0.0}
+    limits: dict[str, float | str] = {
+        FINISH_SECONDS: 60.0 if is_short else 0.0,
+        FIRST_SAVE_SECONDS: 3600.0,
+        SAVE_SECONDS: 3600.0,
+        LOCK_TIMEOUT: "3600s",
+    }
     process = start("flood", stdout=path, constants=limits, TMPDIR=str(tmp_path))
     wait_until(lambda: readable(reader), "it writes")
-
-    services.crash_postgres()
-    connection.close()
-    seen = b""
-    while b"at the end" not in seen:
-        seen = os.read(reader, 65_536)
-        wait_until(lambda: readable(reader) or b"at the end" in seen, "more")  # noqa: B023
-    done = None if is_short else process.finish()
-    services.restart_postgres()
+    with session() as holder:
+        holder.cursor().execute("LOCK TABLE maintenance_jobrun IN EXCLUSIVE MODE")
+        drain(reader)
+        wait_until_blocked_by(holder)  # its end is written
+        services.crash_postgres()
+    try:
+        connection.close()
+        done = None if is_short else process.finish()
+    finally:
+        services.restart_postgres()
     done = done or process.finish()
     before = [outcome for _, outcome in outcomes()]
     JobRun.objects.update(seen_at=None, started_at=midnight())
