@@ -635,11 +635,12 @@ def test_a_line_that_cannot_start_its_job_is_a_failed_run(
     commands: Commands, tmp_path: Path
 ) -> None:
     """Its shell says so to the log alone, each time."""
-    crontab, slot = due_two_hours_ago(tmp_path, "pyhton")
+    crontab, slot = due_two_hours_ago(tmp_path, "python")
+    settings, nowhere = {"CRONTAB": str(crontab)}, {"PATH": str(tmp_path)}
 
     for _ in range(2):
-        settings = {"CRONTAB": str(crontab)}
-        assert commands.run("catch_up", settings=settings).code == 0
+        done = commands.run("catch_up", settings=settings, environment=nowhere)
+        assert done.code == 0
 
     run = runs().get()  # its second attempt waits for ten minutes
     assert (run.job, run.attempt, run.trigger) == ("job", 1, "catch-up")

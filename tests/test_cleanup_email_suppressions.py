@@ -496,6 +496,7 @@ SOFT BOUNCE CLEANUP
 Found 3 soft bounce suppressions older than 30 days
   - user1@example.com: Last bounce <date> (2x)
   - user2@example.com: Last bounce <date> (1x)
+  - user3@example.com: No bounce on record, suppressed <date>
 
 Deactivated 3 soft bounce suppressions
 
@@ -526,6 +527,7 @@ SOFT BOUNCE CLEANUP
 Found 3 soft bounce suppressions older than 30 days
   - user1@example.com: Last bounce <date> (2x)
   - user2@example.com: Last bounce <date> (1x)
+  - user3@example.com: No bounce on record, suppressed <date>
 
 Dry run: would have deactivated 3 soft bounce suppressions
 

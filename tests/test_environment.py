@@ -497,7 +497,7 @@ def bare() -> dict[str, str]:
 def test_nothing_configured_is_one_error_that_names_all_and_no_traceback(
     bare: dict[str, str],
 ) -> None:
-    done = python("manage.py", "archive_audit_logs", env=bare)
+    done = python("manage.py", "check", env=bare)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: invalid environment:\n")

@@ -548,7 +548,7 @@ def test_a_daily_job_comes_once_a_day_in_months_of_any_length(
         "5 */6 L * *",
         "0 4 29 2 *",
         "0 3 * * 5#2",
-        "@monthly",
+        "0 0 1 * *",
     ],
 )
 @pytest.mark.parametrize(
@@ -1116,7 +1116,7 @@ def test_check_tells_each_mistake_with_its_line_and_exits_1(
     # Of the file as a whole, then of its lines.
     whole, times, *_ = ended.stdout.splitlines()
     assert re.fullmatch("crontab: no line runs catch_up: .+ HINT: .+", whole)
-    assert re.fullmatch("crontab line 2: bad times '61 .+ HINT: .+", times)
+    assert re.fullmatch("crontab line 2: bad times: bad minute: '61' HINT: .+", times)
     assert missing.returncode == 1
     assert missing.stderr.startswith("CommandError: cannot read ")
 

@@ -424,7 +424,7 @@ def test_a_run_that_was_stopped_or_skipped_leaves_its_check_in_open(
 def test_the_longest_run_is_the_deadline_in_whole_minutes(
     sentry: SentryServer, deadline: str, minutes: int | None
 ) -> None:
-    run(request_for("j" * 60, times="0 * * * *", deadline=deadline))
+    run(request_for("j" * 50, times="0 * * * *", deadline=deadline))
 
     check_in = sentry.of_type("check_in")[0]
     assert check_in["monitor_config"].get("max_runtime") == minutes

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import structlog
-from django.db import connections
+from django.db import connection, connections
 from django.utils import timezone
 
 from starview.redaction import redact
@@ -104,12 +104,13 @@ class _Run:
         try:
             refusal = self._record.begin(self._started_at)
         except Exception as error:
-            if not is_away(error):
-                self._not_recorded(error)
-            elif self._request.slot:
+            if is_away(error) and self._request.slot:
                 self._database_is_down(in_one_line(error))
                 return EXIT_UNCLAIMED
-            # By hand the command will say the same.
+            # Started by hand, a command that finds no database says so itself.
+            is_connected = connection.connection is not None
+            if not is_away(error) and (self._request.slot or is_connected):
+                self._not_recorded(error)
         else:
             if refusal:
                 logger.info("job_skipped", reason=refusal.text)
@@ -177,8 +178,10 @@ class _Run:
     def _not_recorded(self, error: Exception) -> None:
         first_line = str(error).partition("\n")[0]
         text = explain(error) or f"{type(error).__name__}: {first_line}"
-        self._why_unrecorded = one_line(redact(text))
-        logger.warning("run_not_recorded", error=self._why_unrecorded)
+        text = one_line(redact(text))
+        if text != self._why_unrecorded:  # else the log has it already
+            logger.warning("run_not_recorded", error=text)
+        self._why_unrecorded = text
 
 
 def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
