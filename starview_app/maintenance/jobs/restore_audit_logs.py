@@ -96,9 +96,9 @@ def _read_rows_sql(columns: Sequence[Column]) -> str:
     return f"""
         CREATE TEMPORARY TABLE restored ON COMMIT DROP AS
         SELECT {as_it_was}
-        FROM pg_temp.restored_line,
-            json_to_record(rtrim(line, ',')::json) AS log ({types})
-        WHERE line LIKE '{{"id":%%'
+        FROM pg_temp.restored_line AS read,
+            json_to_record(rtrim(read.line, ',')::json) AS log ({types})
+        WHERE read.line LIKE '{{"id":%%'
     """
 
 
@@ -372,7 +372,7 @@ class _Restoration:
             if not self.dry_run:
                 # First, so that the web service does not give these ids away.
                 _advance_counter(cursor)
-                cursor.execute(_insert_sql(_written(columns)))
+                cursor.execute(_insert_sql(_written(columns)), {})
                 restored = replace(restored, present=restored.rows - cursor.rowcount)
             return self._compare(cursor, columns, restored)
 
