@@ -213,6 +213,45 @@ OBJECTS = (".json", ".txt")
 
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize(
+    "fault",
+    [failing_s3.refuse(403, "AccessDenied"), failing_s3.refuse(404, "NoSuchKey")],
+    ids=["may not list", "has another idea of the bucket"],
+)
+def test_a_store_that_cannot_be_listed_gets_nothing_and_loses_nothing(
+    fault: Fault, s3: FailingS3, bucket: LocalServices
+) -> None:
+    originals = add_rows()
+    s3.on("ListObjectsV2", fault)
+
+    with pytest.raises(JobError, match="nothing was deleted"):
+        run(s3.url)
+
+    assert {operation for operation, _ in s3.calls} == {"ListObjectsV2"}
+    assert table_rows() == originals
+    assert not AuditArchive.objects.exists()
+
+
+def test_an_object_that_the_store_does_not_list_keeps_its_rows_in_the_table(
+    s3: FailingS3, bucket: LocalServices
+) -> None:
+    """As with an endpoint that takes a part of the address for a part of the name."""
+    originals = add_rows()
+    empty = (
+        b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>'
+        b"<IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+    s3.on("ListObjectsV2", failing_s3.speak(200, empty, "application/xml"))
+
+    with pytest.raises(JobError, match="does not list it as it is HINT"):
+        run(s3.url)
+
+    assert table_rows() == originals
+    assert keys(bucket) == []
+    assert_the_next_run_completes_it(bucket, originals)
+
+
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize(
     ("operation", "fault", "suffix"),
     [
         *[pytest.param(*fault, ".txt", id=name) for name, fault in FAULTS.items()],

@@ -85,6 +85,8 @@ WRONG: list[tuple[str, str]] = [
     ("CLOUDFLARE_ACCOUNT_ID", "https://0123.r2.cloudflarestorage.com"),
     ("AWS_SES_REGION_NAME", "Ohio"),
     ("AWS_SES_ENDPOINT_URL", "127.0.0.1:5000"),
+    ("AWS_S3_ENDPOINT_URL", "https://0123.r2.cloudflarestorage.com/starview-wrong"),
+    ("AWS_S3_ENDPOINT_URL", "http://minio:9000/wrong/"),
     ("REDIS_URL", "http://:secret-wrong@cache"),
     ("LOG_FORMAT", "xml"),
     ("LOG_FORMAT", "JSON"),

@@ -1130,6 +1130,7 @@ def held(
             go_on.set()
 
 
+MANIFEST_4 = "_000004_20250427_040001.json"
 NEXT_RUN = datetime(2025, 4, 27, 4, 0, 1, tzinfo=UTC)
 NEXT_EVENT = datetime(2025, 1, 5, 12, tzinfo=UTC)
 # With one row a segment there are two: the second has a number.
@@ -1196,6 +1197,29 @@ def test_it_finds_nothing_wrong_after_a_killed_archive_run_that(
         for record in AuditArchive.objects.filter(state=AuditArchive.State.ARCHIVED)
         for name in record.names
     }
+
+
+@pytest.mark.parametrize("is_planned", [True, False], ids=["planned", "unlisted"])
+def test_what_no_manifest_lists_is_missed_on_the_databases_word(
+    is_planned: bool, place: Place, bucket: LocalServices, s3: FailingS3
+) -> None:
+    """The manifest could not be written, then the objects vanish."""
+    s3.on("PutObject", failing_s3.refuse(403, "AccessDenied"), suffix=MANIFEST_4)
+    add_rows(NEXT_EVENT)
+    with pytest.raises(JobError, match="a manifest is not written yet"):
+        archive_what_is_due(s3.url, now=NEXT_RUN)
+    if not is_planned:
+        AuditArchive.objects.filter(manifest__is_written=False).update(manifest=None)
+        AuditManifest.objects.filter(is_written=False).delete()
+    new = place.archives() - OBJECTS
+
+    noted = verify()
+    place.remove(*new)
+    missed = verify()
+
+    assert (noted.exit_code, noted.good) == (0, OBJECTS | new)
+    assert "Note: no manifest lists 2 of these objects yet" in noted.out
+    assert missed.bad == {Finding(MISSING, name) for name in new}
 
 
 def test_an_archive_run_that_gives_up_while_the_store_is_listed_leaves_no_stranger(
