@@ -295,7 +295,9 @@ def chain_of_three(services: LocalServices) -> Chain:
     assert place.archives() == OBJECTS
     bodies = {name: place.read(name) for name in place.names()}
     chain = Chain(
-        bodies, list(AuditManifest.objects.all()), [*AuditArchive.objects.all()]
+        bodies,
+        list(AuditManifest.objects.order_by("id")),
+        list(AuditArchive.objects.order_by("id")),
     )
     forget()
     place.empty()

@@ -20,8 +20,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -94,12 +94,49 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+_FILE_STEPS = ("link", "unlink", "rename", "replace")
+_METHODS = (b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")
+
+
+class Freezer:
+    """A profile function: SIGSTOP, for all threads, before step number `before`.
+
+    A step is what others may see: a request to the store, a file that appears or
+    goes, or a commit.
+    """
+
+    def __init__(self, before: int) -> None:
+        self._left = before
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event != "c_call" or not self._is_step(frame, arg):
+            return
+        with self._lock:
+            self._left -= 1
+            is_the_one = self._left == 0
+        if is_the_one:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _is_step(self, frame: FrameType, function: Any) -> bool:
+        name = getattr(function, "__qualname__", "")
+        if name == "cursor.execute":  # it commits by itself
+            words = str(frame.f_locals.get("sql", "")).split(maxsplit=1)
+            writes = words[:1] in (["INSERT"], ["UPDATE"], ["DELETE"])
+            return writes and connection.get_autocommit()
+        if name == "socket.sendall":  # a body that follows is no step of its own
+            return bytes(frame.f_locals.get("data", b"")).startswith(_METHODS)
+        is_of_files = getattr(function, "__module__", "") == "posix"
+        return name == "Session.commit" or (is_of_files and name in _FILE_STEPS)
+
+
 def _is_query(frame: FrameType) -> bool:
     """Whether Django is about to ask something that changes nothing."""
     words = str(frame.f_locals.get("sql", "")).split(maxsplit=1)
     return words[:1] in (["SELECT"], ["SET"], ["WITH"])
 
 
+STOPPED = 1000  # no exit code
 # This module imports models, which Django has to be ready for.
 _SERVE = """
 import django
@@ -118,8 +155,9 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            answer = os.waitstatus_to_exitcode(status)
+            _, status = os.waitpid(request["wait"], request["options"])
+            has_stopped = os.WIFSTOPPED(status)
+            answer = STOPPED if has_stopped else os.waitstatus_to_exitcode(status)
         else:
             answer = os.fork()
             if not answer:
@@ -158,6 +196,13 @@ def _run(request: dict[str, Any]) -> None:
         connection.settings_dict["OPTIONS"] |= request["database"].pop("OPTIONS", {})
         connection.settings_dict.update(request["database"])
         sys.argv = ["manage.py", *request["arguments"]]
+        if not request["locked"]:
+            anyhow = patch.object(command_module, "job_lock", _no_lock)
+            anyhow.start()
+        if request["freeze_before"]:
+            freezer = Freezer(request["freeze_before"])
+            threading.setprofile(freezer)
+            sys.setprofile(freezer)
         if request["before"] or request["after"]:
             killer = Killer(request["before"], request["after"])
             threading.setprofile(killer)
@@ -170,6 +215,11 @@ def _run(request: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
+
+
+def _no_lock(*args: Any, **options: Any) -> AbstractContextManager[None]:
+    """As if it had been lost, and nobody had noticed."""
+    return nullcontext()
 
 
 # -- its client ----------------------------------------------------------------------
@@ -193,6 +243,18 @@ class Command:
     _owner: Commands
     _stdout: Path
     _stderr: Path
+    _exit_code: int | None = field(default=None, kw_only=True)
+
+    def freezes(self) -> bool:
+        """Wait until it has frozen; False when it has ended without."""
+        self._owner.send({"wait": self.pid, "options": os.WUNTRACED})
+        answer = self._owner.answer()
+        self._exit_code = None if answer == STOPPED else answer
+        return answer == STOPPED
+
+    def thaw(self) -> None:
+        if self._exit_code is None:
+            os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> Done:
         os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so it is this one's id
@@ -206,7 +268,9 @@ class Command:
         return self._stderr.read_text() if self._stderr.exists() else ""
 
     def finish(self, *, kill_after_seconds: float = WAIT_SECONDS) -> Done:
-        self._owner.send({"wait": self.pid})
+        if self._exit_code is not None:
+            return Done(self._exit_code, self.out(), self.err())
+        self._owner.send({"wait": self.pid, "options": 0})
         if not self._owner.has_answer(kill_after_seconds):
             os.kill(self.pid, signal.SIGKILL)
         code = self._owner.answer()
@@ -235,6 +299,8 @@ class Commands:
         database: dict[str, Any] | None = None,
         before: int = 0,
         after: int = 0,
+        freeze_before: int = 0,
+        locked: bool = True,
         supervised: bool = False,
         environment: dict[str, str] | None = None,
         commands: dict[str, str] | None = None,
@@ -243,9 +309,11 @@ class Commands:
     ) -> Command:
         """`before`, `after`: the number of the effect at which it kills itself.
 
-        `supervised`: as two processes, as an operator starts it. `commands` adds
-        management commands: their classes' paths by name. `constants` sets those of
-        modules, by their full names. `stdout` is where it writes instead of a file.
+        `freeze_before`: of the step at which it stops itself. Not `locked`: as if
+        nobody held the job's lock. `supervised`: as two processes, as an operator
+        starts it. `commands` adds management commands: their classes' paths by name.
+        `constants` sets those of modules, by their full names. `stdout` is where it
+        writes instead of a file.
         """
         self._number += 1
         paths = [self._folder / f"{self._number}.{name}" for name in ("out", "err")]
@@ -259,6 +327,8 @@ class Commands:
                 "stderr": str(paths[1]),
                 "before": before,
                 "after": after,
+                "freeze_before": freeze_before,
+                "locked": locked,
                 "supervised": supervised,
                 "environment": environment or {},
                 "commands": commands or {},

@@ -428,8 +428,11 @@ def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
         " seen_at = seen_at - interval '1 h'"
     )
     monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
-    mark_crashed(datetime.now(UTC))
 
+    def is_found() -> bool:  # once the server has noticed, and freed the lock
+        return bool(mark_crashed(datetime.now(UTC)))
+
+    wait_until(is_found, "the run is found to have crashed")
     killed = only_run()
     assert killed.outcome == "crashed"
     assert "waiting" in killed.output

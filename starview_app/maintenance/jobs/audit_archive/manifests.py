@@ -29,6 +29,7 @@ VERSION = 1
 _NAME = re.compile(r"audit_manifest_([0-9]{6,})_[0-9]{8}_[0-9]{6}\.json")
 # A manifest lists so many segments at most, and the next one the rest.
 MANIFEST_SEGMENTS = 10_000
+PLAN_LOCK_TIMEOUT = "10s"
 # 100,000 objects are listed in less: more is no manifest.
 MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
@@ -102,7 +103,7 @@ def _plan_once(
     records = AuditArchive.objects.filter(location=location).order_by("id")
     with transaction.atomic(), connection.cursor() as cursor:
         # Another run that plans takes a moment; one that is frozen may take for ever.
-        cursor.execute("SET LOCAL lock_timeout = '10s'")
+        cursor.execute(f"SET LOCAL lock_timeout = '{PLAN_LOCK_TIMEOUT}'")
         unlisted = records.filter(state=State.ARCHIVED, manifest=None)
         archived = list(unlisted.select_for_update()[:MANIFEST_SEGMENTS])
         removing = records.filter(pk__in=removed_ids, state=State.REMOVING)

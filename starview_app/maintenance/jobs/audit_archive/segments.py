@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import count
 
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import Error as DatabaseErrors
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import (
     DeadlockDetected,
@@ -143,9 +144,17 @@ def open_segment(
             last_id=last.id,
             names=[f"{stem}.{kind}" for kind in kinds],
         )
-        with suppress(IntegrityError):  # that name is another record's
-            record.save(force_insert=True)
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+                record.save(force_insert=True)
             return record
+        except IntegrityError:
+            pass  # that name is another record's
+        except OperationalError as error:
+            # Its transaction is open: another run is about to finish it, or is frozen.
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
     raise AssertionError("there is always a next number")
 
 
@@ -205,7 +214,7 @@ class SegmentArchiver:
             self._archive(record, objects)
         except BaseException as error:
             # When the answer to the commit was lost, the segment is not open any more.
-            with suppress(DatabaseError, StoreError):
+            with suppress(DatabaseErrors, StoreError):
                 if abandon(record):
                     objects.remove_written()
             if isinstance(error.__cause__, _CHANGED_MEANWHILE):
