@@ -24,6 +24,8 @@ _OF_TRANSACTIONS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "transaction_timeout": "0",  # PostgreSQL 17
+    # A policy that hid the row that protects another would make it look clear: fail.
+    "row_security": "off",
 }
 _OF_SESSIONS = {
     **_OF_TRANSACTIONS,

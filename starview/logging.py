@@ -1,7 +1,7 @@
 """One log line per event, on stderr: for people, or JSON for machines.
 
 structlog renders its own events and those of the standard library (Django, boto3)
-alike. What is printed for people becomes JSON in `json_lines`.
+alike. What is printed for people becomes JSON in `starview.output`.
 """
 
 from __future__ import annotations

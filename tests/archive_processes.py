@@ -41,7 +41,7 @@ from starview_app.maintenance.stores.base import Store
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
-from tests.factories import wait_until
+from tests.factories import execute, wait_until
 from tests.failing_s3 import Call, FailingS3
 
 WAIT_SECONDS = 30  # for what happens within one; a slow machine may take longer
@@ -137,6 +137,11 @@ def _is_query(frame: FrameType) -> bool:
 
 
 STOPPED = 1000  # no exit code
+# A frozen run may hold a lock of the other one: nobody waits long for it here.
+QUICK: dict[str, float | str] = {
+    "starview_app.maintenance.jobs.audit_archive.manifests.PLAN_LOCK_TIMEOUT": "300ms",
+    "starview_app.maintenance.jobs.audit_archive.segments.LOCK_TIMEOUT_MS": 100,
+}
 # This module imports models, which Django has to be ready for.
 _SERVE = """
 import django
@@ -248,9 +253,26 @@ class Command:
     def freezes(self) -> bool:
         """Wait until it has frozen; False when it has ended without."""
         self._owner.send({"wait": self.pid, "options": os.WUNTRACED})
+        return self._has_frozen()
+
+    def _has_frozen(self) -> bool:
         answer = self._owner.answer()
         self._exit_code = None if answer == STOPPED else answer
         return answer == STOPPED
+
+    def end_sessions(self) -> None:
+        """All of its sessions with PostgreSQL, as a restart or a firewall does it."""
+        execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            f" WHERE application_name LIKE '% pid {self.pid}'"
+        )
+
+    def freeze_after(self, seconds: float) -> bool:
+        """Stop it wherever it is then; False when it has ended before."""
+        self._owner.send({"wait": self.pid, "options": os.WUNTRACED})
+        if not self._owner.has_answer(seconds):
+            os.kill(self.pid, signal.SIGSTOP)  # not reaped yet, so it is this one's id
+        return self._has_frozen()
 
     def thaw(self) -> None:
         if self._exit_code is None:

@@ -181,6 +181,23 @@ def execute(statement: str, *parameters: Any) -> None:
 # -- second sessions ----------------------------------------------------------------
 
 
+@contextmanager
+def rows_hidden(table: str) -> Iterator[None]:
+    """As a role with every right, to which row-level security shows no row of it."""
+    execute("CREATE ROLE auditor")
+    execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO auditor")
+    execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO auditor")
+    execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    execute("SET ROLE auditor")
+    try:
+        yield
+    finally:
+        execute("RESET ROLE")
+        execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        execute("DROP OWNED BY auditor")
+        execute("DROP ROLE auditor")
+
+
 def connect() -> Any:
     """A session of its own on the tests' database, in a transaction."""
     return psycopg2.connect(**connection.get_connection_params())

@@ -8,9 +8,10 @@ import pytest
 IS_LONG = bool(os.environ.get("LONG"))
 
 
-def sizes(test: int, *, soak: int, long: int) -> list[Any]:
-    """Parameters for a test that repeats: `test` rounds in the suite, more in a soak.
+def sizes(test: int, *, soak: int, long: int, of: Any) -> list[Any]:
+    """Parameters for a test that repeats: (`of`, rounds), in a soak more of them.
 
     A soak is run by CI as well, all of it in 8 minutes on two cores.
     """
-    return [test, pytest.param(long if IS_LONG else soak, marks=pytest.mark.soak)]
+    rounds = long if IS_LONG else soak
+    return [(of, test), pytest.param(of, rounds, marks=pytest.mark.soak)]

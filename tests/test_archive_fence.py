@@ -21,6 +21,7 @@ from starview_app.maintenance.models import AuditArchive, AuditManifest
 from tests.archive_processes import (
     NOVEMBER,
     OCTOBER,
+    QUICK,
     Bucket,
     Command,
     Commands,
@@ -47,11 +48,6 @@ CLEANUP = "cleanup_audit_archives"
 DECEMBER = datetime.fromisoformat("2024-12-05T12:00:00Z")
 MODES = ("killed", "frozen", "sessions ended")
 MOST_STEPS = 60
-# A frozen run may hold a lock of the other one: nobody waits long for it here.
-QUICK: dict[str, float | str] = {
-    "starview_app.maintenance.jobs.audit_archive.manifests.PLAN_LOCK_TIMEOUT": "300ms",
-    "starview_app.maintenance.jobs.audit_archive.segments.LOCK_TIMEOUT_MS": 100,
-}
 
 
 @pytest.fixture
@@ -78,7 +74,7 @@ class Pair:
         if a_froze and self._mode == "killed":
             a.kill()
         if a_froze and self._mode == "sessions ended":
-            _end_sessions_of(a)
+            a.end_sessions()
         b = self._start(self._names[1], b_step)
         b_froze = b.freezes()
         if self._mode != "killed" or not a_froze:
@@ -99,13 +95,6 @@ class Pair:
             locked=self._mode != "frozen",
             constants=QUICK,
         )
-
-
-def _end_sessions_of(command: Command) -> None:
-    execute(
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-        f" WHERE application_name LIKE '% pid {command.pid}'"
-    )
 
 
 def begin_anew(place: Place, *months: datetime) -> None:

@@ -1,4 +1,6 @@
-"""archive_audit_logs, killed at random moments while the website writes.
+"""archive_audit_logs in trouble at random moments, while the website writes.
+
+It is killed, or loses its sessions, or is frozen while another run goes on beside it.
 
 The seed is shown when the test fails; CRASH_SEED=... repeats its choices.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg2
 import psycopg2.extensions
@@ -21,9 +25,12 @@ from demo.services import LocalServices
 from starview_app.maintenance.models import AuditArchive
 from tests.archive_processes import (
     OCTOBER,
+    QUICK,
     WAIT_SECONDS,
     Bucket,
+    Command,
     Commands,
+    Done,
     Rows,
     archived_rows,
     commands,
@@ -122,9 +129,35 @@ class Website(threading.Thread):
         self.rows.update(cursor.fetchall())
 
 
-@pytest.mark.parametrize("kills", sizes(8, soak=50, long=1000))
-def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
-    commands: Commands, bucket: LocalServices, kills: int
+Trouble = Callable[[Command, Callable[[], Done]], object]
+
+
+def killed(running: Command, others: Callable[[], Done]) -> None:
+    running.kill()
+
+
+def sessions_ended(running: Command, others: Callable[[], Done]) -> None:
+    running.end_sessions()
+    running.thaw()
+    running.finish()
+
+
+def frozen(running: Command, others: Callable[[], Done]) -> None:
+    others()
+    running.thaw()
+    running.finish()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "rounds"),
+    [
+        *sizes(8, soak=50, long=1000, of=killed),
+        *sizes(4, soak=20, long=200, of=sessions_ended),
+        *sizes(3, soak=10, long=50, of=frozen),
+    ],
+)
+def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(
+    trouble: Trouble, rounds: int, commands: Commands, bucket: LocalServices
 ) -> None:
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(10**9))
     print(f"CRASH_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
@@ -133,23 +166,26 @@ def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
     users = [User.objects.create(username=f"user{n}").pk for n in range(30)]
     website = Website(random.Random(seed + 1), users)
     website.start()
-    arguments = (JOB, "--segment-rows=10")
-    left_open = killed = 0
+    start = partial(
+        commands.start,
+        JOB,
+        "--segment-rows=10",
+        settings=place.settings,
+        locked=trouble is not frozen,  # else nobody would go on beside it
+        constants=QUICK,
+    )
+    left_open = troubled = 0
 
-    while killed < kills or not website.changed or not website.removed:
-        if rng.random() < 0.5:
-            # In the middle of anything, also of a request or a statement.
-            running = commands.start(*arguments, settings=place.settings)
-            done = running.finish(kill_after_seconds=rng.uniform(0.05, 0.4))
-        else:
-            number = rng.randrange(2, 60)
-            done = commands.run(*arguments, settings=place.settings, before=number)
+    while troubled < rounds or not website.changed or not website.removed:
+        # In the middle of anything, also of a request or a statement.
+        running = start(freeze_before=rng.choice((0, rng.randrange(1, 40))))
+        if running.freeze_after(rng.uniform(0.05, 0.4)):
+            troubled += 1
+            left_open += AuditArchive.objects.filter(state="open").count()
+            trouble(running, lambda: start().finish())
         wait_for_sessions_to_end()
-        killed += done.was_killed
-        left_open += AuditArchive.objects.filter(state="open").count()
-        assert done.was_killed or done.code in (0, 1), done
     website.stop()
-    last = commands.run(*arguments, settings=place.settings)
+    last = commands.run(JOB, settings=place.settings)
 
     assert last.code == 0, last
     archived, kept = archived_rows(place), table_rows()
@@ -162,5 +198,5 @@ def test_killed_at_random_moments_under_load_no_row_and_no_change_is_lost(
     assert checked.code == 0, checked
     place.empty()
     # It was worth it: otherwise nothing was tried.
-    assert left_open >= kills // 10
-    assert len(archived) > kills
+    assert left_open >= rounds // 10
+    assert len(archived) > rounds

@@ -31,7 +31,7 @@ from tests.archive_processes import (
     assert_verified,
     table_rows,
 )
-from tests.factories import execute
+from tests.factories import execute, rows_hidden
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -338,31 +338,12 @@ def test_in_a_partitioned_log_an_id_that_is_there_is_not_given_twice(
 # -- what could not be seen, or could not come back, is refused first ----------------
 
 
-@contextmanager
-def as_reader() -> Iterator[None]:
-    """As a role with all rights, whose rows row-level security picks."""
-    execute("CREATE ROLE auditor")
-    execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO auditor")
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SET ROLE auditor")
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("RESET ROLE")
-        execute("DROP OWNED BY auditor")
-        execute("DROP ROLE auditor")
-
-
 def test_row_level_security_is_refused_before_a_row_is_hidden(place: Folder) -> None:
     add_rows()
     before = table_rows()
-    execute("ALTER TABLE starview_app_auditlog ENABLE ROW LEVEL SECURITY")
-    try:
-        with as_reader(), pytest.raises(JobError) as failure:
-            archive(place)
-    finally:
-        execute("ALTER TABLE starview_app_auditlog DISABLE ROW LEVEL SECURITY")
+
+    with rows_hidden("starview_app_auditlog"), pytest.raises(JobError) as failure:
+        archive(place)
 
     assert "row-level security may hide rows of starview_app_auditlog" in str(
         failure.value

@@ -8,12 +8,13 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from demo.services import LocalServices
 from starview_app.maintenance.jobs import cleanup_email_suppressions as job
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.runner.database_errors import explain
 from starview_app.models import EmailBounce, EmailSuppression
 from tests.conftest import Manage, kill_run, started
 from tests.factories import (
@@ -25,6 +26,7 @@ from tests.factories import (
     make_complaint,
     make_soft_suppression,
     make_suppression,
+    rows_hidden,
     session,
     wait_until,
     wait_until_blocked_by,
@@ -437,6 +439,20 @@ def test_a_dry_run_waits_for_nobody_and_needs_no_right_to_write() -> None:
             cursor.execute("RESET default_transaction_read_only")
 
     assert outcome == result()
+
+
+def test_rows_that_a_policy_hides_are_not_taken_for_absent() -> None:
+    make_complaint("both@example.com", at=days_ago(100))
+    make_soft_suppression("both@example.com", last=days_ago(31))
+
+    with (
+        rows_hidden("starview_email_complaint"),
+        pytest.raises(DatabaseError, match="row-level security") as failure,
+    ):
+        clean_up()
+
+    assert "a user with BYPASSRLS" in (explain(failure.value) or "")
+    assert active() == {"both@example.com"}
 
 
 # -- the command --------------------------------------------------------------------

@@ -49,6 +49,7 @@ from tests.factories import (
     make_confirmation,
     make_member,
     make_suppression,
+    rows_hidden,
     session,
     usernames,
     wait_until,
@@ -863,6 +864,21 @@ def test_what_concerns_every_account_ends_the_run_without_naming_each() -> None:
         execute("SET default_transaction_read_only = off")
 
     assert [e for e in events if isinstance(e, job.Failed)] == []
+
+
+@pytest.mark.parametrize(
+    "table", ["starview_app_review", "starview_app_userprofile", "auth_user"]
+)
+def test_rows_that_a_policy_hides_are_not_taken_for_absent(table: str) -> None:
+    make_account("newcomer")
+
+    with (
+        rows_hidden(table),
+        pytest.raises(DatabaseError, match="row-level security"),
+    ):
+        clean_up()
+
+    assert usernames() == {"newcomer"}
 
 
 # -- confirmations ------------------------------------------------------------------

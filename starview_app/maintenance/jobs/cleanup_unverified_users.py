@@ -125,9 +125,6 @@ _ACCOUNT_COLUMNS = """
     account.date_joined
 """
 
-# A policy that hid a row of content would make its owner look clear: fail instead.
-_SEE_EVERY_ROW = "SET LOCAL row_security = off"
-
 # The children first, in the order of Django's own delete: a request that has changed an
 # address asks for its account only when it commits, for the deferred foreign keys.
 _LOCKS = (
@@ -238,7 +235,6 @@ class _Cleanup:
         with transaction.atomic(), connection.cursor() as cursor:
             # One snapshot, so that the count and the list say the same.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(_SEE_EVERY_ROW)
             cursor.execute(
                 f"SELECT count(*) FROM auth_user AS account WHERE {self._due_sql}",
                 self._limits,
@@ -316,7 +312,6 @@ class _Cleanup:
     def _delete_due(self, ids: Sequence[int]) -> list[Account]:
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
-            cursor.execute(_SEE_EVERY_ROW)
             for statement in _LOCKS:
                 cursor.execute(statement, {"ids": list(ids)})
             # A statement of its own: it sees what whoever held the locks committed.

@@ -294,7 +294,7 @@ def utc_day(text: str) -> datetime:
     """An argparse type: the begin of a day, written YYYY-MM-DD."""
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-        if not 1900 <= day.year < 9999:
+        if not text.isascii() or not 1900 <= day.year < 9999:
             raise ValueError
         return day
     except ValueError:

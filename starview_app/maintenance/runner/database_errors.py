@@ -102,10 +102,15 @@ def explain(error: BaseException) -> str | None:
             " database: it names the wrong one, or the web service has not migrated it"
         )
     if isinstance(cause, postgres.ReadOnlySqlTransaction):
-        return f"{text} HINT: DATABASE_URL names a read-only copy; use the primary"
+        return (
+            f"{text} HINT: DATABASE_URL names a read-only copy, or asks for read-only"
+            " sessions in its options; use the primary, without that option"
+        )
     if isinstance(cause, postgres.ForeignKeyViolation):
         return f"{text} HINT: rows of that other table refer to what should be deleted"
     if isinstance(cause, postgres.InsufficientPrivilege):
+        if "row-level security" in text:
+            return f"{text} HINT: connect as its owner, or as a user with BYPASSRLS"
         return f"{text} HINT: connect as the web service's database user"
     if isinstance(error, ProgrammingError) and "invalid dsn" in text:
         return f"database: {text} HINT: remove that option from DATABASE_URL"

@@ -337,6 +337,8 @@ def _moment(text: str) -> datetime:
     layout = "%Y-%m-%dT%H:%M" if "T" in text else "%Y-%m-%d"
     try:
         moment = datetime.strptime(text, layout).replace(tzinfo=UTC)
+        if not text.isascii():  # strptime reads digits of every alphabet
+            raise ValueError
     except ValueError:
         raise ArgumentTypeError(
             f"{text!r} is neither YYYY-MM-DD nor YYYY-MM-DDTHH:MM (UTC)"
