@@ -13,7 +13,7 @@ import pytest
 
 from demo.services import LocalServices
 
-# What a shell or nohup starts in the background ignores signals, and so do its children.
+# What nohup or a shell starts in the background ignores them, and its children do too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
