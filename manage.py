@@ -58,7 +58,7 @@ def _explain(error: Exception) -> str | None:
         )
     from django.core.exceptions import ImproperlyConfigured
 
-    from starview_app.maintenance.runner.database_errors import explain
+    from starview_app.maintenance.database_errors import explain
 
     return str(error) if isinstance(error, ImproperlyConfigured) else explain(error)
 

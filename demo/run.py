@@ -27,7 +27,7 @@ import psycopg2
 from demo.data_accounts import reasons_to_keep
 from demo.processes import ServiceError, Terminated, end_descendants, signals_deferred
 from demo.services import LocalServices
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
+from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / ".demo"

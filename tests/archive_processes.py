@@ -35,7 +35,7 @@ from django.db import connection
 from django.utils.module_loading import import_string
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
+from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.stores import s3 as s3_module
 from starview_app.maintenance.stores.base import Store
 from starview_app.maintenance.stores.folder import FolderStore
@@ -180,7 +180,7 @@ def _run(request: dict[str, Any]) -> None:
         from django.conf import settings
 
         import manage
-        from starview_app.maintenance.runner import command as command_module
+        from starview_app.maintenance.running import command as command_module
 
         os.environ.update(request["environment"])
         for name, value in request["constants"].items():

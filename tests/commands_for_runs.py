@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from starview_app.maintenance.runner import supervisor
+from starview_app.maintenance.running import process as supervisor
 
 
 class Print(BaseCommand):

@@ -14,7 +14,7 @@ from django.db import connection
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
-from starview_app.maintenance.runner import command
+from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying

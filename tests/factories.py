@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun, ScheduleLine
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.models import (
     EmailBounce,
     EmailComplaint,

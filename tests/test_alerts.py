@@ -20,12 +20,13 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
+from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.memory import remember
-from starview_app.maintenance.runner.monitoring import alert_text, alerts
-from starview_app.maintenance.runner.record import Ending, mark_crashed
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.notify import alerts
+from starview_app.maintenance.notify import message as alert_text
+from starview_app.maintenance.running.ledger import Ending, mark_crashed
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import Manage
 from tests.factories import (
     DEADLINE_SECONDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
+from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,13 +20,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+from starview_app.maintenance.history import costs
+from starview_app.maintenance.history.costs import month_costs, runs_left
+from starview_app.maintenance.history.runs import history, overview
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
-from starview_app.maintenance.runner.reports import costs
-from starview_app.maintenance.runner.reports.costs import month_costs, runs_left
-from starview_app.maintenance.runner.reports.history import history, overview
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running import ledger as record
+from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
 from starview_app.management.commands.jobs import _duration, _printable
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import NOW, contents, execute, make_known, wait_until

@@ -19,11 +19,11 @@ from pytest_django import Settings
 
 from starview.redaction import Redactor, secrets_of
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.monitoring.heartbeats import site_of
-from starview_app.maintenance.runner.monitoring.monitors import Monitors
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.notify.healthchecks import site_of
+from starview_app.maintenance.notify.monitors import Monitors
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import ROOT, Manage
 from tests.monitor_servers import (
     API_KEY,
@@ -465,7 +465,7 @@ def test_nothing_is_sent_when_it_is_off(
 def test_the_sdk_and_http_are_not_imported_before_they_are_needed() -> None:
     code = (
         "import sys, threading, django; django.setup();"
-        "import starview_app.maintenance.runner.runs;"
+        "import starview_app.maintenance.running.watcher;"
         "print('sentry_sdk' in sys.modules, threading.active_count())"
     )
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "starview.settings"}

@@ -19,10 +19,10 @@ from django.db import IntegrityError, connection
 from psycopg2.errors import ForeignKeyViolation
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs import restore_audit_logs as job
+from starview_app.maintenance.jobs.audit_archive import restore as job
 from starview_app.maintenance.models import AuditArchive, AuditManifest
-from starview_app.maintenance.runner import stop
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running import stop
 from starview_app.models import AuditLog
 from tests.conftest import ROOT, Manage, kill_run, merged
 from tests.factories import (

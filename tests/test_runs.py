@@ -19,9 +19,10 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record, supervisor
-from starview_app.maintenance.runner.record import mark_crashed
-from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
+from starview_app.maintenance.running import ledger as record
+from starview_app.maintenance.running import process as supervisor
+from starview_app.maintenance.running.ledger import mark_crashed
+from starview_app.maintenance.running.process import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
 from tests.factories import (
@@ -53,11 +54,11 @@ CLASSES = {
 }
 PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items()}
 
-RUNNER = "starview_app.maintenance.runner"
-SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
-FIRST_SAVE_SECONDS = f"{RUNNER}.supervisor.FIRST_SAVE_SECONDS"
-LOCK_TIMEOUT = f"{RUNNER}.record.LOCK_TIMEOUT"
-FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
+RUNNING = "starview_app.maintenance.running"
+SAVE_SECONDS = f"{RUNNING}.process.SAVE_SECONDS"
+FIRST_SAVE_SECONDS = f"{RUNNING}.process.FIRST_SAVE_SECONDS"
+LOCK_TIMEOUT = f"{RUNNING}.ledger.LOCK_TIMEOUT"
+FINISH_SECONDS = f"{RUNNING}.ledger.FINISH_SECONDS"
 
 Start = Callable[..., Command]
 Run = Callable[..., Done]

@@ -23,11 +23,11 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.audit_archive.cleanup import cleanup_audit_archives
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     parse_manifest,
 )
-from starview_app.maintenance.jobs.cleanup_audit_archives import cleanup_audit_archives
-from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
+from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.s3 import S3Store
 from tests import failing_s3

@@ -6,11 +6,11 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from starview.env import ARCHIVE
-from starview_app.maintenance.jobs import cleanup_audit_archives as job
+from starview_app.maintenance.jobs.audit_archive import cleanup as job
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import LOCK_NAME, archive_store
-from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.stores.configured import LOCK_NAME, archive_store
 from starview_app.maintenance.text import one_line
 
 

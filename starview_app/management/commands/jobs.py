@@ -19,28 +19,29 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from starview_app.maintenance.catchup.launch import Launcher
+from starview_app.maintenance.history import costs
+from starview_app.maintenance.history import runs as history
+from starview_app.maintenance.history.health import check_health
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.command import (
+from starview_app.maintenance.running.command import (
     EXIT_WRONG_OPTIONS,
     OneLineCommand,
     OneLineParser,
     clear_errors,
     whole_number,
 )
-from starview_app.maintenance.runner.crontab.registry import (
-    is_recorded,
-    scheduled_jobs,
-)
-from starview_app.maintenance.runner.crontab.schedule import (
+from starview_app.maintenance.running.ledger import short_waits
+from starview_app.maintenance.running.request import environment_of
+from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
     read_text,
 )
-from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import short_waits
-from starview_app.maintenance.runner.reports import costs, history
-from starview_app.maintenance.runner.reports.health import check_health
-from starview_app.maintenance.runner.request import environment_of
+from starview_app.maintenance.schedule.registry import (
+    is_recorded,
+    scheduled_jobs,
+)
 from starview_app.maintenance.text import one_line
 
 MAX_PAUSE = timedelta(days=400)
@@ -261,7 +262,7 @@ class Command(OneLineCommand):
         return _Report(facts, ["; ".join([text, *failing])])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
-        from starview_app.maintenance.runner.reports.lint import lint
+        from starview_app.maintenance.schedule.lint import lint
 
         path = Path(file or settings.CRONTAB)
         try:

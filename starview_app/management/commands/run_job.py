@@ -13,23 +13,23 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 from psycopg2.errors import QueryCanceled
 
-from starview_app.maintenance.runner.command import (
+from starview_app.maintenance.running.command import (
     EXIT_WRONG_OPTIONS,
     LOST_HINT,
     JobCommand,
     OneLineCommand,
     telling_errors,
 )
-from starview_app.maintenance.runner.lock import (
+from starview_app.maintenance.running.ledger import EXIT_RUNNING
+from starview_app.maintenance.running.lock import (
     JobIsRunningError,
     job_lock,
     sessions_named,
 )
-from starview_app.maintenance.runner.record import EXIT_RUNNING
-from starview_app.maintenance.runner.request import take_request
-from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
-from starview_app.maintenance.runner.stop import StopNow, StopRequest, stop_on_signals
-from starview_app.maintenance.runner.supervisor import tell
+from starview_app.maintenance.running.process import tell
+from starview_app.maintenance.running.request import take_request
+from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
+from starview_app.maintenance.running.watcher import EXIT_FAILED, supervise
 
 logger = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from starview_app.maintenance.runner.forks import undone_in_children
-from starview_app.maintenance.runner.supervisor import is_supervised
+from starview_app.maintenance.running.forks import undone_in_children
+from starview_app.maintenance.running.process import is_supervised
 
 # Long enough to finish a batch, short enough for `docker stop`, which kills after 10 s.
 GRACE_SECONDS = 5.0

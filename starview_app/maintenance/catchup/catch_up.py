@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.memory import remember
-from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import mark_crashed, settle
-from starview_app.maintenance.runner.slots import SlotState, slot_states
+from starview_app.maintenance.catchup.memory import remember
+from starview_app.maintenance.catchup.slots import SlotState, slot_states
+from starview_app.maintenance.running.ledger import mark_crashed, settle
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
@@ -44,10 +44,18 @@ def _look_at_runs(now: datetime) -> None:
     mark_crashed(now)
 
 
+class Announce(Protocol):
+    """Announces what is to be told of `jobs`: see `notify.alerts.dispatch`."""
+
+    def __call__(
+        self, jobs: list[ScheduledJob], now: datetime, *, at_once: bool
+    ) -> None: ...
+
+
 def look_after(
-    jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True
+    jobs: list[ScheduledJob], now: datetime, announce: Announce, *, at_once: bool
 ) -> None:
-    """Tick, find crashed runs, and send the mails that are to be sent; never raises.
+    """Tick, find crashed runs, and announce what is to be told; never raises.
 
     Without `at_once` what goes wrong soon after a mail is collected for the next one.
     """
@@ -57,7 +65,7 @@ def look_after(
     except DatabaseError as error:
         connection.close()
         logger.error("runs_not_looked_after", error=one_line(error))
-    alerts.dispatch(jobs, now, at_once=at_once)
+    announce(jobs, now, at_once=at_once)
 
 
 def catch_up(
@@ -65,6 +73,7 @@ def catch_up(
     *,
     clock: Clock,
     launch: Launch,
+    announce: Announce,
     should_stop: Callable[[], bool],
 ) -> int:
     """Run what is due, one after the other; returns how many runs that were.
@@ -96,6 +105,6 @@ def catch_up(
             reason=left[0].reason,
         )
         launch(state)
-        look_after(jobs, clock(), at_once=False)
-    look_after(jobs, clock())
+        look_after(jobs, clock(), announce, at_once=False)
+    look_after(jobs, clock(), announce, at_once=True)
     return len(begun)

@@ -9,16 +9,16 @@ from typing import Any
 from django.db.models.functions import Right
 
 from starview.redaction import redact
-from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.slots import (
+from starview_app.maintenance.catchup.slots import (
     OVERDUE_AFTER,
     RETRY_AFTER,
     SOON,
     SlotRun,
     SlotState,
 )
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
 
 OUTPUT_LINES = 40

@@ -23,8 +23,8 @@ from types import FrameType
 from typing import Any
 
 from starview.output import stop_filtering
-from starview_app.maintenance.runner.forks import undo_in_children
-from starview_app.maintenance.runner.relay import Relay, flush
+from starview_app.maintenance.running.forks import undo_in_children
+from starview_app.maintenance.running.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
 # From the first seconds on, so that a run that is killed with its container, as with

@@ -7,8 +7,8 @@ from typing import Any
 from django.db import connection, transaction
 
 from starview_app.maintenance.models import ScheduleLine
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.tables import unless_missing
+from starview_app.maintenance.own_tables import unless_missing
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 # A line that the ticks of so long did not have is forgotten: should it come back, it
 # has missed nothing. During a deploy the ticks of two crontabs take turns.

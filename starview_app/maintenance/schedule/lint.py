@@ -16,8 +16,8 @@ from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 
 from starview.redaction import SHORTEST_SECRET
-from starview_app.maintenance.runner.command import JobCommand
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
+from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
+from starview_app.maintenance.schedule.registry import is_own_job
 from starview_app.maintenance.text import one_line
 
 CATCH_UP = "catch_up"
@@ -131,7 +131,7 @@ def _of_the_options(
             f"mend it until `python manage.py {name} --help` answers",
         )
         return
-    if not through_runner and name != CATCH_UP and not isinstance(command, JobCommand):
+    if not through_runner and name != CATCH_UP and not is_own_job(name):
         yield (
             f"{name} is not run by the runner, so nothing records or repeats it",
             f"write `python manage.py run_job {name}`",
@@ -171,9 +171,10 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
     try:
         with redirect_stdout(StringIO()):  # of --help and --version
             options = vars(parser.parse_args(words))
-        if not isinstance(command, JobCommand) or any(map(_is_unknown, words)):
+        check_options = getattr(command, "check_options", None)  # of a JobCommand
+        if check_options is None or any(map(_is_unknown, words)):
             return ""
-        reason = command.check_options(options)
+        reason = str(check_options(options))
     except SystemExit:
         return "--help and --version run nothing"
     except CommandError as error:

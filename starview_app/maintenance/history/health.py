@@ -8,11 +8,11 @@ from pathlib import Path
 
 from django.db import DatabaseError
 
-from starview_app.maintenance.runner.crontab.registry import is_recorded
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.database_errors import in_one_line
-from starview_app.maintenance.runner.reports.history import failing_run
-from starview_app.maintenance.runner.slots import slot_states
+from starview_app.maintenance.catchup.slots import slot_states
+from starview_app.maintenance.database_errors import in_one_line
+from starview_app.maintenance.history.runs import failing_run
+from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import is_recorded
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"

@@ -12,22 +12,22 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner.crontab.registry import is_recorded
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.record import gone_runs
-from starview_app.maintenance.runner.reports.costs import cost_of, first_moment
-from starview_app.maintenance.runner.slots import (
+from starview_app.maintenance.catchup.slots import (
     FAILURES,
     SlotRun,
     SlotState,
     slot_states,
 )
-from starview_app.maintenance.runner.tables import (
+from starview_app.maintenance.history.costs import cost_of, first_moment
+from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.own_tables import (
     create_own_tables,
     rows_of,
     unless_missing,
 )
+from starview_app.maintenance.running.ledger import gone_runs
+from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import is_recorded
 
 Outcome = JobRun.Outcome
 RUN_ID_DIGITS = 12

@@ -5,14 +5,14 @@ import uuid
 from urllib.parse import urlencode, urlsplit
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.monitoring.pings import (
+from starview_app.maintenance.notify.pings import (
     Patience,
     PingError,
     post,
     slug_of,
 )
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
 
 Outcome = JobRun.Outcome
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from starview_app.maintenance.runner.crontab.times import Times, TimesError
+from starview_app.maintenance.schedule.times import Times, TimesError
 
 LONGEST_JOB = 50  # characters, of a monitor's slug
 FORM = (

@@ -9,7 +9,7 @@ from types import FrameType
 
 from django.conf import settings
 
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 # How often, while a run is under way, `look` is called.
 LOOK_SECONDS = 60.0

@@ -5,32 +5,34 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections
 from django.utils import timezone
 
 from starview.redaction import redact
-from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.database_errors import (
+from starview_app.maintenance.database_errors import (
     explain,
     in_one_line,
     is_away,
 )
-from starview_app.maintenance.runner.lock import lock_run
-from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.monitoring.monitors import Monitors
-from starview_app.maintenance.runner.record import (
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.running.events import (
+    database_went_away,
+    run_ended,
+    run_started,
+)
+from starview_app.maintenance.running.ledger import (
     EXIT_UNCLAIMED,
     Ending,
     RunRecord,
     prune,
 )
-from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.supervisor import Ended, Watched, fork
+from starview_app.maintenance.running.lock import lock_run
+from starview_app.maintenance.running.process import Ended, Watched, fork
+from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
@@ -70,17 +72,14 @@ class _Run:
         self._is_saved = True
         self._started_at = timezone.now()
         self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
-        # What people try by hand, with options of their own, is no news of the job.
-        is_of_schedule = request.schedule is not None
-        self._monitors = Monitors(request, run_id) if is_of_schedule else None
+        self._run_id = run_id
 
     def exit_code(self) -> int:
         """Run it, and say how this process is to end."""
         if (code := self._refused()) is not None:
             self._watched.dismiss()
             return code
-        if self._monitors:
-            self._monitors.started()
+        run_started.send_robust(type(self), request=self._request, run_id=self._run_id)
         ended = self._watched.watch(
             deadline_seconds=self._request.deadline_seconds,
             kill_after_seconds=self._request.kill_after_seconds,
@@ -133,16 +132,25 @@ class _Run:
         return self._is_saved
 
     def _conclude(self, ending: Ending) -> None:
-        """Record, ping and alert; none of them changes how the run ended."""
-        if self._is_recorded(ending):
-            alerts.after_run(self._request, ending)
-            with _never_fail("prune"):
+        """Record and announce it; neither changes how the run ended."""
+        is_recorded = self._is_recorded(ending)
+        self._announce_end(ending, is_recorded=is_recorded)
+        if is_recorded:
+            try:
                 prune(ending.finished_at)
-        elif not self._record.id:
-            alerts.after_unrecorded_run(self._request, ending, self._why_unrecorded)
-        if self._monitors:
-            with _never_fail("ping"):
-                self._monitors.finished(ending)
+            except DatabaseError as error:
+                logger.warning("runs_not_pruned", error=one_line(error))
+
+    def _announce_end(self, ending: Ending, *, is_recorded: bool) -> None:
+        run_ended.send_robust(
+            type(self),
+            request=self._request,
+            run_id=self._run_id,
+            ending=ending,
+            is_recorded=is_recorded,
+            # One that has a record, if not its end, is settled later.
+            why_unrecorded="" if self._record.id else self._why_unrecorded,
+        )
 
     def _is_recorded(self, ending: Ending) -> bool:
         """Try to record the end; of a run without a record also its begin."""
@@ -153,9 +161,7 @@ class _Run:
         except Exception as error:
             self._not_recorded(error)
             if is_away(error):
-                alerts.database_is_down(
-                    self._request.job, in_one_line(error), now=ending.finished_at
-                )
+                self._announce_outage(in_one_line(error), ending.finished_at)
             return False
         if taken:
             self._why_unrecorded = taken.text
@@ -170,10 +176,13 @@ class _Run:
         ending = Ending(
             Outcome.FAILED, EXIT_UNCLAIMED, self._seconds(), now, text, {}, text
         )
-        if self._monitors:
-            with _never_fail("ping"):
-                self._monitors.finished(ending)
-        alerts.database_is_down(self._request.job, text, now=now)
+        self._announce_end(ending, is_recorded=False)
+        self._announce_outage(text, now)
+
+    def _announce_outage(self, error: str, now: datetime) -> None:
+        database_went_away.send_robust(
+            type(self), job=self._request.job, error=error, now=now
+        )
 
     def _not_recorded(self, error: Exception) -> None:
         first_line = str(error).partition("\n")[0]
@@ -233,12 +242,3 @@ def _last_line(output: str) -> str:
         if text.strip() and "job_started" not in text and "job_finished" not in text:
             return text.strip()
     return ""
-
-
-@contextmanager
-def _never_fail(what: str) -> Iterator[None]:
-    """A ping or a mail that fails, for whatever reason, is said and no more."""
-    try:
-        yield
-    except Exception:
-        logger.exception("monitoring_failed", what=what)

@@ -17,6 +17,7 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 from psycopg2.errors import QueryCanceled
 
+from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import (
     JobResult,
@@ -24,18 +25,17 @@ from starview_app.maintenance.jobs.result import (
     count_anew,
     counts_so_far,
 )
-from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.lock import (
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running.ledger import EXIT_RUNNING
+from starview_app.maintenance.running.lock import (
     JobIsRunningError,
     job_lock,
     sessions_named,
 )
-from starview_app.maintenance.runner.record import EXIT_RUNNING
-from starview_app.maintenance.runner.request import take_request
-from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
-from starview_app.maintenance.runner.stop import StopNow, StopRequest, stop_on_signals
-from starview_app.maintenance.runner.supervisor import is_supervised, tell
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.running.process import is_supervised, tell
+from starview_app.maintenance.running.request import take_request
+from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
+from starview_app.maintenance.running.watcher import EXIT_FAILED, supervise
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)

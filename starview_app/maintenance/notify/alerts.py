@@ -18,20 +18,20 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 
 from starview.env import MAIL
+from starview_app.maintenance.catchup.memory import last_tick
+from starview_app.maintenance.catchup.slots import FAILURES
+from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import local_memory
-from starview_app.maintenance.runner.crontab.registry import recorded_jobs
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.database_errors import explain
-from starview_app.maintenance.runner.lock import lock_if_free
-from starview_app.maintenance.runner.memory import last_tick
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.slots import FAILURES
+from starview_app.maintenance.running import local_memory
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.lock import lock_if_free
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import recorded_jobs
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
-    from starview_app.maintenance.runner.monitoring.alert_text import (
+    from starview_app.maintenance.notify.message import (
         Message,
         News,
         Outage,
@@ -78,7 +78,7 @@ def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> No
     """
     if request.slot is None or ending.outcome not in FAILURES:
         return
-    from starview_app.maintenance.runner.monitoring.alert_text import unrecorded
+    from starview_app.maintenance.notify.message import unrecorded
 
     with _never_failing():
         message = unrecorded(request, ending, reason)
@@ -99,7 +99,7 @@ def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -
 
 def database_is_down(job: str, text: str, *, now: datetime) -> None:
     """Mail that `job` could not run, unless this outage was mailed; never raises."""
-    from starview_app.maintenance.runner.monitoring.alert_text import database_down
+    from starview_app.maintenance.notify.message import database_down
 
     with _never_failing():
         message = database_down(job, text, now=now)
@@ -153,8 +153,8 @@ def _tell(
     as_of: datetime | None = None,
     is_held: Callable[[], bool] = lambda: False,
 ) -> None:
-    from starview_app.maintenance.runner.monitoring.alert_text import news_of
-    from starview_app.maintenance.runner.slots import slot_states
+    from starview_app.maintenance.catchup.slots import slot_states
+    from starview_app.maintenance.notify.message import news_of
 
     with _session_lock() as is_ours:
         # Who holds it is mailing; the next `dispatch` does the rest.
@@ -171,7 +171,7 @@ def _tell(
 
 def _outage() -> "Outage | None":
     """The outage of which it is to be told that it is over."""
-    from starview_app.maintenance.runner.monitoring.alert_text import Outage
+    from starview_app.maintenance.notify.message import Outage
 
     if since := local_memory.down_since():
         return Outage(since, is_known=True)

@@ -9,11 +9,9 @@ from django.db import ProgrammingError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from psycopg2.errors import UndefinedTable
 
-from starview_app.maintenance.apps import MaintenanceConfig
-
 Row = TypeVar("Row")
 
-LABEL = MaintenanceConfig.label
+LABEL = "maintenance"  # of the app that has them
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _TABLES = """
     SELECT

@@ -16,9 +16,9 @@ from django.conf import settings
 
 from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.monitoring.pings import Patience, PingError
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.notify.pings import Patience, PingError
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import without_people
 
 logger = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class Monitors:
             return
 
         def healthchecks() -> _Monitor:
-            from starview_app.maintenance.runner.monitoring.heartbeats import (
+            from starview_app.maintenance.notify.healthchecks import (
                 Healthchecks,
             )
 
@@ -61,7 +61,7 @@ class Monitors:
             return Healthchecks(url, api_key, request, run_id)
 
         def sentry() -> _Monitor:
-            from starview_app.maintenance.runner.monitoring.sentry import Sentry
+            from starview_app.maintenance.notify.sentry import Sentry
 
             return Sentry(settings.SENTRY_DSN, request, run_id)
 

@@ -11,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from starview.redaction import redact
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.registry import scheduled_jobs
-from starview_app.maintenance.runner.crontab.schedule import LONGEST_JOB, ScheduledJob
+from starview_app.maintenance.schedule.crontab import LONGEST_JOB, ScheduledJob
+from starview_app.maintenance.schedule.registry import scheduled_jobs
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)

@@ -21,15 +21,15 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.monitoring.pings import (
+from starview_app.maintenance.notify.pings import (
     Patience,
     PingError,
     post,
     slug_of,
 )
-from starview_app.maintenance.runner.record import Ending
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 if TYPE_CHECKING:
     from sentry_sdk.types import Event, MonitorConfig

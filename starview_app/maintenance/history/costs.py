@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from starview_app.maintenance.models import Job
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.tables import rows_of, unless_missing
+from starview_app.maintenance.own_tables import rows_of, unless_missing
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 PER_MINUTE = 0.00016  # instance type Starter, prorated by the second
 CRON_JOB_PER_MONTH = 1.0  # of each cron job, at least

@@ -18,11 +18,11 @@ from django.db.backends.signals import connection_created
 from django.utils import timezone
 from psycopg2 import errors as postgres
 
+from starview_app.maintenance.database_errors import may_pass
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner import local_memory
-from starview_app.maintenance.runner.database_errors import may_pass
-from starview_app.maintenance.runner.request import RunRequest
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running import local_memory
+from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)

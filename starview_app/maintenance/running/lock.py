@@ -18,8 +18,8 @@ import psycopg2
 from django.db import connection
 
 from starview.database import Session
-from starview_app.maintenance.runner.forks import undone_in_children
-from starview_app.maintenance.runner.supervisor import run_pid
+from starview_app.maintenance.running.forks import undone_in_children
+from starview_app.maintenance.running.process import run_pid
 
 # A pooler, a firewall or a router may end what is silent for long.
 KEEP_SECONDS = 30.0

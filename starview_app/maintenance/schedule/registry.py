@@ -7,7 +7,7 @@ import structlog
 from django.conf import settings
 from django.core.management import get_commands, load_command_class
 
-from starview_app.maintenance.runner.crontab.schedule import (
+from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
     read_text,

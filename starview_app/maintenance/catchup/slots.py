@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from starview_app.maintenance.catchup.memory import first_seen
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.memory import first_seen
-from starview_app.maintenance.runner.record import EXIT_RUNNING, gone_runs
-from starview_app.maintenance.runner.tables import rows_of
+from starview_app.maintenance.own_tables import rows_of
+from starview_app.maintenance.running.ledger import EXIT_RUNNING, gone_runs
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 Outcome = JobRun.Outcome
 
