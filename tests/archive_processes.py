@@ -660,7 +660,7 @@ def add_rows(
 
 
 class LosingPostgres:
-    """A socket before PostgreSQL that ends the session at its first COMMIT.
+    """A socket before PostgreSQL that ends sessions at COMMIT, from a deletion's on.
 
     The server gets that COMMIT and carries it out if `is_done`; the client never hears.
     """
@@ -669,6 +669,7 @@ class LosingPostgres:
         self.folder = folder
         self.has_lost = threading.Event()
         self._target, self._is_done = target, is_done
+        self._has_deleted = False
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(folder / target.name))
         self._server.listen()
@@ -691,7 +692,9 @@ class LosingPostgres:
                     client.sendall(_received(server))
                 if client in ready:
                     data = _received(client)
-                    if data.startswith(b"Q") and data[5:].startswith(b"COMMIT"):
+                    self._has_deleted |= b"DELETE FROM starview_app_auditlog" in data
+                    is_commit = data.startswith(b"Q") and data[5:].startswith(b"COMMIT")
+                    if self._has_deleted and is_commit:
                         if self._is_done:
                             server.sendall(data)
                             _received(server)  # it has happened

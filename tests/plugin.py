@@ -5,6 +5,7 @@ pytest-django reads the settings before any conftest.py is imported; a plugin na
 """
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from demo.services import LocalServices
 
+# What a shell starts in the background has SIGINT ignored, and so have its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
 services = LocalServices(Path(_folder.name), is_durable=False)
 services.start()
