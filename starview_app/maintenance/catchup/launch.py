@@ -9,6 +9,7 @@ from types import FrameType
 
 from django.conf import settings
 
+from starview_app.maintenance import exits
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 # How often, while a run is under way, `look` is called.
@@ -64,7 +65,7 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 look()
             else:
-                return code if code >= 0 else 128 - code
+                return exits.as_shell_shows(code)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._stopped_by = number

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.memory import first_seen
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
-from starview_app.maintenance.running.ledger import EXIT_RUNNING, gone_runs
+from starview_app.maintenance.running.ledger import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 Outcome = JobRun.Outcome
@@ -86,7 +87,7 @@ class SlotRun:
     @property
     def is_refused(self) -> bool:
         """Another run of the job was under way."""
-        return self.outcome == Outcome.SKIPPED and self.exit_code == EXIT_RUNNING
+        return self.outcome == Outcome.SKIPPED and self.exit_code == exits.RUNNING
 
 
 @dataclass(frozen=True)

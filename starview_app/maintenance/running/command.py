@@ -1,53 +1,30 @@
-"""The base of every job's command: one way to run, to stop, to fail and to be heard."""
+"""The base of every job's command: options in, a report out, one run between them."""
 
-import contextlib
-import time
+import sys
 import uuid
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
-from django.db import Error as DatabaseError
 from django.utils import timezone
-from psycopg2.errors import QueryCanceled
 
-from starview_app.maintenance.database_errors import explain
-from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.result import (
-    JobResult,
-    ShouldStop,
-    count_anew,
-    counts_so_far,
-)
+from starview_app.maintenance import exits
+from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.own_tables import create_own_tables
-from starview_app.maintenance.running.ledger import EXIT_RUNNING
-from starview_app.maintenance.running.lock import (
-    JobIsRunningError,
-    job_lock,
-    sessions_named,
-)
-from starview_app.maintenance.running.process import is_supervised, tell
+from starview_app.maintenance.running.process import is_supervised
 from starview_app.maintenance.running.request import take_request
-from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
-from starview_app.maintenance.running.watcher import EXIT_FAILED, supervise
+from starview_app.maintenance.running.stop import StopRequest
+from starview_app.maintenance.running.watcher import fork_run
+from starview_app.maintenance.running.worker import clear_errors, reporting_errors, work
 from starview_app.maintenance.text import one_line
-
-logger = structlog.get_logger(__name__)
 
 # Beyond this no date can be reckoned with.
 MAX_DAYS = 36_500
-
-EXIT_WRONG_OPTIONS = 2
-LOST_HINT = (
-    "HINT: the database was restarted, or somebody, a pooler or a firewall ended the"
-    " session"
-)
+_IF_UNFINISHED = "; what was finished is kept, the next run does the rest"
 
 
 class OneLineParser(CommandParser):
@@ -125,7 +102,7 @@ class JobCommand(OneLineCommand):
             )
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run as a process of its own: claimed, recorded and watched over.
+        """Run as two processes: this one watches, and its fork does the work.
 
         Django's `call_command` goes straight to `execute`: a part of another run.
         """
@@ -133,44 +110,34 @@ class JobCommand(OneLineCommand):
         # What is only tried takes no slot, also where JOB is set.
         is_tried = "--dry-run" in argv
         if not is_tried and (request.schedule or not self._is_only_tried(argv)):
-            supervise(request)
+            watcher = fork_run(request)
+            if watcher:
+                sys.exit(watcher.watch())
         super().run_from_argv(argv)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        with telling_errors():
+        with reporting_errors():
             return super().execute(*args, **options)
 
     def handle(self, *args: Any, dry_run: bool = False, **options: Any) -> None:
         if wrong := self.check_options(options):
-            raise CommandError(wrong, returncode=EXIT_WRONG_OPTIONS)
-        # Django's connection is each thread's own: the canceller needs this one.
-        session = connections[DEFAULT_DB_ALIAS]
+            raise CommandError(wrong, returncode=exits.WRONG_OPTIONS)
 
-        def cancel_query() -> None:
-            if session.connection:
-                session.connection.cancel()
-
-        with (
-            clear_errors(),
-            sessions_named(self.job_name),
-            stop_on_signals(cancel_query) as stop,
-        ):
-            is_light = dry_run and not self.needs_in_dry_run
-            settings.ENVIRONMENT.require(*([] if is_light else self.needs))
+        def do(stop: StopRequest) -> JobResult:
             if self.keeps_records and not dry_run:
                 create_own_tables()
-            with self._lock(stop, dry_run=dry_run):
-                result = self._run_logged(stop, dry_run=dry_run, options=options)
-        if stop.failure:
-            raise CommandError(
-                f"{self.job_name} {stop.failure}; what was finished is kept, the next"
-                f" run does the rest {LOST_HINT}"
-            )
-        if result.interrupted:
-            raise CommandError(
-                f"{self.job_name} was stopped by {stop.signal_name} before it was done;"
-                " what was finished is kept, the next run does the rest",
-                returncode=EXIT_FAILED,
+            return self.run(should_stop=stop, dry_run=dry_run, **options)
+
+        with clear_errors(), structlog.contextvars.bound_contextvars(**self._names()):
+            is_light = dry_run and not self.needs_in_dry_run
+            settings.ENVIRONMENT.require(*([] if is_light else self.needs))
+            result = work(
+                self.job_name,
+                do,
+                lock_name=self.lock_name,
+                is_locked=not dry_run,
+                if_unfinished=_IF_UNFINISHED,
+                dry_run=dry_run,
             )
         if result.problems:
             raise CommandError(self._summary(result.problems))
@@ -183,91 +150,15 @@ class JobCommand(OneLineCommand):
         parser = self.create_parser(argv[0], argv[1])
         return bool(getattr(parser.parse_args(argv[2:]), "dry_run", False))
 
-    def _lock(
-        self, stop: StopRequest, *, dry_run: bool
-    ) -> contextlib.AbstractContextManager[None]:
-        if dry_run:
-            return contextlib.nullcontext()
-        return job_lock(self.job_name, self.lock_name, on_lost=stop.fail)
-
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return one_line(f"{self.job_name} {self.failure}: {problems[0]}{more}")
-
-    def _run_logged(
-        self, stop: StopRequest, *, dry_run: bool, options: dict[str, Any]
-    ) -> JobResult:
-        with structlog.contextvars.bound_contextvars(**self._names()):
-            return self._run_and_log(stop, dry_run=dry_run, options=options)
 
     def _names(self) -> dict[str, str]:
         """What every line of the log says; the watching process has bound its own."""
         if is_supervised():
             return {}
         return {"job": self.job_name, "run_id": uuid.uuid4().hex[:12]}
-
-    def _run_and_log(
-        self, stop: StopRequest, *, dry_run: bool, options: dict[str, Any]
-    ) -> JobResult:
-        started = time.monotonic()
-        logger.info("job_started", dry_run=dry_run)
-        outcome = "failed"
-        count_anew()
-        try:
-            result = self._run_until_told(stop, dry_run=dry_run, options=options)
-            if not stop.failure:
-                outcome = _outcome(result)
-                tell(interrupted=result.interrupted)
-            return result
-        finally:
-            self.stdout.flush()
-            seconds = round(time.monotonic() - started, 3)
-            write = logger.info if outcome == "succeeded" else logger.error
-            counts = counts_so_far()
-            write("job_finished", outcome=outcome, seconds=seconds, **counts)
-            tell(counts=counts)
-
-    def _run_until_told(
-        self, stop: ShouldStop, *, dry_run: bool, options: dict[str, Any]
-    ) -> JobResult:
-        try:
-            return self.run(should_stop=stop, dry_run=dry_run, **options)
-        except StopNow:
-            return JobResult(counts_so_far(), interrupted=True)
-        except DatabaseError as error:
-            if stop() and isinstance(error.__cause__, QueryCanceled):
-                return JobResult(counts_so_far(), interrupted=True)
-            raise
-
-
-@contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """What an operator can fix becomes one line; a bug keeps its traceback."""
-    try:
-        yield
-    except JobIsRunningError as error:
-        tell(refused=True)
-        raise CommandError(str(error), returncode=EXIT_RUNNING) from error
-    except (JobError, ImproperlyConfigured) as error:
-        raise CommandError(str(error)) from error
-    except DatabaseError as error:
-        text = explain(error)
-        if text is None:
-            raise
-        raise CommandError(text) from error
-
-
-@contextlib.contextmanager
-def telling_errors() -> Iterator[None]:
-    """Tell the watching process the error in one line; it goes on its way."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        if not isinstance(error, CommandError):
-            text = explain(error) or f"{type(error).__name__}: {text}"
-        tell(error=one_line(" ".join(text.split())))
-        raise
 
 
 def whole_number(
@@ -299,9 +190,3 @@ def utc_day(text: str) -> datetime:
         return day
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a date such as 2026-01-31") from None
-
-
-def _outcome(result: JobResult) -> str:
-    if result.interrupted:
-        return "interrupted"
-    return "failed" if result.problems else "succeeded"

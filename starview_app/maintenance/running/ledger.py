@@ -18,6 +18,7 @@ from django.db.backends.signals import connection_created
 from django.utils import timezone
 from psycopg2 import errors as postgres
 
+from starview_app.maintenance import exits
 from starview_app.maintenance.database_errors import may_pass
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import create_own_tables
@@ -27,10 +28,6 @@ from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
-# Of sysexits.h. EX_UNAVAILABLE: without the database nothing was claimed, or run.
-EXIT_UNCLAIMED = 69
-EXIT_RUNNING = 75  # EX_TEMPFAIL: another run of this job is under way
-_NOT_STARTED = (126, 127)  # of a shell, env or timeout
 KEEP_DAYS = 400
 PRUNE_ROWS = 100  # at the end of each run; more than any run adds
 # How long the end of a run is tried to be recorded, through a restart of the database.
@@ -379,7 +376,7 @@ def record_unbegun(
     """
     what = (
         f"its line in the crontab ended with {exit_code} before the job began"
-        if exit_code in _NOT_STARTED
+        if exit_code in exits.NOT_STARTED
         else f"it ended with {exit_code} and left no record"
     )
     error = f"{what}: the container's log says why HINT: python manage.py jobs check"

@@ -13,6 +13,7 @@ from django.db import DatabaseError, connection, connections
 from django.utils import timezone
 
 from starview.redaction import redact
+from starview_app.maintenance import exits
 from starview_app.maintenance.database_errors import (
     explain,
     in_one_line,
@@ -25,7 +26,6 @@ from starview_app.maintenance.running.events import (
     run_started,
 )
 from starview_app.maintenance.running.ledger import (
-    EXIT_UNCLAIMED,
     Ending,
     RunRecord,
     prune,
@@ -37,46 +37,50 @@ from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
-EXIT_FAILED = 1
 _LONGEST_ERROR = 500  # characters
 
 Outcome = JobRun.Outcome
 
 
-def supervise(request: RunRequest) -> None:
-    """Return in the process that is to do the work; the other one ends here.
+def fork_run(request: RunRequest) -> "Watcher | None":
+    """Fork: a Watcher in this process; None in the new one, which is to do the work.
 
-    That one exits with the exit code of the run: 0 when it is done, when its slot is
-    taken or when it is paused; 1 when it failed; 69 when it could not claim its slot,
-    since the database did not answer; 2 and 75 as the command's own.
+    That one waits until the watcher has claimed the run; it ends when that fails.
     """
     run_id = uuid.uuid4()
     connections.close_all()
     structlog.contextvars.bind_contextvars(job=request.job, run_id=run_id.hex[:12])
     watched = fork()
     if watched:
-        sys.exit(_Run(request, run_id, watched).exit_code())
+        return Watcher(request, run_id, watched)
     lock_run(run_id)
+    return None
 
 
-class _Run:
-    """The watching process's part of one run."""
+class Watcher:
+    """The watching process's part of one run: claim, watch, record, announce."""
 
     def __init__(
         self, request: RunRequest, run_id: uuid.UUID, watched: Watched
     ) -> None:
         self._request = request
+        self._run_id = run_id
         self._watched = watched
         self._record = RunRecord(request, run_id)
         self._why_unrecorded = ""
         self._is_saved = True
         self._started_at = timezone.now()
         self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
-        self._run_id = run_id
 
-    def exit_code(self) -> int:
-        """Run it, and say how this process is to end."""
-        if (code := self._refused()) is not None:
+    def watch(self) -> int:
+        """Run it, and return the exit code for this process.
+
+        0 when it is done, when its slot is taken or when it is paused; 1 when it
+        failed; 69 when its slot could not be claimed, since the database did not
+        answer; 2 and 75 as the command's own.
+        """
+        code = self._claim()
+        if code is not None:
             self._watched.dismiss()
             return code
         run_started.send_robust(type(self), request=self._request, run_id=self._run_id)
@@ -86,26 +90,26 @@ class _Run:
             save_output=self._save,
         )
         ending = conclude(ended, seconds=self._seconds(), now=timezone.now())
-        if ended.exit_code < 0:  # it could not say so itself
-            logger.error(
-                "job_finished", outcome=ending.outcome.value, error=ending.error
-            )
-        if ended.not_handed_on:
-            logger.warning("output_not_handed_on", reason=ended.not_handed_on)
-        self._conclude(ending)
+        _log_what_the_command_could_not(ended, ending)
+        is_recorded = self._is_recorded(ending)
+        self._announce_end(ending, is_recorded=is_recorded)
+        if is_recorded:
+            self._prune(ending.finished_at)
         self._watched.flush()
         if ending.outcome == Outcome.SKIPPED and self._request.slot:
-            return 0
-        return ended.exit_code if ended.exit_code >= 0 else EXIT_FAILED
+            return exits.DONE
+        return ended.exit_code if ended.exit_code >= 0 else exits.FAILED
 
-    def _refused(self) -> int | None:
+    # -- internal helpers ---------------------------------------------------------
+
+    def _claim(self) -> int | None:
         """The exit code when there is nothing to run; None when it may begin."""
         try:
             refusal = self._record.begin(self._started_at)
         except Exception as error:
             if is_away(error) and self._request.slot:
                 self._database_is_down(in_one_line(error))
-                return EXIT_UNCLAIMED
+                return exits.UNCLAIMED
             # Started by hand, a command that finds no database says so itself.
             is_connected = connection.connection is not None
             if not is_away(error) and (self._request.slot or is_connected):
@@ -113,7 +117,7 @@ class _Run:
         else:
             if refusal:
                 logger.info("job_skipped", reason=refusal.text)
-                return 0
+                return exits.DONE
         return None
 
     def _seconds(self) -> float:
@@ -131,15 +135,11 @@ class _Run:
             self._is_saved = True
         return self._is_saved
 
-    def _conclude(self, ending: Ending) -> None:
-        """Record and announce it; neither changes how the run ended."""
-        is_recorded = self._is_recorded(ending)
-        self._announce_end(ending, is_recorded=is_recorded)
-        if is_recorded:
-            try:
-                prune(ending.finished_at)
-            except DatabaseError as error:
-                logger.warning("runs_not_pruned", error=one_line(error))
+    def _prune(self, now: datetime) -> None:
+        try:
+            prune(now)
+        except DatabaseError as error:
+            logger.warning("runs_not_pruned", error=one_line(error))
 
     def _announce_end(self, ending: Ending, *, is_recorded: bool) -> None:
         run_ended.send_robust(
@@ -174,7 +174,7 @@ class _Run:
         logger.error("job_finished", outcome=Outcome.FAILED.value, error=text)
         now = timezone.now()
         ending = Ending(
-            Outcome.FAILED, EXIT_UNCLAIMED, self._seconds(), now, text, {}, text
+            Outcome.FAILED, exits.UNCLAIMED, self._seconds(), now, text, {}, text
         )
         self._announce_end(ending, is_recorded=False)
         self._announce_outage(text, now)
@@ -191,6 +191,13 @@ class _Run:
         if text != self._why_unrecorded:  # else the log has it already
             logger.warning("run_not_recorded", error=text)
         self._why_unrecorded = text
+
+
+def _log_what_the_command_could_not(ended: Ended, ending: Ending) -> None:
+    if ended.exit_code < 0:  # it was killed
+        logger.error("job_finished", outcome=ending.outcome.value, error=ending.error)
+    if ended.not_handed_on:
+        logger.warning("output_not_handed_on", reason=ended.not_handed_on)
 
 
 def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
@@ -210,8 +217,7 @@ def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
         error = f"its deadline was over: {error}"
     return Ending(
         outcome=outcome,
-        # As a shell shows it.
-        exit_code=ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code,
+        exit_code=exits.as_shell_shows(ended.exit_code),
         seconds=seconds,
         finished_at=now,
         error=redact(one_line(error))[:_LONGEST_ERROR],

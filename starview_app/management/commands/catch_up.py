@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from starview.redaction import redact
+from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.catchup.launch import Launcher
 from starview_app.maintenance.catchup.slots import SlotState
@@ -18,9 +19,8 @@ from starview_app.maintenance.database_errors import in_one_line, is_away
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.notify import alerts
 from starview_app.maintenance.own_tables import create_own_tables
-from starview_app.maintenance.running.command import OneLineCommand, clear_errors
+from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.ledger import (
-    EXIT_UNCLAIMED,
     Ending,
     record_tick,
     record_unbegun,
@@ -31,6 +31,7 @@ from starview_app.maintenance.running.request import (
     environment_of,
     take_request,
 )
+from starview_app.maintenance.running.worker import clear_errors
 from starview_app.maintenance.schedule.registry import recorded_jobs
 from starview_app.maintenance.text import one_line
 
@@ -110,7 +111,7 @@ class Command(OneLineCommand):
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
-            is_claimed = code != EXIT_UNCLAIMED  # else the database was away
+            is_claimed = code != exits.UNCLAIMED  # else the database was away
             if code and is_claimed and not launcher.should_stop:
                 _record_if_unbegun(state, code, started_at)
 

@@ -19,20 +19,20 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.launch import Launcher
 from starview_app.maintenance.history import costs
 from starview_app.maintenance.history import runs as history
 from starview_app.maintenance.history.health import check_health
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.running.command import (
-    EXIT_WRONG_OPTIONS,
     OneLineCommand,
     OneLineParser,
-    clear_errors,
     whole_number,
 )
 from starview_app.maintenance.running.ledger import short_waits
 from starview_app.maintenance.running.request import environment_of
+from starview_app.maintenance.running.worker import clear_errors
 from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
@@ -299,7 +299,7 @@ def _recorded_line_of(name: str) -> ScheduledJob:
         raise CommandError(
             f"{one_line(name)} cannot be paused: it does not ask before it runs HINT:"
             " run it through `run_job`, or put a # in front of its line",
-            returncode=EXIT_WRONG_OPTIONS,
+            returncode=exits.WRONG_OPTIONS,
         )
     return line
 
@@ -308,7 +308,7 @@ def _fail_unknown(name: str, known: Iterable[str]) -> NoReturn:
     names = ", ".join(dict.fromkeys(known)) or "none"
     raise CommandError(
         one_line(f"there is no job {name!r} HINT: the names are {names}"),
-        returncode=EXIT_WRONG_OPTIONS,
+        returncode=exits.WRONG_OPTIONS,
     )
 
 
