@@ -38,7 +38,7 @@ def services() -> LocalServices:
 def _no_fork_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in this process must not fork it: it is no run."""
     for module in (command, run_job):
-        monkeypatch.setattr(module, "supervise", lambda request: None)
+        monkeypatch.setattr(module, "fork_run", lambda request: None)
 
 
 @pytest.fixture(autouse=True)

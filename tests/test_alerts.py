@@ -24,7 +24,8 @@ from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.notify import alerts
 from starview_app.maintenance.notify import message as alert_text
-from starview_app.maintenance.running.ledger import Ending, mark_crashed
+from starview_app.maintenance.running.gone import mark_crashed
+from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import Manage

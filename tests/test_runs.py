@@ -19,9 +19,9 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.running import ledger as record
-from starview_app.maintenance.running import process as supervisor
-from starview_app.maintenance.running.ledger import mark_crashed
+from starview_app.maintenance.running import gone, ledger
+from starview_app.maintenance.running import process as process_module
+from starview_app.maintenance.running.gone import mark_crashed
 from starview_app.maintenance.running.process import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
@@ -412,8 +412,8 @@ def test_what_a_run_has_written_so_far_can_be_read_from_its_first_seconds_on(
     wait_until(lambda: "waiting" in only_run().output, "the output was saved")
 
     assert only_run().outcome == "running"
-    assert supervisor.FIRST_SAVE_SECONDS <= 1
-    assert supervisor.SAVE_SECONDS <= 5
+    assert process_module.FIRST_SAVE_SECONDS <= 1
+    assert process_module.SAVE_SECONDS <= 5
 
 
 def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
@@ -428,7 +428,7 @@ def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
         "UPDATE maintenance_jobrun SET started_at = started_at - interval '1 h',"
         " seen_at = seen_at - interval '1 h'"
     )
-    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    monkeypatch.setattr(gone, "RESTART_PATIENCE", "0 s")
 
     def is_found() -> bool:  # once the server has noticed, and freed the lock
         return bool(mark_crashed(datetime.now(UTC)))
@@ -1067,4 +1067,4 @@ def test_help_of_any_command_is_shown_and_not_recorded(manage: Manage) -> None:
 
 
 def test_more_rows_than_a_run_adds_are_pruned_by_each() -> None:
-    assert record.PRUNE_ROWS >= 10
+    assert ledger.PRUNE_ROWS >= 10

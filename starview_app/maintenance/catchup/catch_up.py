@@ -11,7 +11,7 @@ from django.db import connection
 
 from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.catchup.slots import SlotState, slot_states
-from starview_app.maintenance.running.ledger import mark_crashed, settle
+from starview_app.maintenance.running.gone import mark_crashed, settle
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.text import one_line
 

@@ -9,7 +9,7 @@ from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.memory import first_seen
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
-from starview_app.maintenance.running.ledger import gone_runs
+from starview_app.maintenance.running.gone import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 Outcome = JobRun.Outcome

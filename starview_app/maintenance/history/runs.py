@@ -6,7 +6,7 @@ Lists never read the output of a run, and every query goes by an index.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -18,14 +18,14 @@ from starview_app.maintenance.catchup.slots import (
     SlotState,
     slot_states,
 )
-from starview_app.maintenance.history.costs import cost_of, first_moment
+from starview_app.maintenance.history.costs import cost_of
 from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.own_tables import (
     create_own_tables,
     rows_of,
     unless_missing,
 )
-from starview_app.maintenance.running.ledger import gone_runs
+from starview_app.maintenance.running.gone import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.schedule.registry import is_recorded
 
@@ -172,6 +172,15 @@ def last_manual_run(
     return _first(rows.order_by("started_at"), now)
 
 
+def next_run(
+    line: ScheduledJob, now: datetime, paused_until: datetime | None
+) -> datetime:
+    """The next due time that will be run: a pause ends just before its moment."""
+    if paused_until:
+        now = max(now, paused_until - timedelta(microseconds=1))
+    return line.next_after(now)
+
+
 def failing_run(state: SlotState) -> SlotRun | None:
     """The last run of the schedule that ended by itself, when it failed."""
     last = next(reversed(state.telling_runs), None)
@@ -218,7 +227,7 @@ def _overview(
         name=line.name,
         schedule=line.in_words,
         times=line.times,
-        next_run_at=line.next_after(first_moment(now, paused_until)),
+        next_run_at=next_run(line, now, paused_until),
         is_recorded=True,
         last_run=last,
         paused_until=paused_until,

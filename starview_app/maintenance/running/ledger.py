@@ -18,7 +18,6 @@ from django.db.backends.signals import connection_created
 from django.utils import timezone
 from psycopg2 import errors as postgres
 
-from starview_app.maintenance import exits
 from starview_app.maintenance.database_errors import may_pass
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import create_own_tables
@@ -36,8 +35,6 @@ _PAUSE_SECONDS = 0.5
 # Waiting for a lock on our own tables must not hold up a job.
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "20s"
-# For a catch-up of the container that keeps the end of a run to come first.
-RESTART_PATIENCE = "15 minutes"
 
 Outcome = JobRun.Outcome
 
@@ -91,47 +88,6 @@ _FINISH = """
         error = %(error)s
     WHERE run_id = %(run_id)s
 """
-# By the index jobrun_of_job.
-_TICK = """
-    WITH last AS (
-        SELECT id, outcome, error, counts
-        FROM maintenance_jobrun
-        WHERE job = %(job)s
-        ORDER BY job, started_at DESC
-        LIMIT 1
-    ),
-    tick AS (
-        UPDATE maintenance_jobrun AS run
-        SET
-            run_id = %(run_id)s,
-            trigger = %(trigger)s,
-            host = %(host)s,
-            pid = %(pid)s,
-            started_at = %(now)s,
-            finished_at = %(finished_at)s,
-            seconds = %(seconds)s,
-            counts = jsonb_build_object(
-                'runs', 0, 'ticks', (last.counts ->> 'ticks')::bigint + 1
-            )
-        FROM last
-        WHERE
-            run.id = last.id
-            AND last.outcome = %(outcome)s
-            AND last.error = %(error)s
-            AND (last.counts ->> 'runs')::bigint = 0
-            AND %(runs)s = 0
-        RETURNING run.id
-    )
-    INSERT INTO maintenance_jobrun (
-        run_id, job, attempt, trigger, command, host, pid, started_at,
-        outcome, finished_at, seconds, exit_code, counts, output, error
-    )
-    SELECT
-        %(run_id)s, %(job)s, 1, %(trigger)s, %(command)s, %(host)s, %(pid)s, %(now)s,
-        %(outcome)s, %(finished_at)s, %(seconds)s, %(exit_code)s,
-        jsonb_build_object('runs', %(runs)s, 'ticks', 1), '', %(error)s
-    WHERE NOT EXISTS (SELECT FROM tick)
-"""
 # By the index jobrun_by_time.
 _PRUNE = """
     DELETE FROM maintenance_jobrun
@@ -143,56 +99,6 @@ _PRUNE = """
         LIMIT %(rows)s
     )
 """
-# By the partial index jobrun_running. The process that works holds the run's lock, and
-# the one that watches it writes every 5 s; a run of which neither is seen is gone.
-_IS_SILENT = """
-    outcome = 'running'
-    AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
-    AND (
-        seen_at IS NULL
-        OR seen_at > pg_postmaster_start_time()
-        OR pg_postmaster_start_time() < now() - %(restart_patience)s::interval
-    )
-"""
-_RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
-# When it was last seen: what came after that nobody paid for, or waited for.
-_ENDED_AT = "coalesce(greatest(seen_at, started_at), %(now)s)"
-# Ours are free again at the end of the transaction.
-_MARK_CRASHED = f"""
-    WITH silent AS MATERIALIZED (
-        SELECT id, {_RUN_KEY} AS key
-        FROM maintenance_jobrun
-        WHERE {_IS_SILENT}
-    )
-    UPDATE maintenance_jobrun AS run
-    SET
-        outcome = 'crashed',
-        finished_at = {_ENDED_AT},
-        seconds = extract(epoch FROM {_ENDED_AT} - run.started_at),
-        error = %(error)s
-    FROM silent
-    WHERE
-        run.id = silent.id
-        AND run.outcome = 'running'
-        AND pg_try_advisory_xact_lock(silent.key)
-    RETURNING run.id, run.job
-"""
-# For whom only looks: takes no lock.
-_GONE = f"""
-    SELECT run.id, {_ENDED_AT}, extract(epoch FROM {_ENDED_AT} - started_at)::float
-    FROM maintenance_jobrun AS run
-    WHERE {_IS_SILENT} AND NOT EXISTS (
-        SELECT FROM pg_locks AS lock
-        WHERE
-            lock.locktype = 'advisory'
-            AND lock.granted
-            AND lock.objsubid = 1
-            AND lock.database
-                = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND ((lock.classid::bigint << 32) | lock.objid::bigint) = {_RUN_KEY}
-    )
-"""
-_IS_GONE = "its process is gone: it, or its container, was killed"
 
 
 @dataclass(frozen=True)
@@ -261,13 +167,13 @@ class RunRecord:
         try:
             if connection.connection is None:
                 self._open_session()
-            _execute(_SAVE_OUTPUT, parameters)
+            execute(_SAVE_OUTPUT, parameters)
         except DatabaseError as error:
             connection.close()
             if not may_pass(error):
                 raise
             self._open_session()
-            _execute(_SAVE_OUTPUT, parameters)
+            execute(_SAVE_OUTPUT, parameters)
         self._saved = output
 
     def finish(self, ending: Ending) -> Taken | None:
@@ -282,7 +188,7 @@ class RunRecord:
                 taken = None if self.id else self._claim(is_late=True)
                 if isinstance(taken, Taken):
                     return taken
-                _execute(_FINISH, self._columns(ending))
+                execute(_FINISH, self.columns(ending))
                 return None
             except DatabaseError as error:
                 connection.close()
@@ -305,15 +211,17 @@ class RunRecord:
             # `catch_up` asks by itself, people know, and what has run was not skipped.
             if request.trigger != JobRun.Trigger.SCHEDULE or is_late:
                 paused_until = None
-            cursor.execute(_CLAIM, self._row(now, paused_until))
-            cursor.execute(_FOUND, self._row(now, None))
+            cursor.execute(_CLAIM, self.row(now, paused_until))
+            cursor.execute(_FOUND, self.row(now, None))
             number, run_id, *others = cursor.fetchone()
         if run_id != self.run_id:
             return Taken(_other(request, number, *others))
         self.id = number
         return Paused(_paused(paused_until)) if paused_until else None
 
-    def _row(self, now: datetime, paused_until: datetime | None) -> dict[str, Any]:
+    def row(
+        self, now: datetime, paused_until: datetime | None = None
+    ) -> dict[str, Any]:
         request = self._request
         paused = paused_until is not None
         return {
@@ -346,7 +254,7 @@ class RunRecord:
             connection.close()
             raise
 
-    def _columns(self, ending: Ending) -> dict[str, Any]:
+    def columns(self, ending: Ending) -> dict[str, Any]:
         return {
             "run_id": str(self.run_id),
             "finished_at": ending.finished_at.isoformat(),
@@ -362,52 +270,20 @@ class RunRecord:
         if not self.id:
             return
         try:
-            local_memory.keep_ending(self.run_id.hex, self._columns(ending))
+            local_memory.keep_ending(self.run_id.hex, self.columns(ending))
         except OSError as error:
             logger.warning("ending_not_kept", error=one_line(error))
 
 
-def record_unbegun(
-    request: RunRequest, *, exit_code: int, started_at: datetime, now: datetime
-) -> None:
-    """Record that a line ended without a record of its own, unless it has one.
-
-    The shell did not find its program, for example: nobody else knows of it.
-    """
-    what = (
-        f"its line in the crontab ended with {exit_code} before the job began"
-        if exit_code in exits.NOT_STARTED
-        else f"it ended with {exit_code} and left no record"
-    )
-    error = f"{what}: the container's log says why HINT: python manage.py jobs check"
-    record = RunRecord(request, uuid.uuid4())
-    if isinstance(record.begin(started_at), Taken):
-        return
-    seconds = round((now - started_at).total_seconds(), 3)
-    record.finish(Ending(Outcome.FAILED, exit_code, seconds, now, error, {}, ""))
-
-
-def record_tick(
-    request: RunRequest, ending: Ending, *, started_at: datetime, runs: int
-) -> None:
-    """Record a tick of catch-up, which has begun so many runs.
-
-    144 a day that did nothing would hide the rest: like ones share a row, which says
-    how many they were and has the time of the last.
-    """
-    record = RunRecord(request, uuid.uuid4())
-    parameters = {
-        **record._row(started_at, None),
-        **record._columns(ending),
-        "runs": runs,
-    }
-    _execute(_TICK, parameters)
+def write_ending(columns: dict[str, Any]) -> None:
+    """Record an end, as `RunRecord.columns` has it."""
+    execute(_FINISH, columns)
 
 
 def prune(now: datetime) -> None:
     """Forget runs that began more than KEEP_DAYS ago, PRUNE_ROWS of them."""
     cutoff = now - timedelta(days=KEEP_DAYS)
-    _execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
+    execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
 
 
 @contextmanager
@@ -424,39 +300,6 @@ def short_waits() -> Iterator[None]:
         yield
     finally:
         connection_created.disconnect(set_timeouts)
-
-
-def settle() -> None:
-    """Record the ends that this container has kept while the database was away."""
-    for run_id, columns in local_memory.kept_endings().items():
-        _execute(_FINISH, columns)
-        local_memory.forget_ending(run_id)
-        logger.info("run_settled", run_id=run_id[:12], outcome=columns["outcome"])
-
-
-def mark_crashed(now: datetime) -> list[tuple[int, str]]:
-    """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_MARK_CRASHED, {**_as_of(now), "error": _IS_GONE})
-        crashed: list[tuple[int, str]] = cursor.fetchall()
-    for number, job in crashed:
-        logger.error("run_crashed", job=job, run=number)
-    return crashed
-
-
-def gone_runs(now: datetime) -> dict[int, dict[str, Any]]:
-    """The columns that `mark_crashed` would write now, by the run's id; only looks."""
-    with connection.cursor() as cursor:
-        cursor.execute(_GONE, _as_of(now))
-        return {
-            number: {
-                "outcome": Outcome.CRASHED.value,
-                "finished_at": ended_at,
-                "seconds": seconds,
-                "error": _IS_GONE,
-            }
-            for number, ended_at, seconds in cursor.fetchall()
-        }
 
 
 def _paused(until: datetime) -> str:
@@ -477,13 +320,9 @@ def _other(
     )
 
 
-def _execute(statement: str, parameters: dict[str, Any]) -> None:
+def execute(statement: str, parameters: dict[str, Any]) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-
-
-def _as_of(now: datetime) -> dict[str, Any]:
-    return {"now": now, "restart_patience": RESTART_PATIENCE}
 
 
 def _limit_waits() -> None:

@@ -135,7 +135,8 @@ def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
             write = logger.info if outcome == "succeeded" else logger.error
             counts = counts_so_far()
             write("job_finished", outcome=outcome, seconds=seconds, **counts)
-            tell(counts=counts)
+            if counts:
+                tell(counts=counts)
 
 
 def _until_stopped(do: Work, stop: StopRequest) -> JobResult:

@@ -15,6 +15,7 @@ from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.catch_up import catch_up, due_now, look_after
 from starview_app.maintenance.catchup.launch import Launcher
 from starview_app.maintenance.catchup.slots import SlotState
+from starview_app.maintenance.catchup.ticks import record_tick, record_unbegun
 from starview_app.maintenance.database_errors import in_one_line, is_away
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.notify import alerts
@@ -22,8 +23,6 @@ from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.ledger import (
     Ending,
-    record_tick,
-    record_unbegun,
     short_waits,
 )
 from starview_app.maintenance.running.request import (
