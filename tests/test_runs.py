@@ -381,13 +381,10 @@ def test_while_nobody_reads_the_deadline_holds_and_later_nothing_is_lost(
     start: Start, pipe: tuple[Path, int]
 ) -> None:
     path, reader = pipe
-    for seconds in (2, 8, 32):  # on a busy machine it may be over before it writes
-        JobRun.objects.all().delete()
-        process = start("flood", timeout=f"timeout {seconds}", stdout=path)
-        wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
-        if readable(reader):
-            break
-        process.finish()
+    process = start("flood", timeout="timeout 0.5", stdout=path)
+    wait_until(lambda: readable(reader), "it writes")
+    kill(process.pid, signal.SIGTERM)
+    wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
 
     seen = b""
     while chunk := os.read(reader, 65_536):
@@ -658,10 +655,13 @@ def test_a_signal_that_reaches_both_processes_is_one_stop(start: Start) -> None:
     assert outcomes() == [("schedule", "interrupted")]
 
 
-def test_the_deadline_of_the_crontab_stops_a_run_without_timeouts_help(
-    run: Run,
+def test_a_run_that_timeout_stops_at_the_deadline_is_recorded_as_timed_out(
+    start: Start,
 ) -> None:
-    done = run("wait", timeout="timeout 0.5")
+    process = start("wait", timeout="timeout 0.5")
+    worker_of(process)
+    kill(process.pid, signal.SIGTERM)  # as `timeout` does it
+    done = process.finish()
 
     assert done.code == 1
     assert (only_run().outcome, only_run().exit_code) == ("timed out", 1)
@@ -669,9 +669,12 @@ def test_the_deadline_of_the_crontab_stops_a_run_without_timeouts_help(
 
 
 def test_what_ignores_its_deadline_is_killed_and_recorded_as_timed_out(
-    run: Run,
+    start: Start,
 ) -> None:
-    done = run("stubborn", timeout="timeout -k 0.5 2")
+    process = start("stubborn", timeout="timeout -k 0.5 0.5")
+    wait_until(lambda: "waiting" in process.out(), "it ignores signals")
+    kill(process.pid, signal.SIGTERM)
+    done = process.finish()
 
     assert done.code == 1
     assert (only_run().outcome, only_run().exit_code) == ("timed out", 137)

@@ -1,8 +1,8 @@
 """A command as two processes: one works, the other watches over it.
 
 The command runs in a fork of this process. The watching process hands on what the
-command writes and keeps the end of it, keeps the deadline, passes signals on, and knows
-how the command ended, also when it was killed or ran out of memory.
+command writes and keeps the end of it, passes signals on, and knows how the command
+ended, also when it was killed or ran out of memory.
 """
 
 import gc
@@ -34,8 +34,8 @@ SAVE_SECONDS = 5.0
 _PATIENCE = 6  # times as long after one that failed: it may have waited for long
 # How long what a command has started may go on writing after its own end.
 DRAIN_SECONDS = 0.3
-# For a command that ignores its deadline: as `timeout -k 60`, but sooner, so that the
-# end is recorded before `timeout` kills this process as well.
+# For a command that ignores the signal of `timeout -k 60`: sooner than that kills this
+# process as well, so that the end is recorded.
 KILL_AFTER_SECONDS = 60.0
 SOONER_SECONDS = 30.0
 # No interpreter takes longer to begin; what says so has another idea of the time.
@@ -139,10 +139,10 @@ class Watched:
     ) -> Ended:
         """Let it begin, and return when it has ended.
 
-        `deadline_seconds` count from the start of this process. Then the command is
-        told to stop, and killed when it has not done so within `kill_after_seconds`.
-        `save_output` gets the last OUTPUT_BYTES written, every SAVE_SECONDS, and says
-        whether it has saved them.
+        A signal that comes `deadline_seconds` after the start of this process is that
+        of `timeout`: the run has timed out, and the command is killed before `timeout`
+        does it, `kill_after_seconds` later. `save_output` gets the last OUTPUT_BYTES
+        written, every SAVE_SECONDS, and says whether it has saved them.
         """
         self._relays = [
             Relay(source, target, keep=self._keep)
@@ -152,18 +152,17 @@ class Watched:
             os.write(self._go, b"!")
         os.close(self._go)
         never = float("inf")
-        stop_at = kill_at = never
+        deadline_at = kill_at = never
         if deadline_seconds:
-            stop_at = time.monotonic() - own_age_seconds() + deadline_seconds
+            deadline_at = time.monotonic() - own_age_seconds() + deadline_seconds
+        is_told = False
         save_at = time.monotonic() + min(FIRST_SAVE_SECONDS, SAVE_SECONDS)
         while (status := self._status()) is None:
-            self._relay(min(stop_at, kill_at, save_at) - time.monotonic())
+            self._relay(min(kill_at, save_at) - time.monotonic())
             now = time.monotonic()
-            self._pass_on(is_late=now >= stop_at - DEADLINE_SLACK_SECONDS)
-            if now >= stop_at:
-                self._timed_out = True
-                self._send(signal.SIGTERM)
-                stop_at, kill_at = never, now + _patience(kill_after_seconds)
+            self._pass_on(is_late=now >= deadline_at - DEADLINE_SLACK_SECONDS)
+            if self._timed_out and not is_told:
+                is_told, kill_at = True, now + _patience(kill_after_seconds)
             if now >= kill_at:
                 self._send(signal.SIGKILL)
                 kill_at = never
@@ -176,7 +175,7 @@ class Watched:
             self._relay(left)
         for relay in self._relays:
             relay.end()
-        self._pass_on(is_late=time.monotonic() >= stop_at - DEADLINE_SLACK_SECONDS)
+        self._pass_on(is_late=time.monotonic() >= deadline_at - DEADLINE_SLACK_SECONDS)
         return Ended(
             os.waitstatus_to_exitcode(status),
             self._output(),
