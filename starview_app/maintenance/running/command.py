@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 
 import structlog
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    OutputWrapper,
+)
 from django.utils import timezone
 
 from starview_app.maintenance import exits
@@ -54,6 +59,16 @@ class OneLineCommand(BaseCommand):
         return parser
 
 
+class _Report(OutputWrapper):
+    """stdout, and whether anything was printed there."""
+
+    is_empty = True
+
+    def write(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        self.is_empty = False
+        super().write(*args, **kwargs)
+
+
 class JobCommand(OneLineCommand):
     """A command that is one job: `add_options` declares, `run` makes the one call.
 
@@ -61,7 +76,7 @@ class JobCommand(OneLineCommand):
     2 wrong options; 75 another run of this job is under way.
     """
 
-    # The job's one name: the command's, the module's and the lock's.
+    # The job's one name: the module's, the command's and the lock's.
     job_name: ClassVar[str]
     # What the job uses besides the database, except in a dry run: see `starview.env`.
     needs: ClassVar[tuple[str, ...]] = ()
@@ -78,6 +93,11 @@ class JobCommand(OneLineCommand):
     # The entrypoint checks once; at each run it would cost more than the job itself.
     requires_system_checks = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "job_name" not in cls.__dict__:
+            cls.job_name = cls.__module__.rpartition(".")[2]
+
     def add_options(self, parser: CommandParser) -> None:
         """Declare the job's own options."""
 
@@ -88,7 +108,8 @@ class JobCommand(OneLineCommand):
     def run(self, *args: Any, **options: Any) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix.
 
-        Gets `should_stop`, `dry_run` and the declared options as keywords.
+        Gets `should_stop`, `dry_run` and the declared options as keywords. When it
+        prints nothing, the counts of its result are printed.
         """
         raise NotImplementedError
 
@@ -123,10 +144,16 @@ class JobCommand(OneLineCommand):
         if wrong := self.check_options(options):
             raise CommandError(wrong, returncode=exits.WRONG_OPTIONS)
 
+        report = self.stdout = _Report(self.stdout._out)  # type: ignore[arg-type]
+
         def do(stop: StopRequest) -> JobResult:
             if self.keeps_records and not dry_run:
                 create_own_tables()
-            return self.run(should_stop=stop, dry_run=dry_run, **options)
+            result = self.run(should_stop=stop, dry_run=dry_run, **options)
+            if report.is_empty and result.counts:
+                counts = (f"{name} {number}" for name, number in result.counts.items())
+                report.write(", ".join(counts))
+            return result
 
         with clear_errors(), structlog.contextvars.bound_contextvars(**self._names()):
             is_light = dry_run and not self.needs_in_dry_run

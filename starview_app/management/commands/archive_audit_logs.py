@@ -36,7 +36,6 @@ logger = structlog.get_logger(__name__)
 
 
 class Command(JobCommand):
-    job_name = "archive_audit_logs"
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)

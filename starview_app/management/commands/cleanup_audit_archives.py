@@ -15,7 +15,6 @@ from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "cleanup_audit_archives"
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)

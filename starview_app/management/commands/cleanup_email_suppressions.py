@@ -35,7 +35,6 @@ def addresses(text: str) -> list[str]:
 
 
 class Command(JobCommand):
-    job_name = "cleanup_email_suppressions"
     help = (
         "Lets addresses whose last soft bounce is older than --soft-bounce-days receive"
         " mail again, deletes bounce records older than --stale-days that suppress"

@@ -14,7 +14,6 @@ from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "cleanup_unverified_users"
     help = (
         "Deletes accounts that joined more than --days ago and never verified an"
         " address. Keeps staff, system and deactivated accounts, and whoever has ever"

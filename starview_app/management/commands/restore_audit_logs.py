@@ -17,7 +17,6 @@ from starview_app.maintenance.stores.configured import (
 
 
 class Command(JobCommand):
-    job_name = "restore_audit_logs"
     # What an archive run moves out meanwhile would be neither here nor there.
     lock_name = LOCK_NAME
     keeps_records = True

@@ -19,7 +19,6 @@ from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "verify_audit_archives"
     has_dry_run = False
     failure = "found what is not good"
     needs = (ARCHIVE,)
