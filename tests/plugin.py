@@ -13,8 +13,9 @@ import pytest
 
 from demo.services import LocalServices
 
-# What a shell starts in the background has SIGINT ignored, and so have its children.
+# What nohup or a shell starts in the background ignores them, and its children do too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
 services = LocalServices(Path(_folder.name), is_durable=False)
 services.start()
