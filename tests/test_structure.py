@@ -28,8 +28,8 @@ LAYERS = (
     ("starview_app.models",),
     ("starview",),
 )
-MOST_LINES = 300  # of code: without blank lines, comments and docstrings
-MOST_FILES = 12  # the archive's engine; elsewhere nine
+MOST_LINES = 320  # of code: without blank lines, comments and docstrings
+MOST_FILES = 14
 
 
 def modules() -> dict[str, Path]:

@@ -5,7 +5,7 @@ lists, then into a temporary table, hashed once more. Only then does one stateme
 its rows into the audit log, in the same transaction.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,6 +23,18 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
 )
 from starview_app.maintenance.jobs.audit_archive.format import kind_of
 from starview_app.maintenance.jobs.audit_archive.manifests import Entry
+from starview_app.maintenance.jobs.audit_archive.restore_sql import (
+    ARCHIVED_NAMES,
+    COPY_LINES,
+    LEAVE_OTHERS_OUT,
+    MAKE_LINES,
+    UNLINK,
+    advance_counter,
+    compare_sql,
+    insert_sql,
+    read_rows_sql,
+    written,
+)
 from starview_app.maintenance.jobs.audit_archive.table import (
     KNOWN,
     SET_TEXT_FORMS,
@@ -31,9 +43,11 @@ from starview_app.maintenance.jobs.audit_archive.table import (
     read_columns,
 )
 from starview_app.maintenance.jobs.audit_archive.transfer import (
+    PiecesFile,
     Source,
     StopRequested,
     TooLargeError,
+    bounded,
 )
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.stores.base import ObjectMissingError, Store, StoreError
@@ -50,119 +64,6 @@ OTHER_LINES = 2
 _AS_STORED = ""
 BEGIN = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
-_MAKE_LINES = "CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP"
-# The lines of an object as they are: neither character occurs in JSON text.
-_COPY_LINES = r"""
-    COPY pg_temp.restored_line (line)
-    FROM STDIN WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
-"""
-_ROWS = """pg_temp.restored_line WHERE line LIKE '{"id":%%'"""
-# Of one row: all rows of an object have the same.
-_ARCHIVED_NAMES = f"""
-    SELECT json_object_keys(first.line)
-    FROM (SELECT rtrim(line, ',')::json AS line FROM {_ROWS} LIMIT 1) AS first
-"""
-_LEAVE_OTHERS_OUT = """
-    DELETE FROM pg_temp.restored
-    WHERE
-        "timestamp" < %(since)s
-        OR "timestamp" >= %(until)s
-"""
-# As the web service does when it deletes an account: what happened stays on record.
-_UNLINK = """
-    UPDATE pg_temp.restored AS log
-    SET user_id = NULL
-    WHERE
-        user_id IS NOT NULL
-        AND NOT EXISTS (SELECT FROM auth_user WHERE auth_user.id = log.user_id)
-"""
-# The ids of an object lie close together. The index on them finds what the table has
-# between the first and the last, whatever the planner guesses of a temporary table.
-_PRESENT = f"""
-    {TABLE} AS present
-    WHERE
-        present.id = log.id
-        AND present.id >= (SELECT min(id) FROM pg_temp.restored)
-        AND present.id <= (SELECT max(id) FROM pg_temp.restored)
-"""
-
-
-def _read_rows_sql(columns: Sequence[Column]) -> str:
-    """Make the table of the rows, as they were; the object's head and tail are none."""
-    as_it_was = ", ".join(
-        f"{column.as_it_was('log')} AS {column.quoted}" for column in columns
-    )
-    types = ", ".join(f"{column.quoted} {column.archived_type}" for column in columns)
-    return f"""
-        CREATE TEMPORARY TABLE restored ON COMMIT DROP AS
-        SELECT {as_it_was}
-        FROM pg_temp.restored_line AS read,
-            json_to_record(rtrim(read.line, ',')::json) AS log ({types})
-        WHERE read.line LIKE '{{"id":%%'
-    """
-
-
-def _insert_sql(columns: Sequence[Column]) -> str:
-    """Rows whose id is in the table stay out, also where no key makes ids unique."""
-    names = ", ".join(column.quoted for column in columns)
-    return f"""
-        INSERT INTO {TABLE} ({names})
-        OVERRIDING SYSTEM VALUE
-        SELECT {names}
-        FROM pg_temp.restored AS log
-        WHERE NOT EXISTS (SELECT FROM {_PRESENT})
-        ON CONFLICT DO NOTHING
-    """
-
-
-def _compare_sql(columns: Sequence[Column]) -> str:
-    """How many ids are there; how many of them with other contents, and the first.
-
-    A link that only one of the two has was removed with its account.
-    """
-    compared = [column for column in columns if column.name not in ("id", "user_id")]
-    present, log = (
-        ", ".join(
-            f"{alias}.{column.quoted}" + ("" if column.is_comparable else "::text")
-            for column in compared
-        )
-        for alias in ("present", "log")
-    )
-    return f"""
-        SELECT
-            count(*),
-            count(*) FILTER (WHERE is_other),
-            min(id) FILTER (WHERE is_other)
-        FROM (
-            SELECT
-                log.id,
-                bool_and(
-                    coalesce(present.user_id <> log.user_id, FALSE)
-                    OR ({present}) IS DISTINCT FROM ({log})
-                ) AS is_other
-            FROM pg_temp.restored AS log, {_PRESENT}
-            GROUP BY log.id
-        ) AS compared
-    """
-
-
-# Quoted as SQL needs it; NULL when the ids come from elsewhere.
-_COUNTER = "SELECT pg_get_serial_sequence('starview_app_auditlog', 'id')"
-# In a database that was built anew the counter begins below the restored ids. An id at
-# the very end of its range did not come from it, and would use it up.
-_ADVANCE_COUNTER = """
-    SELECT setval(%(counter)s, highest.id)
-    FROM
-        {counter} AS counter,
-        (
-            SELECT max(log.id) AS id
-            FROM pg_temp.restored AS log
-            JOIN pg_sequence AS sequence
-                ON sequence.seqrelid = %(counter)s::regclass
-                AND log.id < sequence.seqmax / 10 * 9
-        ) AS highest
-    WHERE highest.id >= counter.last_value
-"""
 
 
 @dataclass(frozen=True)
@@ -363,7 +264,7 @@ class _Restoration:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE")
             cursor.execute(SET_TEXT_FORMS)
-            cursor.execute(_MAKE_LINES)
+            cursor.execute(MAKE_LINES)
             self._copy(cursor, entry)
             columns = _archived_columns(cursor, entry)
             restored = self._prepare(cursor, columns, entry)
@@ -371,27 +272,27 @@ class _Restoration:
                 return restored
             if not self.dry_run:
                 # First, so that the web service does not give these ids away.
-                _advance_counter(cursor)
-                cursor.execute(_insert_sql(_written(columns)), {})
+                advance_counter(cursor)
+                cursor.execute(insert_sql(written(columns)), {})
                 restored = replace(restored, present=restored.rows - cursor.rowcount)
             return self._compare(cursor, columns, restored)
 
     def _prove(self, entry: Entry) -> None:
         """Have its bytes compared with the listed ones, before anything is done."""
-        pieces = _bounded(self.store.read(entry.name), entry)
+        pieces = bounded(self.store.read(entry.name), entry.size_bytes)
         digest = Source(_AS_STORED, pieces, self.should_stop).read_all()
         if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
             raise _changed(entry, digest.sha256)
 
     def _copy(self, cursor: CursorWrapper, entry: Entry) -> None:
         """Have the object's lines, which are proved, in the temporary table."""
-        pieces = _bounded(self.store.read(entry.name), entry)
+        pieces = bounded(self.store.read(entry.name), entry.size_bytes)
         most_lines = entry.rows + OTHER_LINES
         source = Source(entry.name, pieces, self.should_stop, most_lines=most_lines)
-        file = _File(source)
+        file = PiecesFile(source)
         try:
             with connection.wrap_database_errors:  # Django does not know copy_expert
-                cursor.copy_expert(_COPY_LINES, file, COPY_BYTES)
+                cursor.copy_expert(COPY_LINES, file, COPY_BYTES)
         except DatabaseError:
             if isinstance(file.error, TooLargeError):
                 raise _RefusedError(
@@ -410,14 +311,14 @@ class _Restoration:
         self, cursor: CursorWrapper, columns: Sequence[Column], entry: Entry
     ) -> Restored:
         """Read the rows; leave out what was not asked for, and links to nobody."""
-        cursor.execute(_read_rows_sql(columns), {})
+        cursor.execute(read_rows_sql(columns), {})
         if cursor.rowcount != entry.rows:
             raise _RefusedError(
                 f"{entry.name} has {cursor.rowcount} rows instead of {entry.rows}"
             )
-        cursor.execute(_LEAVE_OTHERS_OUT, {"since": self.since, "until": self.until})
+        cursor.execute(LEAVE_OTHERS_OUT, {"since": self.since, "until": self.until})
         rows = entry.rows - cursor.rowcount
-        cursor.execute(_UNLINK)
+        cursor.execute(UNLINK)
         return Restored(entry.name, rows, unlinked=cursor.rowcount)
 
     def _compare(
@@ -426,7 +327,7 @@ class _Restoration:
         """Look at what was there already, unless it is known that nothing was."""
         if not self.dry_run and not restored.present:
             return restored
-        cursor.execute(_compare_sql(_written(columns)), {})
+        cursor.execute(compare_sql(written(columns)), {})
         found, differing, first_id = cursor.fetchone()
         if not self.dry_run and found != restored.rows:
             raise _RefusedError(
@@ -440,37 +341,6 @@ class _Restoration:
             differing=differing,
             first_differing_id=first_id,
         )
-
-
-class _File:
-    """What COPY reads from: `pieces` cut to the size that it asks for.
-
-    `error` is what ended the reading.
-    """
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-        self._rest = b""
-        self.error: BaseException | None = None
-
-    def read(self, size_bytes: int) -> bytes:
-        try:
-            piece = self._rest or next(self._pieces, b"")
-        except BaseException as error:
-            self.error = error
-            raise
-        self._rest = piece[size_bytes:]
-        return piece[:size_bytes]
-
-
-def _bounded(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
-    """No more than the listed bytes, and one piece that shows that there are more."""
-    left = entry.size_bytes
-    for piece in pieces:
-        yield piece
-        left -= len(piece)
-        if left < 0:
-            return
 
 
 def _changed(entry: Entry, sha256: str) -> _RefusedError:
@@ -495,7 +365,7 @@ def _archived_columns(cursor: CursorWrapper, entry: Entry) -> list[Column]:
     A column that was added since is left out: the table's own default applies.
     """
     columns = read_columns(cursor)
-    cursor.execute(_ARCHIVED_NAMES, {})
+    cursor.execute(ARCHIVED_NAMES, {})
     archived = [name for (name,) in cursor.fetchall()]
     unknown = set(archived) - {column.name for column in columns}
     missing = set(KNOWN) - set(archived) if archived else set()
@@ -507,20 +377,6 @@ def _archived_columns(cursor: CursorWrapper, entry: Entry) -> list[Column]:
             " it was restored HINT: add the column to the table, as it was"
         )
     return [column for column in columns if column.name in archived]
-
-
-def _written(columns: Sequence[Column]) -> list[Column]:
-    """Without those that PostgreSQL computes."""
-    return [column for column in columns if not column.is_generated]
-
-
-def _advance_counter(cursor: CursorWrapper) -> None:
-    """Take the counter of ids beyond those of the temporary table; never backwards."""
-    cursor.execute(_COUNTER)
-    (counter,) = cursor.fetchone()
-    if counter:
-        statement = _ADVANCE_COUNTER.format(counter=counter.replace("%", "%%"))
-        cursor.execute(statement, {"counter": counter})
 
 
 def _json_of(chain: Chain, name: str) -> str:
