@@ -20,6 +20,7 @@ from psycopg2.errors import ForeignKeyViolation
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.audit_archive import restore as job
+from starview_app.maintenance.jobs.audit_archive.transfer import PiecesFile
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running import stop
@@ -1034,14 +1035,14 @@ def test_rows_of_1_mb_are_read_in_pieces_of_bounded_size(
         add(message="0123456789" * 100_000)
     (name,) = archive("--format=json", "--compress")
     sizes: list[int] = []
-    read = job._File.read
+    read = PiecesFile.read
 
     def measured(self: Any, size_bytes: int) -> bytes:
         piece = read(self, size_bytes)
         sizes.append(len(piece) + len(self._rest))
         return piece
 
-    monkeypatch.setattr(job._File, "read", measured)
+    monkeypatch.setattr(PiecesFile, "read", measured)
 
     restore(name)
 
