@@ -110,7 +110,7 @@ class Garble(BaseCommand):
         for line in (nested, "5", "[]", '{"counts": {"a": "b"}, "error": 7}', "\udcff"):
             os.write(report, os.fsencode(f"{line}\n"))
         os.write(report, b'{"counts": {"deleted": ')  # a write that was cut short
-        process.tell(counts={"deleted": 3})
+        process.report(counts={"deleted": 3})
         self.stdout.write(nested)
         self.stdout.write("x" * (200 * 1024))
         self.stdout.write('{"line": ' + nested[:20_000])

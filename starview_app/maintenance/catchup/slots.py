@@ -215,7 +215,7 @@ class SlotState:
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
     """The state of each named job, in the order of the crontab; three statements.
 
-    It only looks: a line that `memory.remember` has not been told is new, and so has
+    It only looks: a line that `memory.remember` has not seen is new, and so has
     missed nothing.
     """
     jobs = [job for job in jobs if job.job]

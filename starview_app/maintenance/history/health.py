@@ -31,7 +31,7 @@ class Health:
     scheduler: Scheduler
     problems: list[str]  # one line each; none when healthy
     jobs: int
-    # A restart mends neither a job that fails nor its cause: said, and no problem.
+    # Shown, and no problem: a restart mends neither a job that fails nor its cause.
     failing: list[str]
 
     @property

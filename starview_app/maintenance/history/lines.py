@@ -40,8 +40,8 @@ def notes(job: JobOverview) -> str:
 
 def circumstances(run: Run) -> str:
     attempt = f", attempt {run.attempt}" if run.attempt > 1 else ""
-    told = [_counts(run), run.error]
-    return ": ".join([f"{run.trigger}{attempt}", *filter(None, told)])
+    facts = [_counts(run), run.error]
+    return ": ".join([f"{run.trigger}{attempt}", *filter(None, facts)])
 
 
 def _counts(run: Run) -> str:

@@ -187,7 +187,7 @@ class _Keeper:
 
     def _is_alive(self) -> bool:
         try:
-            self._session.poll()  # what the server has said without being asked
+            self._session.poll()  # what the server has sent without being asked
             with self._session.cursor() as cursor:
                 cursor.execute("SELECT")
         except psycopg2.Error as error:
@@ -196,8 +196,8 @@ class _Keeper:
 
     def _lose(self, error: psycopg2.Error) -> None:
         self._is_lost = True
-        said = [text for text in self._session.notices if text.startswith("FATAL:")]
-        text = (said or [str(error)])[-1].removeprefix("FATAL:").strip()
+        fatal = [text for text in self._session.notices if text.startswith("FATAL:")]
+        text = (fatal or [str(error)])[-1].removeprefix("FATAL:").strip()
         reason = text.partition("\n")[0]
         self._on_lost(f"lost its lock and was stopped: {reason}")
 

@@ -38,7 +38,7 @@ DRAIN_SECONDS = 0.3
 # process as well, so that the end is recorded.
 KILL_AFTER_SECONDS = 60.0
 SOONER_SECONDS = 30.0
-# No interpreter takes longer to begin; what says so has another idea of the time.
+# No interpreter takes longer to start: a greater age comes from a wrong clock.
 LONGEST_START_SECONDS = 60.0
 # `timeout` began to count before this process could: it may speak first.
 DEADLINE_SLACK_SECONDS = 1.5
@@ -49,28 +49,28 @@ _FACTS_BYTES = 64 * 1024
 _MOST_FACTS_BYTES = 1024 * 1024
 
 
-def _are_counts(told: object) -> bool:
-    return isinstance(told, dict) and all(
-        type(count) is int and abs(count) < 2**63 for count in told.values()
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        type(count) is int and abs(count) < 2**63 for count in value.values()
     )
 
 
 # What is understood, and how each is known.
 _FACTS: dict[str, Callable[[object], bool]] = {
     "counts": _are_counts,
-    "error": lambda told: isinstance(told, str),
-    "interrupted": lambda told: isinstance(told, bool),
-    "refused": lambda told: isinstance(told, bool),
+    "error": lambda value: isinstance(value, str),
+    "interrupted": lambda value: isinstance(value, bool),
+    "refused": lambda value: isinstance(value, bool),
 }
 
 
 @dataclass
 class Ended:
-    """How the command's process ended, and what it said."""
+    """How the command's process ended, and what it wrote and reported."""
 
     exit_code: int  # negative: the number of the signal that killed it
     output: str
-    told: dict[str, Any] = field(default_factory=dict)  # see `tell`
+    facts: dict[str, Any] = field(default_factory=dict)  # see `report`
     stopped_by: str = ""  # the name of the signal that this process was sent
     timed_out: bool = False
     not_handed_on: str = ""  # why the log lacks some of the output
@@ -91,10 +91,10 @@ def run_pid() -> int:
     return os.getppid() if is_supervised() else os.getpid()
 
 
-def tell(**facts: Any) -> None:
-    """Tell the watching process about this run; does nothing without one.
+def report(**facts: Any) -> None:
+    """Report to the watching process about this run; does nothing without one.
 
-    Understood: `counts`, `interrupted`, `refused`, `error`; what is told last counts.
+    Understood are `counts`, `interrupted`, `refused`, `error`; the last of each.
     """
     if _report_fd is not None:
         with suppress(OSError):
@@ -179,7 +179,7 @@ class Watched:
         return Ended(
             os.waitstatus_to_exitcode(status),
             self._output(),
-            self._told(),
+            self._reported(),
             self._stopped_by,
             self._timed_out,
             ", ".join({relay.failure for relay in self._relays if relay.failure}),
@@ -264,18 +264,18 @@ class Watched:
             tail = tail[tail.index(b"\n") + 1 :]
         return tail.decode(errors="replace")
 
-    def _told(self) -> dict[str, Any]:
-        """Of what was told, what can be one of the facts that `tell` names."""
-        told: dict[str, Any] = {}
+    def _reported(self) -> dict[str, Any]:
+        """Of what was reported, what can be one of the facts that `report` names."""
+        found: dict[str, Any] = {}
         for line in self._facts.split(b"\n"):
             # The last may be cut off by a kill; anything else is a bug of somebody.
             with suppress(ValueError, RecursionError):
                 facts = json.loads(line)
-                told |= facts if isinstance(facts, dict) else {}
+                found |= facts if isinstance(facts, dict) else {}
         return {
-            name: told[name]
+            name: found[name]
             for name, is_one in _FACTS.items()
-            if is_one(told.get(name))
+            if is_one(found.get(name))
         }
 
 
@@ -310,13 +310,13 @@ def fork() -> Watched | None:
     os.close(go_reader)
     global _report_fd
     _report_fd = report_writer
-    undo_in_children(_stop_telling)
+    undo_in_children(_stop_reporting)
     stop_filtering()  # the watching process does
     return None
 
 
-def _stop_telling() -> None:
-    """What a child of the command says is not the run's."""
+def _stop_reporting() -> None:
+    """What a child of the command reports is not the run's."""
     global _report_fd
     if _report_fd is not None:
         os.close(_report_fd)
@@ -353,7 +353,7 @@ def _channel(number: int) -> tuple[int, int]:
 
 
 def _end_with(parent: int) -> None:
-    """Be told to stop when the watching process is killed (Linux)."""
+    """Get SIGTERM when the watching process is killed (Linux)."""
     if sys.platform != "linux":
         return
     import ctypes

@@ -89,7 +89,7 @@ class Relay:
             self.is_open = False
 
     def _read(self) -> bytes:
-        """b"" at the end; a terminal whose other side is closed says so by an error."""
+        """b"" at the end, which a terminal whose other side is closed makes an error."""
         try:
             return os.read(self._source, _READ_BYTES)
         except OSError:

@@ -125,7 +125,7 @@ def stop_on_signals(
                 watcher.join()
                 for number, handler in previous.items():
                     # The same stop comes from several sides: a late one must not kill a
-                    # process of its own before it has said how it ended.
+                    # process of its own before it has reported how it ended.
                     is_late = request() and number in _STOPPING and is_supervised()
                     signal.signal(number, signal.SIG_IGN if is_late else handler)
                 reader.close()

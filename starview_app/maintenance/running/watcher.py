@@ -110,7 +110,7 @@ class Watcher:
             if is_away(error) and self._request.slot:
                 self._database_is_down(in_one_line(error))
                 return exits.UNCLAIMED
-            # Started by hand, a command that finds no database says so itself.
+            # Started by hand, a command that finds no database reports it itself.
             is_connected = connection.connection is not None
             if not is_away(error) and (self._request.slot or is_connected):
                 self._not_recorded(error)
@@ -204,9 +204,9 @@ def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
     """What `ended` means. A run that ends well in spite of a signal has succeeded."""
     outcome, error = _outcome(ended), ""
     if outcome != Outcome.SUCCEEDED:
-        error = ended.told.get("error") or _last_line(ended.output)
+        error = ended.facts.get("error") or _last_line(ended.output)
         if not error:
-            error = f"it said nothing, and ended with {ended.exit_code}"
+            error = f"it wrote nothing, and ended with {ended.exit_code}"
     if ended.exit_code < 0:
         error = f"killed by signal {-ended.exit_code}"
         if outcome == Outcome.CRASHED and ended.exit_code == -signal.SIGKILL:
@@ -221,7 +221,7 @@ def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
         seconds=seconds,
         finished_at=now,
         error=redact(one_line(error))[:_LONGEST_ERROR],
-        counts=ended.told.get("counts", {}),
+        counts=ended.facts.get("counts", {}),
         output=ended.output,
     )
 
@@ -231,15 +231,15 @@ def _outcome(ended: Ended) -> JobRun.Outcome:
         return Outcome.SUCCEEDED
     if ended.timed_out:
         return Outcome.TIMED_OUT
-    if ended.stopped_by or ended.told.get("interrupted"):
+    if ended.stopped_by or ended.facts.get("interrupted"):
         return Outcome.INTERRUPTED
     if ended.exit_code < 0:
         return Outcome.CRASHED
-    return Outcome.SKIPPED if ended.told.get("refused") else Outcome.FAILED
+    return Outcome.SKIPPED if ended.facts.get("refused") else Outcome.FAILED
 
 
 def _last_line(output: str) -> str:
-    """The last line that says something; of a JSON line, what it says."""
+    """The last line that is not empty; of a JSON line, its text."""
     for line in reversed(output.splitlines()):
         text = line
         with suppress(ValueError, AttributeError, RecursionError):

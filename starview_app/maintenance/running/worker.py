@@ -25,7 +25,7 @@ from starview_app.maintenance.running.lock import (
     job_lock,
     sessions_named,
 )
-from starview_app.maintenance.running.process import tell
+from starview_app.maintenance.running.process import report
 from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
 from starview_app.maintenance.text import one_line
 
@@ -40,7 +40,7 @@ _LOST_HINT = (
 
 
 class StoppedError(JobError):
-    """The job was told to stop, and stopped before it was done."""
+    """The job was asked to stop, and stopped before it was done."""
 
 
 def work(
@@ -88,7 +88,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except JobIsRunningError as error:
-        tell(refused=True)
+        report(refused=True)
         raise CommandError(str(error), returncode=exits.RUNNING) from error
     except (JobError, ImproperlyConfigured) as error:
         raise CommandError(str(error)) from error
@@ -108,7 +108,7 @@ def reporting_errors() -> Iterator[None]:
         text = str(error)
         if not isinstance(error, CommandError):
             text = explain(error) or f"{type(error).__name__}: {text}"
-        tell(error=one_line(" ".join(text.split())))
+        report(error=one_line(" ".join(text.split())))
         raise
 
 
@@ -121,7 +121,7 @@ def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
         result = _until_stopped(do, stop)
         if not stop.failure:
             outcome = _outcome(result)
-            tell(interrupted=result.interrupted)
+            report(interrupted=result.interrupted)
         return result
     except SystemExit as end:  # of a command that is not ours
         if stop.failure:
@@ -136,7 +136,7 @@ def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
             counts = counts_so_far()
             write("job_finished", outcome=outcome, seconds=seconds, **counts)
             if counts:
-                tell(counts=counts)
+                report(counts=counts)
 
 
 def _until_stopped(do: Work, stop: StopRequest) -> JobResult:

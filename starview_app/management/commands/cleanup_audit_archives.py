@@ -21,7 +21,7 @@ class Command(JobCommand):
     needs_in_dry_run = True
     help = (
         "Removes archives whose newest event is older than --days, and writes a"
-        " manifest that says so. The newest archive, manifests and objects that this"
+        " manifest that lists them. The newest archive, manifests and objects that this"
         " database has not archived are never removed."
     )
 

@@ -194,7 +194,7 @@ class Command(OneLineCommand):
         with _stdout_is_for_the_report(as_json), launcher.passing_signals_on():
             exit_code = launcher.run(line, variables)
         record = None
-        with suppress(DatabaseError):  # the run has said so, and ended as it did
+        with suppress(DatabaseError):  # the run has reported it, and ended as it did
             if as_json:
                 record = history.last_manual_run(
                     line.job, host=socket.gethostname(), since=now, now=timezone.now()

@@ -13,7 +13,7 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.running.command import JobCommand, OneLineCommand
 from starview_app.maintenance.running.lock import JobIsRunningError
-from starview_app.maintenance.running.process import tell
+from starview_app.maintenance.running.process import report
 from starview_app.maintenance.running.request import RunRequest, take_request
 from starview_app.maintenance.running.stop import StopRequest
 from starview_app.maintenance.running.watcher import fork_run
@@ -82,13 +82,13 @@ class Command(OneLineCommand):
         except StoppedError as error:
             self._fail(str(error))
         except JobIsRunningError as error:
-            tell(refused=True)
+            report(refused=True)
             self._fail(str(error), exits.RUNNING)
         except JobError as error:
             self._fail(str(error))
 
     def _fail(self, text: str, code: int = exits.FAILED) -> NoReturn:
-        tell(error=text)
+        report(error=text)
         self.stderr.write(f"CommandError: {text}")
         raise SystemExit(code)
 

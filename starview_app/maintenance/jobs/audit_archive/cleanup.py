@@ -1,4 +1,4 @@
-"""Remove archives that have been kept long enough, and say so in the chain.
+"""Remove archives that have been kept long enough, and record it in the chain.
 
 A segment is marked as being removed before its first object goes, and a manifest says
 that it is gone after the last one: a run that is killed in between is continued by the

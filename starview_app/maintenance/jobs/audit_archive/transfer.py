@@ -41,9 +41,9 @@ def is_compressed(name: str) -> bool:
 class Sink:
     """Takes an object's text in pieces of any size, and passes it on in larger ones.
 
-    On the way it counts lines, packs the text when the name says so, and hashes what is
-    stored. Raises StopRequested when told to stop, and JobError for a piece longer than
-    any line may be: COPY gives each row as one piece.
+    On the way it counts lines, packs the text when the name ends in .gz, and hashes
+    what is stored. Raises StopRequested when asked to stop, and JobError for a piece
+    longer than any line may be: COPY gives each row as one piece.
     """
 
     def __init__(
