@@ -89,7 +89,7 @@ class Relay:
             self.is_open = False
 
     def _read(self) -> bytes:
-        """b"" at the end, which a terminal whose other side is closed makes an error."""
+        """b"" at the end, which is an error of a terminal whose other side is closed."""
         try:
             return os.read(self._source, _READ_BYTES)
         except OSError:
