@@ -89,7 +89,7 @@ class Relay:
             self.is_open = False
 
     def _read(self) -> bytes:
-        """b"" at the end, which is an error of a terminal whose other side is closed."""
+        """b"" at the end, which on a terminal is an error."""
         try:
             return os.read(self._source, _READ_BYTES)
         except OSError:

@@ -216,7 +216,7 @@ class _Upload:
             self._send_part(part)
 
     def finish(self) -> None:
-        """Complete the object; the store refuses a taken key, unless `overwrite` is set.
+        """Complete the object; a taken key is refused, unless `overwrite` is set.
 
         boto3 repeats a request whose answer was lost, and is then refused for the very
         object that it wrote: one with the entity tag of what was sent is ours.
