@@ -177,9 +177,14 @@ def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(
     left_open = troubled = 0
 
     while troubled < rounds or not website.changed or not website.removed:
-        # In the middle of anything, also of a request or a statement.
-        running = start(freeze_before=rng.choice((0, rng.randrange(1, 40))))
-        if running.freeze_after(rng.uniform(0.05, 0.4)):
+        if rng.random() < 0.5:
+            running = start(freeze_before=rng.randrange(1, 40))
+            has_frozen = running.freezes()
+        else:
+            # In the middle of anything, also of a request or a statement.
+            running = start()
+            has_frozen = running.freeze_after(rng.uniform(0.05, 0.4))
+        if has_frozen:
             troubled += 1
             left_open += AuditArchive.objects.filter(state="open").count()
             trouble(running, lambda: start().finish())
