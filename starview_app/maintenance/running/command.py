@@ -20,6 +20,7 @@ from django.utils import timezone
 from starview_app.maintenance import exits
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running.lock import sessions_named
 from starview_app.maintenance.running.process import is_supervised
 from starview_app.maintenance.running.request import take_request
 from starview_app.maintenance.running.stop import StopRequest
@@ -147,8 +148,6 @@ class JobCommand(OneLineCommand):
         report = self.stdout = _Report(self.stdout._out)  # type: ignore[arg-type]
 
         def do(stop: StopRequest) -> JobResult:
-            if self.keeps_records and not dry_run:
-                create_own_tables()
             result = self.run(should_stop=stop, dry_run=dry_run, **options)
             if report.is_empty and result.counts:
                 counts = (f"{name} {number}" for name, number in result.counts.items())
@@ -158,6 +157,9 @@ class JobCommand(OneLineCommand):
         with clear_errors(), structlog.contextvars.bound_contextvars(**self._names()):
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
+            if self.keeps_records and not dry_run:
+                with sessions_named(self.job_name):
+                    create_own_tables()
             result = work(
                 self.job_name,
                 do,
