@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg2
 
-from bench.laboratory import PYTHON, Laboratory, Usage, measured
+from bench.laboratory import MIGRATED, PYTHON, Laboratory, Usage, measured
 from starview_app.maintenance.jobs.audit_archive.format import DELETE, copy_sql
 from starview_app.maintenance.jobs.audit_archive.table import read_columns
 
@@ -82,7 +82,7 @@ class ArchiveBenchmark:
         self._s3_url = laboratory.services.aws_url
         self._scratch.mkdir()
         self._buckets = 0
-        self._statements = _statements(laboratory.url("postgres"), self._scratch)
+        self._statements = _statements(laboratory.url(MIGRATED), self._scratch)
 
     def run(self, *, rows: int, large_rows: int, turns: int) -> Figures:
         lab = self._laboratory

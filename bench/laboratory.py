@@ -14,7 +14,7 @@ from demo.services import LocalServices
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
-_MIGRATED = "starview"  # what the services start with
+MIGRATED = "starview"  # what the services start with
 _WORK = "work"  # what is measured; made anew each time
 
 
@@ -69,13 +69,13 @@ class Laboratory:
             [PYTHON, "manage.py", "migrate", "-v0"],
             self.services.environment,
         )
-        self.psql(_MIGRATED, USERS, "VACUUM ANALYZE auth_user")
+        self.psql(MIGRATED, USERS, "VACUUM ANALYZE auth_user")
 
     def prepare_rows(self, rows: int) -> str:
         """Name a template database with so many audit rows; made when first asked."""
         name = f"rows_{rows}"
         if not self._exists(name):
-            self._copy(_MIGRATED, name)
+            self._copy(MIGRATED, name)
             drop, make = self.ask(name, DROP_INDEXES), self.ask(name, MAKE_INDEXES)
             fill = ROWS.format(rows=rows)
             no_checks = "SET session_replication_role = replica"  # of the users
@@ -86,7 +86,7 @@ class Laboratory:
         """Name a database that remembers so many runs; made when first asked."""
         name = f"history_{rows}"
         if not self._exists(name):
-            self._copy(_MIGRATED, name)
+            self._copy(MIGRATED, name)
             fill = statement.format(rows=rows, jobs=jobs) if rows else "SELECT 1"
             self.psql(name, fill, "VACUUM ANALYZE")
         return name
