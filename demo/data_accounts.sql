@@ -3,8 +3,8 @@
 --   pg_temp.ago(days)       that many days before the demo's present
 --   pg_temp.fraction(n)     from 0 to 1, and another one for each number
 
--- Everyone, with a number each. `days` is how long ago they joined, `seen_days` when they
--- logged in last. Names come from the number, except where one is given.
+-- Everyone, with a number each. `days` is how long ago they joined, `seen_days` how long
+-- ago they last logged in. Names come from the number, except where one is given.
 CREATE TEMP TABLE person ON COMMIT DROP AS
 WITH listed (number, kind, days, seen_days, username, email) AS (
     SELECT
@@ -23,15 +23,11 @@ WITH listed (number, kind, days, seen_days, username, email) AS (
     SELECT 154 + n, 'newcomer', 0.3 + n * 6.5 / 14, NULL, NULL, NULL
     FROM generate_series(0, 13) AS n
     UNION ALL
+    -- Asked for another link later: five of them within 7 days.
+    SELECT 167 + n, 'second chance', days, NULL, NULL, NULL
+    FROM unnest('{9,20,33,25,38,30,40}'::numeric[]) WITH ORDINALITY AS list (days, n)
+    UNION ALL
     VALUES
-        -- Asked for another link later: five of them within 7 days.
-        (168, 'second chance', 9, NULL, NULL, NULL),
-        (169, 'second chance', 20, NULL, NULL, NULL),
-        (170, 'second chance', 33, NULL, NULL, NULL),
-        (171, 'second chance', 25, NULL, NULL, NULL),
-        (172, 'second chance', 38, NULL, NULL, NULL),
-        (173, 'second chance', 30, NULL, NULL, NULL),
-        (174, 'second chance', 40, NULL, NULL, NULL),
         -- Verified, and adding an address that is not verified yet.
         (175, 'changing address', 400, 1, NULL, NULL),
         (176, 'changing address', 210, 2.5, NULL, NULL),
@@ -138,27 +134,16 @@ SELECT
         WHEN kind = 'picture' OR kind = 'member' AND number % 4 > 0
             THEN format('profile_pics/%s.webp', username)
     END,
-    CASE
-        WHEN kind = 'member' THEN (
-            ARRAY[
-                '',
-                'Deep-sky photographer, chasing new moons.',
-                'Amateur astronomer with an 8-inch Dobsonian.',
-                'Camper, hiker, Milky Way addict.',
-                'I run the local astronomy club.'
-            ]
-        )[1 + number % 5]
-        ELSE ''
-    END,
+    CASE WHEN kind = 'member' AND number % 3 > 0 THEN 'Milky Way addict.' ELSE '' END,
     kind = 'member' AND number % 15 = 0,
     kind = 'system',
     '{}',
-    CASE WHEN number % 7 < 4 THEN 'imperial' ELSE 'metric' END,
-    CASE WHEN number % 7 < 4 THEN 'en' ELSE (ARRAY['es', 'fr', 'ja'])[number % 7 - 3] END
+    CASE WHEN number % 2 = 0 THEN 'imperial' ELSE 'metric' END,
+    CASE WHEN number % 2 = 0 THEN 'en' ELSE (ARRAY['es', 'fr', 'ja'])[1 + number % 3] END
 FROM person
 ORDER BY id;
 
--- -- What django-allauth keeps of them ---------------------------------------------------
+-- -- What django-allauth keeps of them -------------------------------------------------
 
 INSERT INTO account_emailaddress (user_id, email, verified, "primary")
 SELECT
@@ -175,7 +160,7 @@ WHERE kind = 'changing address';
 
 -- The links that were mailed. SES was down for one in nine: made, but never sent.
 INSERT INTO account_emailconfirmation (email_address_id, created, sent, key)
-SELECT address.id, mail.created, mail.sent, md5(format('%s %s', address.email, mail.sent))
+SELECT address.id, mail.created, mail.sent, md5(address.email || mail.created)
 FROM account_emailaddress AS address
 JOIN person ON person.id = address.user_id
 CROSS JOIN LATERAL (
@@ -187,7 +172,7 @@ CROSS JOIN LATERAL (
     SELECT seen, seen + interval '2 seconds' WHERE kind = 'changing address'
     UNION ALL
     SELECT pg_temp.ago(days), pg_temp.ago(days)
-    FROM unnest('{0.5,1.5,2.8,5,6.5,12,15}'::numeric[]) WITH ORDINALITY AS again (days, n)
+    FROM unnest('{0.5,1.5,2.8,5,6.5,12,15}'::numeric[]) WITH ORDINALITY AS list (days, n)
     WHERE kind = 'second chance' AND number = 167 + n
 ) AS mail
 WHERE NOT address.verified;
@@ -205,14 +190,15 @@ SELECT
 FROM person
 WHERE kind = 'google';
 
--- -- What members contributed ------------------------------------------------------------
+-- -- What members contributed ----------------------------------------------------------
 
 CREATE TEMP TABLE member ON COMMIT DROP AS
 SELECT id, joined, row_number() OVER (ORDER BY joined) - 1 AS place -- 0 to 122
 FROM person
 WHERE kind IN ('member', 'changing address');
 
-CREATE OR REPLACE FUNCTION pg_temp.since(joined timestamptz, n bigint) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION pg_temp.since(joined timestamptz, n bigint)
+RETURNS timestamptz
 RETURN joined + (pg_temp.ago(0) - joined) * pg_temp.fraction(n)::float;
 
 INSERT INTO starview_app_location (
@@ -248,10 +234,9 @@ SELECT
             'Bortle 2 on a good night, the zodiacal light was obvious.',
             'A bit of glow from the town in the west, else superb.',
             'Bring a windbreak. The airglow was worth it!',
-            'Gate closes at 22:00 - arrive early.',
-            'Parking for five cars, level ground for tripods.'
+            'Gate closes at 22:00 - arrive early.'
         ]
-    )[1 + (member.place + 2 * n) % 5]
+    )[1 + (member.place + n) % 4]
 FROM member
 CROSS JOIN generate_series(0, 1) AS n
 JOIN place ON place.number = (member.place * 7 + n * 13) % 40
