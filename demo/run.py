@@ -3,7 +3,7 @@
 Starts PostgreSQL, Redis, S3 and SES on this machine with a year of made-up data, runs
 each job as the scheduler would, and shows what changed, what was archived and what was
 mailed. Everything is in `.demo/` afterwards; nothing is left running. With the argument
-`clean` it removes that folder, and ends what a killed demo left running.
+`clean` it removes that folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import email
 import email.policy
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,13 @@ from pathlib import Path
 
 import psycopg2
 
-from demo.processes import ServiceError, Terminated, end_descendants, signals_deferred
+from demo.processes import (
+    ServiceError,
+    Terminated,
+    end_descendants,
+    ends_with_us,
+    signals_deferred,
+)
 from demo.services import LocalServices
 from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
@@ -168,29 +175,20 @@ def _run_job(job: ScheduledJob, environment: dict[str, str]) -> Run:
 def _run_command(command: list[str], environment: dict[str, str]) -> int:
     """Run it in the checkout, its output between ours; end it when we are ended."""
     sys.stdout.flush()
-    with _started(command, environment) as process:
-        return process.wait()
-
-
-@contextlib.contextmanager
-def _started(
-    command: list[str], environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    process: subprocess.Popen[bytes] | None = None
+    process = subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        # `timeout` leaves the terminal's process group in any case, and so would not
+        # hear of a Ctrl-C: we pass it on to all of them.
+        start_new_session=True,
+        preexec_fn=ends_with_us(signal.SIGTERM),
+    )
     try:
-        with signals_deferred():
-            process = subprocess.Popen(
-                command,
-                cwd=CHECKOUT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                # `timeout` leaves the terminal's process group in any case, and so
-                # would not hear of a Ctrl-C: we pass it on to all of them.
-                start_new_session=True,
-            )
-        yield process
+        return process.wait()
     finally:
-        if process and process.poll() is None:
+        if process.poll() is None:
             with signals_deferred():
                 end_descendants(process.pid)
                 process.wait()

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -21,22 +23,24 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import psycopg2
 
 from demo.processes import (
-    EndingSignals,
-    Registry,
+    POLL_SECONDS,
+    STOP_SECONDS,
     Service,
     ServiceError,
+    ends_with_us,
+    raise_when_terminated,
     signals_deferred,
 )
 
@@ -66,32 +70,31 @@ class LocalServices:
     """Four servers whose data and logs are in `folder`; stopped however this ends.
 
     They are stopped at the end of the `with`, by `stop()`, when the interpreter exits,
-    and on Ctrl-C, SIGTERM and SIGHUP. What a `kill -9` leaves behind is ended by the
-    next start in the same folder. The data stays until the next start, which is fresh.
+    and on Ctrl-C, SIGTERM and SIGHUP; on Linux they also end with an owner that was
+    killed. The data stays until the next start, which is fresh.
     """
 
     def __init__(self, folder: Path | str, *, is_durable: bool = True) -> None:
         """Not `is_durable`: faster, and lost with the machine."""
         self.folder = Path(folder).resolve()
         self._is_durable = is_durable
-        self._registry = Registry(self.folder / "services.json")
-        self._signals = EndingSignals()
         self._services: list[Service] = []
         self._opened: list[tuple[Path, int]] = []  # folders, and the modes they had
-        self._socket_folder: Path | None = None
+        self._lock: IO[str] | None = None
         self._owner: int | None = None
         self._redis_port = self._s3_port = self._ses_port = 0
+        # A socket's path may have 107 bytes at most, and a checkout may lie deep.
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()
+        self._socket_folder = Path("/tmp", f"starview-postgres-{digest[:12]}")  # noqa: S108 - `mkdir` makes it ours
 
     # -- starting and stopping ----------------------------------------------------
 
     def start(self) -> None:
         """Return when all answer; raise ServiceError, with nothing left running."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with signals_deferred():
-            self._registry.begin()
-            self._owner = os.getpid()
-            atexit.register(self.stop)
-        self._signals.install()
+        self._take_folder()
+        self._owner = os.getpid()
+        atexit.register(self.stop)
+        raise_when_terminated()
         try:
             self._remove_former_data()
             # moto takes longest to start: the others start meanwhile.
@@ -114,19 +117,42 @@ class LocalServices:
             for folder, mode in self._opened:
                 folder.chmod(mode)
             self._opened.clear()
-            if self._socket_folder:
-                shutil.rmtree(self._socket_folder, ignore_errors=True)
-            self._registry.end()
-            self._signals.uninstall()
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+            self._leave_folder()
             atexit.unregister(self.stop)
             self._owner = None
 
     def remove(self) -> None:
-        """Remove the folder; ends what a killed run left. Raises if one is running."""
+        """Remove the folder; raise ServiceError when it is in use."""
         if self.folder.exists():
-            self._registry.begin()
+            self._take_folder()
             self._remove_former_data()
             shutil.rmtree(self.folder)
+            self._leave_folder()
+
+    def _take_folder(self) -> None:
+        """Lock the folder; raise ServiceError while somebody else uses it.
+
+        The services inherit the lock. Those of an owner that was just killed still need
+        a moment to end: we wait for them.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        for _ in range(int(STOP_SECONDS / POLL_SECONDS)):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(POLL_SECONDS)
+        self._leave_folder()
+        raise ServiceError(
+            f"services already run in {self.folder}. HINT: stop the process that"
+            " started them (Ctrl-C), or use another checkout."
+        )
+
+    def _leave_folder(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -242,12 +268,7 @@ class LocalServices:
     def _start_postgres(self) -> None:
         data = self.folder / "postgres"
         data.mkdir(mode=0o700)
-        # A socket's path may have 107 bytes at most, and a checkout may lie deep.
-        with signals_deferred():
-            self._socket_folder = Path(
-                tempfile.mkdtemp(prefix="starview-postgres-", dir="/tmp")
-            )
-            self._registry.note_folder(self._socket_folder)
+        self._socket_folder.mkdir(mode=0o700)
         if os.geteuid() == 0:
             user = pwd.getpwnam(_POSTGRES_OF_ROOT)
             for path in (data, self._socket_folder):
@@ -387,7 +408,7 @@ class LocalServices:
         **options: Any,
     ) -> Service:
         log = self.folder / f"{name}.log"
-        with signals_deferred(), log.open("wb") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -397,19 +418,22 @@ class LocalServices:
                 cwd="/",
                 # A Ctrl-C in the terminal is for the owner, who still needs them.
                 start_new_session=True,
+                preexec_fn=ends_with_us(stop_signals[-1]),
+                pass_fds=[self._lock.fileno()] if self._lock else [],
                 **options,
             )
-            service = Service(name, process, log, stop_signals)
-            self._services.append(service)
-            self._registry.note_process(process.pid)
+        service = Service(name, process, log, stop_signals)
+        self._services.append(service)
         return service
 
     def _remove_former_data(self) -> None:
-        for folder in self._registry.left_folders():
-            shutil.rmtree(folder, ignore_errors=True)
-        for name in ("postgres", "redis"):
-            if (self.folder / name).exists():
-                shutil.rmtree(self.folder / name)
+        for folder in (
+            self.folder / "postgres",
+            self.folder / "redis",
+            self._socket_folder,
+        ):
+            if folder.exists():
+                shutil.rmtree(folder)
 
 
 def _start_on_free_port(
