@@ -41,7 +41,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def raise_when_terminated() -> None:
-    """From now on SIGTERM and SIGHUP raise `Terminated` in the main thread.
+    """From now on SIGTERM and SIGHUP raise `Terminated`. Only for the main thread.
 
     A handler that somebody else has set, or an ignored signal (nohup), stays.
     """
@@ -49,10 +49,9 @@ def raise_when_terminated() -> None:
     def raise_terminated(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, raise_terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, raise_terminated)
 
 
 @contextlib.contextmanager
@@ -82,12 +81,13 @@ def ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
 
     However we end: the kernel sends it, after a `kill -9` too. Popen calls the function
     when it has changed the user, which would revoke the request; an `exec` keeps it.
-
-    None on other systems than Linux, and in a thread: the kernel takes the end of the
-    thread that started the child for the end of its parent.
+    None on other systems than Linux.
     """
-    if not _prctl or threading.current_thread() is not threading.main_thread():
+    if not _prctl:
         return None
+    if threading.current_thread() is not threading.main_thread():
+        # To the kernel the parent is the thread, which may end long before us.
+        raise RuntimeError("a child that ends with us is started in the main thread")
     prctl, owner = _prctl, os.getpid()
 
     def ask_the_kernel() -> None:
