@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import signal
 import subprocess
@@ -166,3 +167,14 @@ class Service:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return f"{lines[-1] if lines else 'it wrote nothing'} (all of it: {self.log})"
+
+
+def wheel_folder(package: str) -> Path:
+    """The folder of an installed package, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ServiceError(
+            f"{package} is not installed. HINT: use the interpreter of the virtual"
+            " environment, .venv/bin/python; `make .venv` makes it."
+        )
+    return Path(found.origin).parent

