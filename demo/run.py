@@ -60,7 +60,7 @@ _COUNTED = {
     ),
 }
 # Unverified for more than 7 days, with what protects each of them.
-_KEPT = """
+KEPT = """
     SELECT
         username,
         account.email,
@@ -223,7 +223,7 @@ def _show_kept(services: LocalServices) -> None:
     _heading("Unverified for more than 7 days, and rightly kept")
     connection = psycopg2.connect(services.database_url)
     with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute(_KEPT)
+        cursor.execute(KEPT)
         for username, address, days, reason in cursor.fetchall():
             print(f"{username:<24}{address:<32}{days:>4} days  {reason}")
 
