@@ -28,6 +28,7 @@ WITH bounces (kind, subtype, count, reason, email, days_ago) AS (
 ),
 others (kind, reason, email, days, is_active, reviewed, notes) AS (
     VALUES
+        -- Complaints.
         ('abuse', 'complaint', '', 1.5, TRUE, FALSE, ''),
         ('abuse', 'complaint', '', 10, TRUE, FALSE, ''),
         ('abuse', 'complaint', '', 62, TRUE, TRUE, ''),
@@ -38,6 +39,7 @@ others (kind, reason, email, days, is_active, reviewed, notes) AS (
         ('virus', 'complaint', '', 300, TRUE, TRUE, ''),
         ('not-spam', 'complaint', '', 120, FALSE, TRUE, ''),
         ('abuse', NULL, 'Kari.Nilsen@Example.ORG', 50, TRUE, TRUE, ''),
+        -- Suppressions without an event.
         (NULL, 'manual', 'A.Lindqvist@example.net', 46, TRUE, NULL, 'Moved'),
         (NULL, 'manual', '', 400, TRUE, NULL, 'Asked by phone not to be written to'),
         (NULL, 'manual', '', 80, FALSE, NULL, 'Lifted after a call'),
