@@ -37,12 +37,9 @@ def owner_of_services(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         stdout=subprocess.PIPE,
         text=True,
     ) as owner:
-        try:
-            assert owner.stdout
-            assert owner.stdout.readline() == "started\n"
-            yield owner
-        finally:
-            owner.kill()
+        assert owner.stdout
+        assert owner.stdout.readline() == "started\n"
+        yield owner  # then its input ends, and so does it
 
 
 def still_running(processes: list[psutil.Process]) -> list[str]:
