@@ -591,7 +591,7 @@ class TestSendReport:
 def test_starting_django_does_not_import_boto3() -> None:
     code = (
         "import django, sys; django.setup();"
-        "import starview_app.maintenance.ses;"
+        "import starview_app.management.commands.cleanup_email_suppressions;"
         "sys.exit(bool({'boto3', 'botocore', 'django_ses'} & set(sys.modules)))"
     )
 
