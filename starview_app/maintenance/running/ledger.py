@@ -21,7 +21,7 @@ from psycopg2 import errors as postgres
 from starview_app.maintenance.database_errors import may_pass
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import create_own_tables
-from starview_app.maintenance.running import local_memory
+from starview_app.maintenance.running import kept_endings
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
 
@@ -365,7 +365,7 @@ class RunRecord:
         if not self.id:
             return
         try:
-            local_memory.keep_ending(self.run_id.hex, self._columns(ending))
+            kept_endings.keep(self.run_id.hex, self._columns(ending))
         except OSError as error:
             logger.warning("ending_not_kept", error=one_line(error))
 
@@ -431,9 +431,9 @@ def short_waits() -> Iterator[None]:
 
 def settle() -> None:
     """Record the ends that this container has kept while the database was away."""
-    for run_id, columns in local_memory.kept_endings().items():
+    for run_id, columns in kept_endings.found().items():
         _execute(_FINISH, columns)
-        local_memory.forget_ending(run_id)
+        kept_endings.forget(run_id)
         logger.info("run_settled", run_id=run_id[:12], outcome=columns["outcome"])
 
 
