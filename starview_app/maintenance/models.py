@@ -135,9 +135,7 @@ class Announcement(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(
-                fields=["channel", "job"], name="announcement_once"
-            )
+            models.UniqueConstraint(fields=["channel", "job"], name="announcement_once")
         ]
 
 

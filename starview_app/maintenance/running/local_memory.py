@@ -60,10 +60,10 @@ def announce_outage(channel: str, send: Callable[[], bool]) -> None:
     except OSError:
         send()
         return
-    if claim and send():
-        claim.replace(claim.with_suffix(""))
-    elif claim:
-        claim.unlink()
+    if claim:
+        is_announced = send()
+        with suppress(OSError):
+            claim.replace(claim.with_suffix("")) if is_announced else claim.unlink()
 
 
 def down_since(channel: str) -> datetime | None:
@@ -95,7 +95,7 @@ def forget_outage(channel: str) -> None:
 
 def _claimed(channel: str) -> Path | None:
     """The file of a claim; None when there is nothing to claim. Raises OSError."""
-    (folder() / _BEGUN).touch()
+    is_new()
     path = folder() / _DOWN.format(channel)
     claim = path.with_suffix(".claim")
     if path.exists():
