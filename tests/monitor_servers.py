@@ -10,6 +10,7 @@ They refuse what the real ones refuse. A fault is for requests whose path holds 
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import json
 import re
@@ -299,6 +300,8 @@ class SentryServer(MonitorServer):
             raise Refusal(404, "no such project")
         if f"sentry_key={PUBLIC_KEY}" not in call.headers["X-Sentry-Auth"]:
             raise Refusal(403, "bad key")
+        if call.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
         header, _, rest = body.partition(b"\n")
         json.loads(header)
         while rest.strip():

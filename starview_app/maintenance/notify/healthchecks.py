@@ -54,7 +54,9 @@ def send(message: Message) -> bool:
     elif isinstance(message, RunEnded):
         signal = _SIGNALS.get(message.ending.outcome, "/log")
         _ping(message, signal, _body(message), SECONDS)
-        if advice := _set_up(message.request):
+        advice = _set_up(message.request)
+        _new.clear()
+        if advice:
             raise NeedsYou(advice)
     return True
 

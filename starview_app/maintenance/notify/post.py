@@ -1,10 +1,15 @@
 """One bounded POST, for channels that speak HTTP."""
 
+import logging
+
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry
 
 from starview_app.maintenance.notify.message import NotDelivered
+
+# It would log that it tries again: what fails at last is logged by who sends.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 SECONDS = 4.0
 _SHOWN_CHARACTERS = 200  # of an answer

@@ -87,8 +87,8 @@ def _send(message: RunStarted | RunEnded, status: str) -> None:
         )
         if isinstance(message, RunEnded) and status == MonitorStatus.ERROR:
             sentry_sdk.capture_event(_error(message, slug))
-    client.close(timeout=_FLUSH_SECONDS)
     transport = client.transport
+    client.close(timeout=_FLUSH_SECONDS)
     if isinstance(transport, _Transport) and transport.failures:
         raise NotDelivered("; ".join(transport.failures))
 
