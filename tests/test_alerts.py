@@ -796,7 +796,7 @@ def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
 
     (mail,) = mails()
     assert mail["Subject"] == "[Starview] the database works again"
-    assert "if it was mailed that the database does not answer, that is over" in (
+    assert "if it was announced that the database does not answer, that is over" in (
         " ".join(text_of(mail).split())
     )
 

@@ -59,7 +59,7 @@ def database_down(job: str, text: str, *, now: datetime) -> Alert:
     }
     todo = ["see whether the database runs and has room (Render: its page, Logs)"]
     section = _section("The database does not answer.", fields, todo)
-    last = "This outage is mailed once; another mail says when it is over."
+    last = "This outage is announced once, and so is its end."
     return _alert("the database does not answer", [section, last], now)
 
 
@@ -97,10 +97,10 @@ def _alert(headline: str, paragraphs: list[str], now: datetime) -> Alert:
 
 def _over(outage: Outage) -> str:
     what = (
-        f"That it did not answer was mailed at {_utc(outage.since)}."
+        f"That it did not answer was announced at {_utc(outage.since)}."
         if outage.is_known
         else f"Nothing was run after {_utc(outage.since)}, and this container is new"
-        " since: if it was mailed that the database does not answer, that is over."
+        " since: if it was announced that the database does not answer, that is over."
     )
     return f"The database works again. {what} Catch-up runs what was missed since."
 
