@@ -24,6 +24,7 @@ from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.models import Announcement, JobRun, ScheduleLine
 from starview_app.maintenance.notify import alerts, words
 from starview_app.maintenance.running.ledger import Ending, mark_crashed
+from starview_app.maintenance.running.lock import lock_if_free
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import Manage
@@ -464,13 +465,11 @@ def test_three_jobs_that_dispatch_finds_failed_are_one_mail(mails: Mails) -> Non
 def test_a_mail_that_went_out_a_moment_ago_counts_as_well(
     mails: Mails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = alerts.lock_if_free
-
     @contextmanager
     def just_after_another_run(name: str) -> Iterator[bool]:
-        monkeypatch.setattr(alerts, "lock_if_free", lock)
+        monkeypatch.setattr(alerts, "lock_if_free", lock_if_free)
         run(A)
-        with lock(name) as is_ours:
+        with lock_if_free(name) as is_ours:
             yield is_ours
 
     monkeypatch.setattr(alerts, "lock_if_free", just_after_another_run)

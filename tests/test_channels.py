@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -67,7 +68,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Webhook:
     monkeypatch.setitem(
         sys.modules,
         "starview_app.maintenance.notify.webhook",
-        SimpleNamespace(send=channel.send),  # type: ignore[arg-type]
+        SimpleNamespace(send=channel.send),
     )
     line = Channel("webhook", ALERTS, "HEARTBEAT_URL")
     monkeypatch.setattr(channels, "CHANNELS", (*CHANNELS, line))
@@ -166,9 +167,8 @@ def test_what_a_channel_refuses_is_sent_again_to_it_alone(
 ) -> None:
     webhook.error = error
     fail()
-    reasons = [
-        record.msg["reason"] for record in caplog.records if "reason" in record.msg
-    ]
+    logged: list[Any] = [record.msg for record in caplog.records]
+    reasons = [event["reason"] for event in logged if "reason" in event]
     expected = {NotDelivered: ["HTTP 502"], KeyError: ["KeyError: 'text'"], bool: []}
     assert reasons == expected[type(error)]
 
