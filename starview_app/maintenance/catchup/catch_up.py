@@ -45,7 +45,7 @@ def _look_at_runs(now: datetime) -> None:
 
 
 class Announce(Protocol):
-    """Announces what is to be told of `jobs`: see `notify.alerts.dispatch`."""
+    """Announces the news of `jobs`: see `notify.alerts.dispatch`."""
 
     def __call__(
         self, jobs: list[ScheduledJob], now: datetime, *, at_once: bool
@@ -55,7 +55,7 @@ class Announce(Protocol):
 def look_after(
     jobs: list[ScheduledJob], now: datetime, announce: Announce, *, at_once: bool
 ) -> None:
-    """Tick, find crashed runs, and announce what is to be told; never raises.
+    """Tick, find crashed runs, and announce the news; never raises.
 
     Without `at_once` what goes wrong soon after a mail is collected for the next one.
     """
