@@ -13,7 +13,7 @@ import pytest
 from django.db import connection
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.models import Job, JobRun, ScheduleLine
+from starview_app.maintenance.models import Announcement, Job, JobRun, ScheduleLine
 from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
@@ -49,6 +49,7 @@ def _no_run_on_record(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("transactional_db" if is_shared else "db")
         JobRun.objects.all().delete()
         Job.objects.all().delete()
+        Announcement.objects.all().delete()
         ScheduleLine.objects.all().delete()
 
 

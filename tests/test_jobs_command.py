@@ -38,7 +38,9 @@ EMAIL = "starview-cleanup-email-suppressions"
 ARCHIVE = "starview-archive-audit-logs"
 SESSIONS = "starview-clear-sessions"
 NAMES = [CLEANUP, EMAIL, ARCHIVE, SESSIONS]
-OWN_TABLES = ["maintenance_jobrun", "maintenance_job", "maintenance_scheduleline"]
+OWN_TABLES = [
+    f"maintenance_{name}" for name in ("jobrun", "job", "scheduleline", "announcement")
+]
 SUBCOMMANDS = [
     "list",
     "history",
@@ -601,7 +603,7 @@ def test_pause_remembers_the_moment_and_says_the_next_run() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
-    Job.objects.create(name=CLEANUP, alerted_slot=NOW)
+    Job.objects.create(name=CLEANUP)
     jobs("pause", CLEANUP, "--until", "2026-03-10")
 
     facts = jobs_json("pause", CLEANUP, "--until", "2026-03-05")
@@ -612,7 +614,6 @@ def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
         "next_run_at": "2026-03-05T02:00:00+00:00",
     }
     job = Job.objects.get()
-    assert job.alerted_slot == NOW
     assert job.paused_until == datetime(2026, 3, 5, tzinfo=UTC)
     assert job.paused_at == NOW
 

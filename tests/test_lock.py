@@ -14,7 +14,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Announcement, JobRun
 from starview_app.maintenance.running import lock
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
@@ -326,7 +326,7 @@ def test_a_run_leaves_no_setting_and_no_lock_in_a_poolers_sessions(
     ).finish()
 
     assert (done.code, only_run().outcome) == (1, "failed")
-    assert Job.objects.get(name="x").alerted_at
+    assert Announcement.objects.filter(job="x", channel="mail").exists()
     names = ("lock_timeout", "statement_timeout", "idle_session_timeout")
     with ExitStackOfSessions(pooled, 4) as others:
         found = [[_show(each, name) for name in names] for each in others]

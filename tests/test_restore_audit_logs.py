@@ -1011,7 +1011,8 @@ def test_a_database_built_anew_is_restored_from_the_bucket_alone(
     archive("--segment-rows=3")
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun, maintenance_scheduleline;"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
+        " maintenance_announcement;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
     try:

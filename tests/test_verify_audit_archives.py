@@ -1361,7 +1361,8 @@ def test_it_needs_no_table_made_beforehand(
 ) -> None:
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun, maintenance_scheduleline;"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
+        " maintenance_announcement;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 

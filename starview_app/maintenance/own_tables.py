@@ -20,6 +20,7 @@ _TABLES = """
         to_regclass('maintenance_auditmanifest') IS NOT NULL
             AND to_regclass('maintenance_jobrun') IS NOT NULL
             AND to_regclass('maintenance_scheduleline') IS NOT NULL
+            AND to_regclass('maintenance_announcement') IS NOT NULL
 """
 # A table of each migration: a dump may have left it out, and not the record of it.
 _FORGET_IF_GONE = """
@@ -28,7 +29,8 @@ _FORGET_IF_GONE = """
         VALUES ('0001_audit_archives', 'maintenance_auditmanifest'),
             ('0002_job_runs', 'maintenance_jobrun'),
             ('0003_abandoned_segments', 'maintenance_auditmanifest'),
-            ('0004_schedule_memory', 'maintenance_scheduleline')
+            ('0004_schedule_memory', 'maintenance_scheduleline'),
+            ('0005_announcements', 'maintenance_announcement')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """

@@ -50,16 +50,15 @@ _RUNS = """
     ) AS run
     ORDER BY due.job, run.started_at, run.id
 """
-_REMEMBERED = """
-    SELECT name, paused_at, paused_until, alerted_at, alerted_slot, failing_since
+_PAUSES = """
+    SELECT name, paused_at, paused_until
     FROM maintenance_job
     WHERE name = ANY (%(jobs)s)
 """
 
-_Moment = datetime | None
-# In the order of _REMEMBERED, which is that of SlotState's fields.
-_Remembered = tuple[_Moment, _Moment, _Moment, _Moment, _Moment]
-_NOTHING: _Remembered = (None, None, None, None, None)
+# In the order of _PAUSES, which is that of SlotState's fields.
+_Pause = tuple[datetime | None, datetime | None]
+_NO_PAUSE: _Pause = (None, None)
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,6 @@ class SlotState:
     first_seen_at: datetime
     paused_at: datetime | None
     paused_until: datetime | None
-    alerted_at: datetime | None
-    alerted_slot: datetime | None
-    failing_since: datetime | None
     # Oldest first; since the slot that OVERDUE_AFTER ago was the newest.
     since: tuple[SlotRun, ...]
 
@@ -223,7 +219,7 @@ def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
         return []
     names = [job.job for job in jobs]
     first = first_seen(names)
-    remembered = _remembered(names)
+    pauses = _pauses(names)
     runs = _runs(jobs, now)
     return [
         SlotState(
@@ -231,16 +227,16 @@ def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
             job.last_due(now),
             now,
             first.get((job.job, job.five_fields), now),
-            *remembered.get(job.job, _NOTHING),
+            *pauses.get(job.job, _NO_PAUSE),
             tuple(runs[job.job]),
         )
         for job in jobs
     ]
 
 
-def _remembered(jobs: list[str]) -> dict[str, _Remembered]:
-    rows = rows_of(_REMEMBERED, {"jobs": jobs})
-    return {name: tuple(row) for name, *row in rows}
+def _pauses(jobs: list[str]) -> dict[str, _Pause]:
+    rows = rows_of(_PAUSES, {"jobs": jobs})
+    return {name: (paused_at, until) for name, paused_at, until in rows}
 
 
 def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:

@@ -1,16 +1,13 @@
-"""Who hears of a run: mails, Healthchecks, Sentry. It listens to `running.events`."""
+"""Who hears of a run: the channels. This folder listens to `running.events`."""
 
 import uuid
 from datetime import datetime
 from typing import Any
 
-from starview_app.maintenance.notify import alerts
-from starview_app.maintenance.notify.monitors import Monitors
+from starview_app.maintenance.notify import alerts, monitors
 from starview_app.maintenance.running import events
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
-
-_monitors: dict[uuid.UUID, Monitors] = {}
 
 
 def listen() -> None:
@@ -22,7 +19,7 @@ def listen() -> None:
 def _started(*, request: RunRequest, run_id: uuid.UUID, **_: Any) -> None:
     # What people try by hand, with options of their own, is no news of the job.
     if request.schedule is not None:
-        _monitors_of(request, run_id).started()
+        monitors.run_started(request, run_id)
 
 
 def _ended(
@@ -39,12 +36,8 @@ def _ended(
     elif why_unrecorded:
         alerts.after_unrecorded_run(request, ending, why_unrecorded)
     if request.schedule is not None:
-        _monitors_of(request, run_id).finished(ending)
+        monitors.run_ended(request, run_id, ending)
 
 
 def _database_went_away(*, job: str, error: str, now: datetime, **_: Any) -> None:
     alerts.database_is_down(job, error, now=now)
-
-
-def _monitors_of(request: RunRequest, run_id: uuid.UUID) -> Monitors:
-    return _monitors.setdefault(run_id, Monitors(request, run_id))

@@ -1,120 +1,118 @@
-"""Mails to ADMIN_EMAIL: once per slot that went wrong, and once when it works again.
+"""Alerts: each channel gets once what went wrong in a slot, and that it is mended.
 
-What was mailed is written down after the mail was accepted: a crash between the two
-leads to a second mail, never to none. While the database does not answer,
-`local_memory` is the memory. The words of the mails are imported by those that
-need them: every run imports this.
+What a channel has accepted is written down afterwards: a crash between the two leads to
+a second alert, never to none. What another channel refuses does not concern it. While
+the database does not answer, `local_memory` is the memory.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from email.utils import make_msgid, parseaddr
-from typing import TYPE_CHECKING
+from functools import partial
 
 import structlog
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import transaction
 
-from starview.env import MAIL
 from starview_app.maintenance.catchup.memory import last_tick
-from starview_app.maintenance.catchup.slots import FAILURES
+from starview_app.maintenance.catchup.slots import FAILURES, slot_states
 from starview_app.maintenance.database_errors import explain
-from starview_app.maintenance.models import Job, JobRun
+from starview_app.maintenance.models import Announcement, JobRun
+from starview_app.maintenance.notify import words
+from starview_app.maintenance.notify.channels import (
+    ALERTS,
+    Channel,
+    channels_for,
+    reason_of,
+)
+from starview_app.maintenance.notify.message import (
+    Alert,
+    News,
+    NotDelivered,
+    Outage,
+    news_of,
+)
+from starview_app.maintenance.own_tables import create_own_tables, unless_missing
 from starview_app.maintenance.running import local_memory
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.lock import lock_if_free
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.schedule.registry import recorded_jobs
-from starview_app.maintenance.text import one_line
-
-if TYPE_CHECKING:
-    from starview_app.maintenance.notify.message import (
-        Message,
-        News,
-        Outage,
-    )
 
 logger = structlog.get_logger(__name__)
 
-# After a mail: what else goes wrong is collected for one more.
+# After an alert: what else goes wrong is collected for one more.
 PAUSE = timedelta(minutes=5)
 # Without a tick: two have not come.
 LONG = timedelta(minutes=25)
-_LONGEST_REASON = 300  # characters
 
 Outcome = JobRun.Outcome
+_Announced = dict[str, Announcement]  # what one channel has announced, by job
 
 
 # -- what the runner calls -----------------------------------------------------------
 
 
 def after_run(request: RunRequest, ending: Ending) -> None:
-    """Mail how a run of the crontab ended, where that is news; never raises.
+    """Announce how a run of the crontab ended, where that is news; never raises.
 
-    Within PAUSE after another mail it is left to `dispatch`. A run that succeeds as
+    Within PAUSE after another alert it is left to `dispatch`. A run that succeeds as
     usual costs one query.
     """
     if request.schedule is None:
         return
     with _never_failing():
-        if local_memory.down_since():
-            _tell(recorded_jobs(), ending.finished_at)
+        if any(map(local_memory.down_since, _names())):
+            _announce(recorded_jobs(), ending.finished_at)
         elif _is_news(request.job, ending):
-            _tell(
+            create_own_tables()
+            _announce(
                 [request.schedule],
                 ending.finished_at,
                 as_of=request.slot,  # when it ends, newer ones may have come
-                is_held=lambda: _is_held(request.job, ending),
+                is_held=lambda announced: _is_held(request.job, ending, announced),
             )
 
 
 def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> None:
-    """Mail a failure of a slot that is on no record; never raises.
+    """Announce a failure of a slot that is on no record; never raises.
 
-    Nothing remembers that it was mailed, nor that the slot was run.
+    Nothing remembers that it was announced, nor that the slot was run.
     """
     if request.slot is None or ending.outcome not in FAILURES:
         return
-    from starview_app.maintenance.notify.message import unrecorded
-
     with _never_failing():
-        message = unrecorded(request, ending, reason)
-        if nobody := _nobody_to_mail():
-            _say_once(nobody, [message.subject])
-        else:
-            _send(message)
+        alert = words.unrecorded(request, ending, reason)
+        for channel in channels_for(ALERTS):
+            _send(channel, alert)
 
 
 def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -> None:
-    """Mail all that is to be told of `jobs` in one mail; never raises.
+    """Announce all the news of `jobs`, in one alert for each channel; never raises.
 
-    Without `at_once` not within PAUSE after another mail.
+    Without `at_once` not within PAUSE after another alert.
     """
     with _never_failing():
-        _tell(jobs, now, is_held=lambda: not at_once and _is_paused(now))
+        _announce(
+            jobs,
+            now,
+            is_held=lambda announced: not at_once and _is_paused(announced, now),
+        )
 
 
 def database_is_down(job: str, text: str, *, now: datetime) -> None:
-    """Mail that `job` could not run, unless this outage was mailed; never raises."""
-    from starview_app.maintenance.notify.message import database_down
-
+    """Announce that `job` could not run, unless this outage was; never raises."""
     with _never_failing():
-        message = database_down(job, text, now=now)
-        if reason := _nobody_to_mail():
-            _say_once(reason, [message.subject])
-            return
-        with local_memory.file_lock() as is_ours:  # who holds it is mailing
-            if is_ours and not local_memory.down_since() and _send(message):
-                local_memory.remember_down()
+        alert = words.database_down(job, text, now=now)
+        for channel in channels_for(ALERTS):
+            local_memory.announce_outage(channel.name, partial(_send, channel, alert))
 
 
 def recall_outage(now: datetime) -> None:
-    """At the first tick of a container: what the one before it mailed is not known.
+    """At the first tick of a container: what the one before it announced is not known.
 
-    That an outage is over is then mailed on the evidence of the database: since the
+    That an outage is over is then announced on the evidence of the database: since the
     last tick of anybody it was started anew, or a long time has passed. Never raises.
     """
     with _never_failing():
@@ -122,128 +120,100 @@ def recall_outage(now: datetime) -> None:
             return
         ticked_at, started_at = last_tick()
         if ticked_at and (started_at > ticked_at or now - ticked_at > LONG):
-            local_memory.suspect_down(ticked_at)
+            for name in _names():
+                local_memory.suspect_outage(name, ticked_at)
 
 
-# -- whether there is something to tell ----------------------------------------------
+# -- whether there is something to announce -------------------------------------------
+
+
+def _names() -> list[str]:
+    return [channel.name for channel in channels_for(ALERTS)]
 
 
 def _is_news(job: str, ending: Ending) -> bool:
     if ending.outcome == Outcome.SUCCEEDED:
-        return Job.objects.filter(name=job, failing_since__isnull=False).exists()
+        failing = Announcement.objects.filter(job=job, failing_since__isnull=False)
+        return bool(unless_missing(failing.filter(channel__in=_names())[:1]))
     return ending.outcome not in (Outcome.INTERRUPTED, Outcome.SKIPPED)
 
 
-def _is_held(job: str, ending: Ending) -> bool:
-    """Whether it waits for `dispatch`: many failing, or recovering, are one mail."""
-    if not _is_paused(ending.finished_at):
+def _is_held(job: str, ending: Ending, announced: _Announced) -> bool:
+    """Whether it waits for `dispatch`: many failing, or recovering, are one alert."""
+    if not _is_paused(announced, ending.finished_at):
         return False
-    others = Job.objects.filter(failing_since__isnull=False).exclude(name=job)
-    return ending.outcome != Outcome.SUCCEEDED or others.exists()
+    others = [last for last in announced.values() if last.job != job]
+    return ending.outcome != Outcome.SUCCEEDED or any(
+        last.failing_since for last in others
+    )
 
 
-def _is_paused(now: datetime) -> bool:
-    return Job.objects.filter(alerted_at__gt=now - PAUSE).exists()
+def _is_paused(announced: _Announced, now: datetime) -> bool:
+    return any(last.announced_at > now - PAUSE for last in announced.values())
 
 
-def _tell(
+def _announce(
     jobs: list[ScheduledJob],
     now: datetime,
     *,
     as_of: datetime | None = None,
-    is_held: Callable[[], bool] = lambda: False,
+    is_held: Callable[[_Announced], bool] = lambda announced: False,
 ) -> None:
-    from starview_app.maintenance.catchup.slots import slot_states
-    from starview_app.maintenance.notify.message import news_of
-
-    with _session_lock() as is_ours:
-        # Who holds it is mailing; the next `dispatch` does the rest.
-        if not is_ours or is_held():
+    # On a session of its own, since an alert may take long. Who holds it is announcing;
+    # the next `dispatch` does the rest.
+    with lock_if_free("alerts") as is_ours:
+        if not is_ours:
             return
-        news = news_of(slot_states(jobs, as_of or now), _outage(), now)
-        if not news:
-            return
-        if reason := _nobody_to_mail():
-            _say_once(reason, news.keys)
-        elif _send(news.message()):
-            _remember(news)
+        states = slot_states(jobs, as_of or now)
+        for channel in channels_for(ALERTS):
+            rows = Announcement.objects.filter(channel=channel.name)
+            announced = {row.job: row for row in rows}
+            if is_held(announced):
+                continue
+            news = news_of(states, announced, _outage(channel.name), now)
+            if news and _send(channel, words.alert_of(news)):
+                _remember(channel.name, news)
 
 
-def _outage() -> "Outage | None":
-    """The outage of which it is to be told that it is over."""
-    from starview_app.maintenance.notify.message import Outage
-
-    if since := local_memory.down_since():
-        return Outage(since, is_known=True)
-    if since := local_memory.suspected_since():
-        return Outage(since, is_known=False)
-    return None
+def _outage(channel: str) -> Outage | None:
+    """The outage of which the channel is to learn that it is over."""
+    since = local_memory.down_since(channel)
+    return Outage(since, local_memory.is_of_this_container(since)) if since else None
 
 
-def _remember(news: "News") -> None:
+def _remember(channel: str, news: News) -> None:
     with transaction.atomic():
         for trouble in news.troubles:
-            Job.objects.update_or_create(
-                name=trouble.job,
+            Announcement.objects.update_or_create(
+                channel=channel,
+                job=trouble.job,
                 defaults={
-                    "alerted_at": news.now,
-                    "alerted_slot": trouble.mark,
+                    "announced_at": news.now,
+                    "announced_slot": trouble.mark,
                     "failing_since": trouble.since,
                 },
             )
         names = [recovery.job for recovery in news.recoveries]
-        Job.objects.filter(name__in=names).update(
-            alerted_at=news.now, failing_since=None
+        Announcement.objects.filter(channel=channel, job__in=names).update(
+            announced_at=news.now, failing_since=None
         )
-    local_memory.forget_down()
-
-
-@contextmanager
-def _session_lock() -> Iterator[bool]:
-    """Whether it is ours. On a session of its own: a mail may take long."""
-    with lock_if_free("alerts") as is_ours:
-        yield is_ours
+    local_memory.forget_outage(channel)
 
 
 # -- sending -------------------------------------------------------------------------
 
 
-def _nobody_to_mail() -> str:
-    """Why no mail can be sent; empty when it can."""
-    problems = settings.ENVIRONMENT.problems_for(MAIL)
-    wrong = [problem.what for problem in problems if problem.needed_by == MAIL]
-    if not settings.ADMIN_EMAIL and not wrong:
-        return "ADMIN_EMAIL is not set"
-    return "; ".join(wrong)
-
-
-def _send(message: "Message") -> bool:
-    """Whether it was accepted. SES gets 25 s to answer: see `ses.Backend`."""
-    from django.core.mail import EmailMessage
-
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
+def _send(channel: Channel, alert: Alert) -> bool:
+    """Whether it was accepted; where it was not, the next `dispatch` tries it again."""
     try:
-        EmailMessage(
-            message.subject,
-            message.text,
-            settings.DEFAULT_FROM_EMAIL,
-            list(dict.fromkeys(settings.ADMIN_EMAIL)),
-            headers={
-                "Auto-Submitted": "auto-generated",  # no holiday notes in answer
-                # Django would ask the DNS for this host's name, with no time limit.
-                "Message-ID": make_msgid(domain=domain),
-            },
-        ).send()
+        return channel.send(alert)
     except Exception as error:  # whatever it is, the job goes on
-        _not_sent(f"{type(error).__name__}: {error}", subject=message.subject)
+        _log(reason_of(error), channel=channel.name, subject=alert.subject)
         return False
-    logger.info("alert_sent", subject=message.subject)
-    return True
 
 
-def _not_sent(reason: str, **about: str) -> None:
-    text = one_line(" ".join(reason.split()))
-    logger.error("alert_not_sent", reason=text[:_LONGEST_REASON], **about)
+def _log(reason: str, **about: str) -> None:
+    logger.error("alert_not_sent", reason=reason, **about)
 
 
 @contextmanager
@@ -251,14 +221,7 @@ def _never_failing() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        _not_sent(explain(error) or f"{type(error).__name__}: {error}")
+        clear = explain(error)
+        _log(reason_of(NotDelivered(clear) if clear else error))
     except Exception as error:
         logger.exception("alert_not_sent", reason=type(error).__name__)
-
-
-def _say_once(reason: str, about: list[str]) -> None:
-    """Log that nobody is mailed; not again for the same news by every `dispatch`."""
-    said = "\n".join([reason, *about])
-    if not local_memory.is_said(said):
-        _not_sent(reason, subject=", ".join(about))
-        local_memory.remember_said(said)

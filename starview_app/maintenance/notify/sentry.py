@@ -1,144 +1,128 @@
-"""Check-ins of cron monitors, and errors, to Sentry.
-
-Imported only with SENTRY_DSN: the SDK takes a tenth of a second. The SDK says what is
-sent and where to; it is sent by `post`, which knows how long that may take.
-"""
-
-from __future__ import annotations
+"""Check-ins of cron monitors, and errors, to Sentry."""
 
 import math
 import os
 import socket
-import uuid
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import sentry_sdk
+from django.conf import settings
 from sentry_sdk.crons import MonitorStatus, capture_checkin
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
-from sentry_sdk.utils import Dsn
+from sentry_sdk.transport import HttpTransport
+from sentry_sdk.types import Event, MonitorConfig
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.notify.pings import (
-    Patience,
-    PingError,
-    post,
-    slug_of,
+from starview_app.maintenance.notify.message import (
+    Message,
+    NotDelivered,
+    RunEnded,
+    RunStarted,
 )
-from starview_app.maintenance.running.ledger import Ending
-from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.notify.post import ONCE_MORE, SECONDS
 from starview_app.maintenance.schedule.crontab import ScheduledJob
-
-if TYPE_CHECKING:
-    from sentry_sdk.types import Event, MonitorConfig
+from starview_app.maintenance.text import slug_of
 
 _LONGEST_SLUG = 50
 _CHECKIN_MARGIN_MINUTES = 10  # by then a missed run has been caught up with
+_FLUSH_SECONDS = 60.0  # who waits for it gives up sooner
 
 Outcome = JobRun.Outcome
+_STATUS = {
+    Outcome.SUCCEEDED: MonitorStatus.OK,
+    Outcome.FAILED: MonitorStatus.ERROR,
+    Outcome.TIMED_OUT: MonitorStatus.ERROR,
+    Outcome.CRASHED: MonitorStatus.ERROR,
+}
 
 
-class _Outbox(Transport):
-    """Where the SDK puts what is to be sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.envelopes: list[Envelope] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        self.envelopes.append(envelope)
-
-
-class Sentry:
-    """The check-ins of one run, and its error.
+def send(message: Message) -> bool:
+    """Send the check-in of one run, and the error of one that failed.
 
     A run that was interrupted or skipped is left in progress: Sentry says that it timed
     out unless a later run ends first, as the one that takes its place does.
     """
+    if isinstance(message, RunStarted):
+        _send(message, MonitorStatus.IN_PROGRESS)
+    elif isinstance(message, RunEnded) and message.ending.outcome in _STATUS:
+        _send(message, _STATUS[message.ending.outcome])
+    return True
 
-    advice = ""
 
-    def __init__(self, dsn: str, request: RunRequest, run_id: uuid.UUID) -> None:
-        self._request = request
-        self._run_id = run_id
-        self._slug = slug_of(request.job, _LONGEST_SLUG)
-        self._auth = Dsn(dsn).to_auth("starview-maintenance")
-        self._outbox = _Outbox()
-        self._client = sentry_sdk.Client(
-            dsn=dsn,
-            transport=self._outbox,
-            default_integrations=False,
-            include_local_variables=False,
-            spotlight=False,
-            # Never None, for which the SDK starts `git`.
-            release=os.environ.get("SENTRY_RELEASE")
-            or os.environ.get("RENDER_GIT_COMMIT", ""),
-        )
-        self._client.options["release"] = self._client.options["release"] or None
+class _Transport(HttpTransport):
+    """The SDK's own; it remembers what was not taken, which the SDK only counts."""
 
-    def started(self, patience: Patience) -> None:
-        self._check_in(MonitorStatus.IN_PROGRESS, None, patience)
+    TIMEOUT = int(SECONDS)
 
-    def finished(self, ending: Ending, patience: Patience) -> None:
-        if ending.outcome in (Outcome.INTERRUPTED, Outcome.SKIPPED):
-            return
-        if ending.outcome == Outcome.SUCCEEDED:
-            self._check_in(MonitorStatus.OK, ending.seconds, patience)
-            return
-        failure: PingError | None = None
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options)
+        self.failures: list[str] = []
+
+    def _get_pool_options(self) -> dict[str, Any]:
+        return {**super()._get_pool_options(), "retries": ONCE_MORE}
+
+    def _request(self, *arguments: Any, **named: Any) -> Any:
         try:
-            self._check_in(MonitorStatus.ERROR, ending.seconds, patience)
-        except PingError as error:
-            failure = error
-        self._report(ending, patience)
-        if failure:
-            raise failure
+            answer = super()._request(*arguments, **named)
+        except Exception as error:
+            reason = getattr(error, "reason", error)
+            self.failures.append(f"{type(reason).__name__}: {reason}")
+            raise
+        if not 200 <= answer.status < 300:
+            self.failures.append(f"HTTP {answer.status}")
+        return answer
 
-    def settle(self, patience: Patience) -> None:
-        """Nothing: each check-in brings the schedule along."""
 
-    # -- internal helpers ---------------------------------------------------------
-
-    def _check_in(self, status: str, seconds: float | None, patience: Patience) -> None:
-        schedule = self._request.schedule
-        capture = partial(
-            capture_checkin,
-            monitor_slug=self._slug,
-            check_in_id=self._run_id.hex,
+def _send(message: RunStarted | RunEnded, status: str) -> None:
+    client = _client()
+    slug = slug_of(message.request.job, _LONGEST_SLUG)
+    schedule = message.request.schedule
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(client)
+        capture_checkin(
+            monitor_slug=slug,
+            check_in_id=message.run_id.hex,
             status=status,
-            duration=seconds,
+            duration=message.ending.seconds if isinstance(message, RunEnded) else None,
             monitor_config=_monitor_config(schedule) if schedule else None,
         )
-        self._send(capture, patience)
+        if isinstance(message, RunEnded) and status == MonitorStatus.ERROR:
+            sentry_sdk.capture_event(_error(message, slug))
+    transport = client.transport
+    client.close(timeout=_FLUSH_SECONDS)
+    if isinstance(transport, _Transport) and transport.failures:
+        raise NotDelivered("; ".join(transport.failures))
 
-    def _report(self, ending: Ending, patience: Patience) -> None:
-        job, outcome = self._request.job, ending.outcome.value
-        event: Event = {
-            "level": "error",
-            "message": f"{job} {outcome}: {ending.error}",
-            "fingerprint": [job, outcome],
-            "tags": {
-                "job": job,
-                "outcome": outcome,
-                "run_id": str(self._run_id),
-                "host": socket.gethostname(),
-            },
-            "contexts": {"monitor": {"slug": self._slug}},
-        }
-        self._send(partial(sentry_sdk.capture_event, event), patience)
 
-    def _send(self, capture: Callable[[], object], patience: Patience) -> None:
-        with sentry_sdk.new_scope() as scope:
-            scope.set_client(self._client)
-            capture()
-        headers = {
-            "Content-Type": "application/x-sentry-envelope",
-            "X-Sentry-Auth": self._auth.to_header(),
-        }
-        body = self._outbox.envelopes.pop().serialize()
-        post(self._auth.get_api_url(), body, headers, patience)
+def _client() -> sentry_sdk.Client:
+    client = sentry_sdk.Client(
+        dsn=settings.SENTRY_DSN,
+        transport=_Transport,
+        default_integrations=False,
+        include_local_variables=False,
+        send_client_reports=False,
+        spotlight=False,
+        # Never None, for which the SDK starts `git`.
+        release=os.environ.get("SENTRY_RELEASE")
+        or os.environ.get("RENDER_GIT_COMMIT", ""),
+    )
+    client.options["release"] = client.options["release"] or None
+    return client
+
+
+def _error(message: RunEnded, slug: str) -> Event:
+    job, outcome = message.request.job, message.ending.outcome.value
+    return {
+        "level": "error",
+        "message": f"{job} {outcome}: {message.ending.error}",
+        "fingerprint": [job, outcome],
+        "tags": {
+            "job": job,
+            "outcome": outcome,
+            "run_id": str(message.run_id),
+            "host": socket.gethostname(),
+        },
+        "contexts": {"monitor": {"slug": slug}},
+    }
 
 
 def _monitor_config(schedule: ScheduledJob) -> MonitorConfig:

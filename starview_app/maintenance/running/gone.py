@@ -7,7 +7,7 @@ import structlog
 from django.db import connection, transaction
 
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.running import local_memory
+from starview_app.maintenance.running import kept_endings
 from starview_app.maintenance.running.ledger import write_ending
 
 logger = structlog.get_logger(__name__)
@@ -69,9 +69,9 @@ _IS_GONE = "its process is gone: it, or its container, was killed"
 
 def settle() -> None:
     """Record the ends that this container has kept while the database was away."""
-    for run_id, columns in local_memory.kept_endings().items():
+    for run_id, columns in kept_endings.found().items():
         write_ending(columns)
-        local_memory.forget_ending(run_id)
+        kept_endings.forget(run_id)
         logger.info("run_settled", run_id=run_id[:12], outcome=columns["outcome"])
 
 

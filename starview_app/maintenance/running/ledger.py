@@ -21,7 +21,7 @@ from psycopg2 import errors as postgres
 from starview_app.maintenance.database_errors import may_pass
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import create_own_tables
-from starview_app.maintenance.running import local_memory
+from starview_app.maintenance.running import kept_endings
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
 
@@ -270,7 +270,7 @@ class RunRecord:
         if not self.id:
             return
         try:
-            local_memory.keep_ending(self.run_id.hex, self.columns(ending))
+            kept_endings.keep(self.run_id.hex, self.columns(ending))
         except OSError as error:
             logger.warning("ending_not_kept", error=one_line(error))
 

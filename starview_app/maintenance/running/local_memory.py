@@ -1,83 +1,47 @@
-"""What is remembered in files, since the database did not answer.
+"""What a container remembers of an outage while its database does not answer.
 
-In a folder of the temporary directory that belongs to one database and is private to
-the user. Where it cannot be, nothing is remembered: what is told is told again.
+A file for each channel exists while that channel knows of an outage; its time is since
+when. The folder belongs to one database, in the temporary directory, and is private to
+the user. Where it cannot be, nothing is remembered: every job announces the outage.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from django.db import connection
 
-_DOWN = "database-is-down"  # exists when this was mailed, and nothing since
-_SUSPECTED = "database-may-have-been-down"
-_BEGUN = "begun"
-_SAID = "said"  # what the log says of mails that nobody gets
-_ENDING = "ending-{}.json"  # of a run, by its id
+_DOWN = "database-is-down-{}"  # by the channel's name
+_BEGUN = "begun"  # as old as the memory of this container
+# A claim that is older belongs to a process that was killed: an alert takes half of it.
+_CLAIM_SECONDS = 60
 
 
-def _folder() -> Path:
+def folder() -> Path:
     """Raises OSError where it cannot be."""
     database = connection.settings_dict
     address = [str(database[name]) for name in ("HOST", "PORT", "NAME")]
     digest = hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"starview-maintenance-{digest}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
+    path = Path(tempfile.gettempdir()) / f"starview-maintenance-{digest}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
     is_private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
     if found.st_uid != os.getuid() or not is_private:
-        raise PermissionError(f"{folder} is not a private folder of this user")
-    return folder
-
-
-# -- an outage -----------------------------------------------------------------------
-
-
-def down_since() -> datetime | None:
-    """When it was mailed that the database does not answer; None when it does."""
-    with suppress(OSError):
-        return datetime.fromtimestamp((_folder() / _DOWN).stat().st_mtime, UTC)
-    return None
-
-
-def remember_down() -> None:
-    with suppress(OSError):
-        (_folder() / _DOWN).touch(exist_ok=False)
-
-
-def forget_down() -> None:
-    with suppress(OSError):
-        (_folder() / _DOWN).unlink(missing_ok=True)
-        (_folder() / _SUSPECTED).unlink(missing_ok=True)
-
-
-def suspected_since() -> datetime | None:
-    """Since when the container before this one may have mailed an outage."""
-    with suppress(OSError):
-        return datetime.fromtimestamp((_folder() / _SUSPECTED).stat().st_mtime, UTC)
-    return None
-
-
-def suspect_down(since: datetime) -> None:
-    with suppress(OSError):
-        path = _folder() / _SUSPECTED
-        path.touch()
-        os.utime(path, (since.timestamp(), since.timestamp()))
+        raise PermissionError(f"{path} is not a private folder of this user")
+    return path
 
 
 def is_new() -> bool:
-    """Whether nobody has asked this before: the memory begins here."""
+    """Whether nobody has asked this before, and no outage was announced."""
     try:
-        (_folder() / _BEGUN).touch(exist_ok=False)
+        (folder() / _BEGUN).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # nothing is remembered, and so nothing suspected
@@ -85,60 +49,65 @@ def is_new() -> bool:
     return True
 
 
-@contextmanager
-def file_lock() -> Iterator[bool]:
-    """Whether it is ours; also where files cannot be. Free when its owner dies."""
+def announce_outage(channel: str, send: Callable[[], bool]) -> None:
+    """Call `send`, unless it has succeeded in this outage or another process calls it.
+
+    The file is claimed under another name, and gets its own when `send` returns True:
+    a process that is killed in between leads to a second announcement, not to none.
+    """
     try:
-        file = (_folder() / "lock").open("w")
+        claim = _claimed(channel)
     except OSError:
-        yield True
+        send()
         return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = True
-        except OSError as error:  # a file system may know no locks
-            is_ours = not isinstance(error, BlockingIOError)
-        yield is_ours
+    if claim:
+        is_announced = send()
+        with suppress(OSError):
+            claim.replace(claim.with_suffix("")) if is_announced else claim.unlink()
 
 
-def is_said(text: str) -> bool:
-    """Whether this was the last that was remembered as said."""
+def down_since(channel: str) -> datetime | None:
+    """Since when `channel` knows of an outage; None when it knows of none."""
     with suppress(OSError):
-        return (_folder() / _SAID).read_text(encoding="utf-8") == text
+        return _time(folder() / _DOWN.format(channel))
+    return None
+
+
+def is_of_this_container(since: datetime) -> bool:
+    """Whether an outage was announced by this container, not by one before it."""
+    with suppress(OSError):
+        return since >= _time(folder() / _BEGUN)
     return False
 
 
-def remember_said(text: str) -> None:
+def suspect_outage(channel: str, since: datetime) -> None:
+    """Remember an outage that a container before this one may have announced."""
     with suppress(OSError):
-        (_folder() / _SAID).write_text(text, encoding="utf-8")
+        path = folder() / _DOWN.format(channel)
+        path.touch()
+        os.utime(path, (since.timestamp(), since.timestamp()))
 
 
-# -- ends of runs that could not be recorded -----------------------------------------
+def forget_outage(channel: str) -> None:
+    with suppress(OSError):
+        (folder() / _DOWN.format(channel)).unlink(missing_ok=True)
 
 
-def keep_ending(run_id: str, columns: dict[str, Any]) -> None:
-    """Keep how a run ended; raises OSError where that cannot be."""
-    path = _folder() / _ENDING.format(run_id)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(columns), encoding="utf-8")
-    part.replace(path)
-
-
-def kept_endings() -> dict[str, dict[str, Any]]:
-    """What was kept, by the run's id."""
+def _claimed(channel: str) -> Path | None:
+    """The file of a claim; None when there is nothing to claim. Raises OSError."""
+    is_new()
+    path = folder() / _DOWN.format(channel)
+    claim = path.with_suffix(".claim")
+    if path.exists():
+        return None
     try:
-        paths = list(_folder().glob(_ENDING.format("*")))
-    except OSError:
-        return {}
-    found = {}
-    for path in paths:
-        run_id = path.stem.partition("-")[2]
-        with suppress(OSError, ValueError):  # another process has just settled it
-            found[run_id] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        if time.time() - claim.stat().st_mtime < _CLAIM_SECONDS:
+            return None
+        claim.touch()
+    return claim
 
 
-def forget_ending(run_id: str) -> None:
-    with suppress(OSError):
-        (_folder() / _ENDING.format(run_id)).unlink(missing_ok=True)
+def _time(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
