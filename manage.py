@@ -1,14 +1,12 @@
 #!/usr/bin/env python
 """Run a management command; what an operator can fix is said without a traceback."""
 
-import atexit
 import errno
 import os
 import sys
-import threading
 import traceback
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from starview.output import filter_streams, finish_streams
 
@@ -58,7 +56,7 @@ def _explain(error: Exception) -> str | None:
         )
     from django.core.exceptions import ImproperlyConfigured
 
-    from starview_app.maintenance.runner.database_errors import explain
+    from starview_app.maintenance.database_errors import explain
 
     return str(error) if isinstance(error, ImproperlyConfigured) else explain(error)
 
@@ -73,28 +71,5 @@ def _missing_package(error: BaseException | None) -> str:
     return ""
 
 
-def _run_and_leave() -> NoReturn:
-    """End this process without taking the interpreter down.
-
-    That costs 0.05 s, and 0.1 s in a process that was forked, whose memory is copied
-    for it. What a normal end does for others is done, as multiprocessing does it.
-    """
-    try:
-        code = main()
-    except SystemExit as end:
-        if not isinstance(end.code, int | None):
-            raise
-        code = end.code or 0
-    if threading.active_count() > 1:  # it may have something to finish
-        sys.exit(code)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            code = code or 1
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    _run_and_leave()
+    sys.exit(main())

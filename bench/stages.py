@@ -57,7 +57,7 @@ def main(path: Path, arguments: list[str]) -> int:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from starview_app.maintenance.jobs import archive_audit_logs as job
+    from starview_app.maintenance.jobs.audit_archive import archive as job
     from starview_app.maintenance.jobs.audit_archive import segments, transfer
     from starview_app.maintenance.stores import s3
 

@@ -1,12 +1,14 @@
-"""Child processes that never outlive their owner, and the remains of a killed one."""
+"""Child processes that never outlive their owner."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import ctypes
+import importlib.util
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ READY_SECONDS = 60  # a first start on a busy machine reads everything from a co
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10  # then the next, ruder signal
 
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServiceError(Exception):
@@ -38,47 +41,29 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated(number)
-
-
-class EndingSignals:
-    """While installed, SIGTERM and SIGHUP raise `Terminated` in the main thread.
+def raise_when_terminated() -> None:
+    """From now on SIGTERM and SIGHUP raise `Terminated`. Only for the main thread.
 
     A handler that somebody else has set, or an ignored signal (nohup), stays.
     """
 
-    def __init__(self) -> None:
-        self._installed: list[signal.Signals] = []
+    def raise_terminated(number: int, frame: FrameType | None) -> None:
+        raise Terminated(number)
 
-    def install(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _raise_terminated)
-                self._installed.append(number)
-
-    def uninstall(self) -> None:
-        while self._installed:
-            number = self._installed.pop()
-            if signal.getsignal(number) is _raise_terminated:
-                signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, raise_terminated)
 
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Hold back Ctrl-C and its kin until the block is done; then they are delivered.
-
-    Between starting a process and noting its id, or half-way through stopping one, an
-    exception would leave the process behind.
-    """
+    """Hold back Ctrl-C and its kin until the block, a clean-up, is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
-    for number in ENDING_SIGNALS:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             previous[number] = signal.signal(
                 number, lambda number, frame: received.append(number)
@@ -90,6 +75,40 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(number, handler)
         for late in received[:1]:
             os.kill(os.getpid(), late)
+
+
+def ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    """Make the `preexec_fn` of a child that gets signal `number` when we end.
+
+    However we end: the kernel sends it, after a `kill -9` too. Popen calls the function
+    when it has changed the user, which would revoke the request; an `exec` keeps it.
+    None on other systems than Linux.
+    """
+    if not _prctl:
+        return None
+    if threading.current_thread() is not threading.main_thread():
+        # To the kernel the parent is the thread, which may end long before us.
+        raise RuntimeError("a child that ends with us is started in the main thread")
+    prctl, owner = _prctl, os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != owner:  # it ended before the kernel was asked
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+def end_descendants(pid: int) -> None:
+    """End the process and all it started: SIGTERM, and SIGKILL for what ignores it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(process)
+            _, processes = psutil.wait_procs(processes, timeout=STOP_SECONDS)
 
 
 @dataclass
@@ -150,110 +169,12 @@ class Service:
         return f"{lines[-1] if lines else 'it wrote nothing'} (all of it: {self.log})"
 
 
-class Registry:
-    """A file that names the processes of one owner, for whoever finds it killed.
-
-    A process is named by id and start time: an id alone may by now be someone else's.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._entries: list[dict[str, Any]] = []
-        self._folders: list[str] = []
-
-    def begin(self) -> None:
-        """Note this process as the owner. Ends, or removes, what a killed one left.
-
-        Raises ServiceError when the former owner still runs.
-        """
-        former = self._read()
-        if former and _find(former["owner"]):
-            raise ServiceError(
-                f"process {former['owner']['pid']} already runs its services in"
-                f" {self._path.parent}. HINT: stop it first (Ctrl-C), or use another"
-                " checkout."
-            )
-        for entry in former.get("processes", []):
-            _end(entry)
-        self._entries = []
-        self._folders = former.get("folders", [])
-        self._write()
-
-    def left_folders(self) -> list[Path]:
-        """The temporary folders of the killed owner, which are no longer in use."""
-        return [Path(folder) for folder in self._folders]
-
-    def note_folder(self, folder: Path) -> None:
-        self._folders = [str(folder)]
-        self._write()
-
-    def note_process(self, pid: int) -> None:
-        self._entries.append(_identity(pid))
-        self._write()
-
-    def end(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none, or the machine died while it was written
-            return {}
-        return found if isinstance(found, dict) and "owner" in found else {}
-
-    def _write(self) -> None:
-        text = json.dumps(
-            {
-                "owner": _identity(os.getpid()),
-                "processes": self._entries,
-                "folders": self._folders,
-            }
+def wheel_folder(package: str) -> Path:
+    """The folder of an installed package, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ServiceError(
+            f"{package} is not installed. HINT: use the interpreter of the virtual"
+            " environment, .venv/bin/python; `make .venv` makes it."
         )
-        new = self._path.with_suffix(".new")
-        new.write_text(text, encoding="utf-8")
-        new.replace(self._path)
-
-
-def end_descendants(pid: int) -> None:
-    """End the process and all it started: SIGTERM, and SIGKILL for what ignores it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        _end_processes([*parent.children(recursive=True), parent], signal.SIGTERM)
-
-
-def _identity(pid: int) -> dict[str, Any]:
-    try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
-    except psutil.NoSuchProcess:
-        return {"pid": pid, "started": 0.0}
-
-
-def _find(entry: dict[str, Any]) -> psutil.Process | None:
-    try:
-        process = psutil.Process(entry["pid"])
-        # Start times are counted from the boot, which a clock that is set moves a bit.
-        is_same = abs(process.create_time() - entry["started"]) < 2
-        is_alive = process.status() != psutil.STATUS_ZOMBIE
-        return process if is_same and is_alive else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _end(entry: dict[str, Any]) -> None:
-    process = _find(entry)
-    if process:
-        # PostgreSQL waits for its clients after SIGTERM; all of ours obey SIGINT.
-        _end_processes([process], signal.SIGINT)
-
-
-def _end_processes(
-    processes: list[psutil.Process], polite_signal: signal.Signals
-) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(polite_signal)
-    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    return Path(found.origin).parent

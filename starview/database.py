@@ -161,7 +161,7 @@ class Session(Connection):
 
     def _set_for_session(self) -> tuple[bool, bool]:
         """Whether there is a pooler, and whether its transactions begin read-only."""
-        # When the session began, the server said whose it is; a pooler has said
+        # When the session began, the server sent its process id; a pooler has sent
         # something else. There a setting ends with this statement.
         calls = "".join(
             f", set_config('{name}', '{value}', found.is_pooled)"

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 SHORTEST_SECRET = 6  # characters
 MASK = "***"
 
-# Names that say so themselves; the project need not know them.
+# Names of secrets, by their words; the project need not know them.
 _SECRET_NAME = re.compile(
     r"(^|_)(ACCESS_KEY_ID|API_?KEY|KEY|TOKEN|SECRET|PASSPHRASE|PASSWD|PASSWORD|DSN)S?"
     r"(_B64|_BASE64|_PEM)?$|PASSWORD$"
@@ -99,7 +99,7 @@ def _lines(value: str) -> Iterator[str]:
 
 
 def _secrets_of_url(name: str, url: str) -> set[str]:
-    """With its path where the name says so; the last @ ends the password."""
+    """With its path where the name is that of a hook; the last @ ends the password."""
     _, _, rest = url.partition("://")
     before, at, after = rest.rpartition("@")
     user, colon, password = before.partition(":")
@@ -241,7 +241,7 @@ class RedactedStream:
 
 
 def _forms_of(secret: str) -> Iterator[bytes]:
-    """In canonical form, as far as they are long enough to be told from a word."""
+    """In canonical form, as far as they are long enough not to be an ordinary word."""
     data = secret.encode(errors="surrogateescape")
     plain = {data, _as_repr_has_it(secret), unquote(secret).encode()}
     if b" " in data:

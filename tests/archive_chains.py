@@ -23,7 +23,7 @@ from django.core.management import load_command_class
 from django.core.management.base import OutputWrapper
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs.archive_audit_logs import archive_audit_logs
+from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     plan_manifest,

@@ -35,7 +35,7 @@ from django.db import connection
 from django.utils.module_loading import import_string
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
+from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.stores import s3 as s3_module
 from starview_app.maintenance.stores.base import Store
 from starview_app.maintenance.stores.folder import FolderStore
@@ -180,7 +180,8 @@ def _run(request: dict[str, Any]) -> None:
         from django.conf import settings
 
         import manage
-        from starview_app.maintenance.runner import command as command_module
+        from starview_app.maintenance.running import command as command_module
+        from starview_app.maintenance.running import worker
 
         os.environ.update(request["environment"])
         for name, value in request["constants"].items():
@@ -190,7 +191,7 @@ def _run(request: dict[str, Any]) -> None:
             get_commands()[name] = import_string(path)()
         if not request["supervised"]:
             # The process that works, alone: what is counted and killed here is its.
-            alone = patch.object(command_module, "supervise", lambda request: None)
+            alone = patch.object(command_module, "fork_run", lambda request: None)
             alone.start()
 
         part_bytes = request["settings"].pop("PART_BYTES", s3_module.PART_BYTES)
@@ -202,7 +203,7 @@ def _run(request: dict[str, Any]) -> None:
         connection.settings_dict.update(request["database"])
         sys.argv = ["manage.py", *request["arguments"]]
         if not request["locked"]:
-            anyhow = patch.object(command_module, "job_lock", _no_lock)
+            anyhow = patch.object(worker, "job_lock", _no_lock)
             anyhow.start()
         if request["freeze_before"]:
             freezer = Freezer(request["freeze_before"])

@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from starview_app.maintenance.runner import supervisor
+from starview_app.maintenance.running import process
 
 
 class Print(BaseCommand):
@@ -104,13 +104,13 @@ class Garble(BaseCommand):
     """Writes what is no report of a run, and a last line that only looks like one."""
 
     def handle(self, **options: Any) -> None:
-        report = supervisor._report_fd
+        report = process._report_fd
         assert report
         nested = "[" * 100_000
         for line in (nested, "5", "[]", '{"counts": {"a": "b"}, "error": 7}', "\udcff"):
             os.write(report, os.fsencode(f"{line}\n"))
         os.write(report, b'{"counts": {"deleted": ')  # a write that was cut short
-        supervisor.tell(counts={"deleted": 3})
+        process.report(counts={"deleted": 3})
         self.stdout.write(nested)
         self.stdout.write("x" * (200 * 1024))
         self.stdout.write('{"line": ' + nested[:20_000])

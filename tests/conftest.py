@@ -13,8 +13,8 @@ import pytest
 from django.db import connection
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.models import Job, JobRun, ScheduleLine
-from starview_app.maintenance.runner import command
+from starview_app.maintenance.models import Announcement, Job, JobRun, ScheduleLine
+from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
@@ -38,7 +38,7 @@ def services() -> LocalServices:
 def _no_fork_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in this process must not fork it: it is no run."""
     for module in (command, run_job):
-        monkeypatch.setattr(module, "supervise", lambda request: None)
+        monkeypatch.setattr(module, "fork_run", lambda request: None)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,7 @@ def _no_run_on_record(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("transactional_db" if is_shared else "db")
         JobRun.objects.all().delete()
         Job.objects.all().delete()
+        Announcement.objects.all().delete()
         ScheduleLine.objects.all().delete()
 
 

@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from starview_app.maintenance.models import JobRun, ScheduleLine
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.models import (
     EmailBounce,
     EmailComplaint,
@@ -147,7 +147,7 @@ def contents(*tables: str) -> dict[str, list[str]]:
     """Every row of `tables`, as JSON; by default of all but those about runs."""
     if not tables:
         about_runs = {"maintenance_job", "maintenance_jobrun"}
-        about_runs.add("maintenance_scheduleline")
+        about_runs |= {"maintenance_scheduleline", "maintenance_announcement"}
         found = set(connection.introspection.table_names()) - about_runs
         tables = tuple(sorted(found))
     return {table: _rows(table) for table in tables}

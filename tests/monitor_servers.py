@@ -10,6 +10,7 @@ They refuse what the real ones refuse. A fault is for requests whose path holds 
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import json
 import re
@@ -199,14 +200,11 @@ class Ping:
 class HealthchecksServer(MonitorServer):
     """A project with a ping key, an API key, and the check UUID `check_id`."""
 
-    def __init__(
-        self, *, body_limit: int | None = 10_000, certificate: Path | None = None
-    ) -> None:
+    def __init__(self, *, certificate: Path | None = None) -> None:
         super().__init__(certificate)
         self.check_id = uuid.uuid4()
         self.pings: list[Ping] = []
         self.checks: dict[str, dict[str, Any]] = {}  # by slug, as the API has them
-        self._body_limit = body_limit
         self.ping_url = f"{self.url}/ping/{PING_KEY}"
 
     @property
@@ -233,10 +231,9 @@ class HealthchecksServer(MonitorServer):
             raise Refusal(404, "not found")
         if "rid" in query and not _is_canonical_uuid(query["rid"]):
             raise Refusal(400, "invalid uuid format")
-        kept = body[: self._body_limit or 10_000]
+        kept = body[:10_000]
         self.pings.append(Ping(check, signal, query.get("rid", ""), kept))
-        limit = {"Ping-Body-Limit": str(self._body_limit)} if self._body_limit else {}
-        return status, "Created" if status == 201 else "OK", limit
+        return status, "Created" if status == 201 else "OK", {}
 
     def _check_of(self, key: str, slug: str, *, create: bool) -> int:
         if not _SLUG.fullmatch(slug):
@@ -299,6 +296,8 @@ class SentryServer(MonitorServer):
             raise Refusal(404, "no such project")
         if f"sentry_key={PUBLIC_KEY}" not in call.headers["X-Sentry-Auth"]:
             raise Refusal(403, "bad key")
+        if call.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
         header, _, rest = body.partition(b"\n")
         json.loads(header)
         while rest.strip():

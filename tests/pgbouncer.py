@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 from django.db import connection
 
-from demo.services import _postgres_user
+from demo.postgres import postgres_user
 from tests.conftest import socket_folder
 from tests.factories import wait_until
 
@@ -66,7 +66,7 @@ def _running(
             return True
 
         with subprocess.Popen(
-            [program, "-q", str(ini)], stderr=subprocess.DEVNULL, **_postgres_user()
+            [program, "-q", str(ini)], stderr=subprocess.DEVNULL, **postgres_user()
         ) as process:
             try:
                 wait_until(answers, "pgbouncer answers")

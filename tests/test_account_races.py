@@ -13,9 +13,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from starview_app.maintenance.jobs import cleanup_email_suppressions as email_job
-from starview_app.maintenance.jobs import cleanup_unverified_users as user_job
+from starview_app.maintenance.jobs.email_suppressions import cleanup as email_job
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.jobs.unverified_users import cleanup as user_job
 from starview_app.models import EmailBounce, EmailSuppression, Location
 from tests.factories import (
     NOW,

@@ -20,12 +20,14 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
-from starview_app.maintenance.models import Job, JobRun, ScheduleLine
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob
-from starview_app.maintenance.runner.memory import remember
-from starview_app.maintenance.runner.monitoring import alert_text, alerts
-from starview_app.maintenance.runner.record import Ending, mark_crashed
-from starview_app.maintenance.runner.request import RunRequest
+from starview_app.maintenance.catchup.memory import remember
+from starview_app.maintenance.models import Announcement, JobRun, ScheduleLine
+from starview_app.maintenance.notify import alerts, words
+from starview_app.maintenance.running.gone import mark_crashed
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.lock import lock_if_free
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import Manage
 from tests.factories import (
     DEADLINE_SECONDS,
@@ -166,8 +168,8 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def states() -> dict[str, tuple[datetime | None, datetime | None]]:
-    rows = Job.objects.all()
-    return {row.name: (row.alerted_slot, row.failing_since) for row in rows}
+    rows = Announcement.objects.filter(channel="mail")
+    return {row.job: (row.announced_slot, row.failing_since) for row in rows}
 
 
 # -- one job -------------------------------------------------------------------------
@@ -464,16 +466,14 @@ def test_three_jobs_that_dispatch_finds_failed_are_one_mail(mails: Mails) -> Non
 def test_a_mail_that_went_out_a_moment_ago_counts_as_well(
     mails: Mails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = alerts._session_lock
-
     @contextmanager
-    def just_after_another_run() -> Iterator[bool]:
-        monkeypatch.setattr(alerts, "_session_lock", lock)
+    def just_after_another_run(name: str) -> Iterator[bool]:
+        monkeypatch.setattr(alerts, "lock_if_free", lock_if_free)
         run(A)
-        with lock() as is_ours:
+        with lock_if_free(name) as is_ours:
             yield is_ours
 
-    monkeypatch.setattr(alerts, "_session_lock", just_after_another_run)
+    monkeypatch.setattr(alerts, "lock_if_free", just_after_another_run)
     run(B)
 
     assert subjects(mails) == ["[Starview] job-a failed"]
@@ -527,7 +527,7 @@ def test_two_hundred_failing_jobs_are_one_mail_that_lists_them_all(
     (mail,) = mails()
     assert mail["Subject"] == "[Starview] 200 jobs need attention"
     assert text_of(mail).count(" failed, slot ") == 200
-    assert text_of(mail).count("What to do:") == alert_text.DETAILED_JOBS
+    assert text_of(mail).count("What to do:") == words.DETAILED_JOBS
     assert len(text_of(mail)) < 100_000
 
 
@@ -624,7 +624,7 @@ def test_an_ses_that_never_answers_is_given_up_in_time(
 def test_a_crash_after_the_mail_leads_to_a_second_one_rather_than_to_none(
     mails: Mails, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
-    def crash(news: object) -> None:
+    def crash(channel: str, news: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -784,10 +784,6 @@ def test_an_outage_that_a_container_mailed_that_is_gone_is_mailed_as_over(
         alerts.dispatch([A], now)
 
     assert subjects(mails) == subject
-    for mail in mails():
-        assert "if it was mailed that the database does not answer, that is over" in (
-            " ".join(text_of(mail).split())
-        )
 
 
 def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
@@ -798,7 +794,11 @@ def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
     alerts.recall_outage(SLOT + timedelta(minutes=1))
     alerts.dispatch([A], SLOT + timedelta(minutes=1))
 
-    assert subjects(mails) == ["[Starview] the database works again"]
+    (mail,) = mails()
+    assert mail["Subject"] == "[Starview] the database works again"
+    assert "if it was announced that the database does not answer, that is over" in (
+        " ".join(text_of(mail).split())
+    )
 
 
 def test_the_memory_of_an_outage_belongs_to_one_database(
@@ -999,7 +999,7 @@ def test_a_run_by_hand_that_fails_mails_nobody(mails: Mails, manage: Manage) -> 
 
     assert failed.returncode == 1
     assert mails() == []
-    assert not Job.objects.filter(failing_since__lte=timezone.now()).exists()
+    assert not Announcement.objects.exists()
 
 
 def test_a_failure_of_the_schedule_that_cannot_be_recorded_is_mailed_all_the_same(

@@ -25,15 +25,15 @@ from django.db import connection, connections
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.archive_audit_logs import (
+from starview_app.maintenance.jobs.audit_archive import beside, segments, transfer
+from starview_app.maintenance.jobs.audit_archive import format as archive_format
+from starview_app.maintenance.jobs.audit_archive.archive import (
     Event,
     Found,
     SegmentArchived,
     Stored,
     archive_audit_logs,
 )
-from starview_app.maintenance.jobs.audit_archive import beside, segments, transfer
-from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest
@@ -1751,8 +1751,8 @@ def test_the_command_works_from_any_directory(
 
 
 def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) -> None:
-    from starview_app.maintenance.runner.archive_store import LOCK_NAME
-    from starview_app.maintenance.runner.lock import job_lock
+    from starview_app.maintenance.running.lock import job_lock
+    from starview_app.maintenance.stores.configured import LOCK_NAME
 
     row = add_row()
 

@@ -31,8 +31,8 @@ from django.test import override_settings
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.archive_audit_logs import archive_audit_logs
 from starview_app.maintenance.jobs.audit_archive import beside, segments
+from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores import s3 as s3_module

@@ -24,12 +24,12 @@ from django.db import DatabaseError
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.archive_audit_logs import (
+from starview_app.maintenance.jobs.audit_archive import segments
+from starview_app.maintenance.jobs.audit_archive.archive import (
     Event,
     Settled,
     archive_audit_logs,
 )
-from starview_app.maintenance.jobs.audit_archive import segments
 from starview_app.maintenance.jobs.audit_archive.segments import Outcome
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive, AuditManifest

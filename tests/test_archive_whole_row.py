@@ -18,9 +18,9 @@ import pytest
 from django.db import connection
 
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.archive_audit_logs import archive_audit_logs
 from starview_app.maintenance.jobs.audit_archive import transfer
-from starview_app.maintenance.jobs.restore_audit_logs import restore_audit_logs
+from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
+from starview_app.maintenance.jobs.audit_archive.restore import restore_audit_logs
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.folder import FolderStore

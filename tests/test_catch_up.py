@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 
 from demo.services import LocalServices
+from starview_app.maintenance.catchup.catch_up import catch_up, due_now
+from starview_app.maintenance.catchup.memory import remember
+from starview_app.maintenance.catchup.slots import SlotState, slot_states
+from starview_app.maintenance.history.costs import month_costs
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
-from starview_app.maintenance.runner.catch_up import catch_up, due_now
-from starview_app.maintenance.runner.crontab.schedule import (
+from starview_app.maintenance.notify import alerts
+from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
     read_crontab,
 )
-from starview_app.maintenance.runner.memory import remember
-from starview_app.maintenance.runner.reports.costs import month_costs
-from starview_app.maintenance.runner.slots import SlotState, slot_states
 from tests.archive_processes import Commands, commands, kept
 from tests.conftest import ROOT, Manage
 from tests.factories import make_known, runs, session
@@ -129,6 +130,7 @@ class World:
                         launch=lambda state: self._run(
                             state.schedule, state.slot, state.next_attempt, "catch-up"
                         ),
+                        announce=alerts.dispatch,
                         should_stop=lambda: False,
                     )
             self.now += step
@@ -521,7 +523,7 @@ def test_ticks_that_did_nothing_share_a_row_and_a_failure_has_its_own(
         ("catch_up", "failed", {"runs": 0, "ticks": 1}),
     ]
     assert "the crontab has no job" in ticks[1].error
-    assert month_costs(PROJECTS, datetime.now(UTC)).so_far == 0
+    assert month_costs(datetime.now(UTC), lines=5).cost == 0
 
 
 @pytest.mark.django_db(transaction=True)
@@ -578,7 +580,7 @@ def test_catch_up_takes_a_locked_table_for_no_outage(
             "catch_up",
             environment={"TMPDIR": str(tmp_path)},
             constants={
-                "starview_app.maintenance.runner.record.LOCK_TIMEOUT": "100ms",
+                "starview_app.maintenance.running.ledger.LOCK_TIMEOUT": "100ms",
             },
         )
 

@@ -14,7 +14,7 @@ from django.core.management import load_command_class
 
 from demo.services import LocalServices
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs.cleanup_audit_archives import (
+from starview_app.maintenance.jobs.audit_archive.cleanup import (
     Event,
     Found,
     KeptByLock,

@@ -12,9 +12,9 @@ from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from demo.services import LocalServices
-from starview_app.maintenance.jobs import cleanup_email_suppressions as job
+from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult
-from starview_app.maintenance.runner.database_errors import explain
 from starview_app.models import EmailBounce, EmailSuppression
 from tests.conftest import Manage, kill_run, started
 from tests.factories import (

@@ -17,9 +17,9 @@ from django.db import DatabaseError, connection
 from django.db.models import Model
 from django.utils import timezone
 
-from starview_app.maintenance.jobs import cleanup_unverified_users as job
 from starview_app.maintenance.jobs import references as catalog
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.jobs.unverified_users import cleanup as job
 from starview_app.models import (
     AuditLog,
     Badge,

@@ -17,9 +17,9 @@ from django.db import connection
 from django.utils import timezone
 
 from demo.services import LocalServices
-from starview_app.maintenance.jobs import cleanup_unverified_users as job
+from starview_app.maintenance.jobs.unverified_users import cleanup as job
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.schedule import parse_crontab
+from starview_app.maintenance.schedule.crontab import parse_crontab
 from tests.app import App
 from tests.conftest import kill_run, merged
 from tests.factories import make_accounts, runs, session, wait_until_blocked_by

@@ -19,8 +19,12 @@ from pytest_django import Settings
 from demo.services import ADMIN, REGION, SENDER, LocalServices
 from starview_app.maintenance import ses
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs import email_health as job
-from starview_app.maintenance.jobs.email_health import DomainRow, Row, State
+from starview_app.maintenance.jobs.email_suppressions import health as job
+from starview_app.maintenance.jobs.email_suppressions.health import (
+    DomainRow,
+    Row,
+    State,
+)
 from starview_app.maintenance.ses import SendingStatistics, SendingWeek
 from tests.conftest import ROOT
 from tests.factories import make_bounce, make_complaint, make_suppression
@@ -587,7 +591,7 @@ class TestSendReport:
 def test_starting_django_does_not_import_boto3() -> None:
     code = (
         "import django, sys; django.setup();"
-        "import starview_app.maintenance.ses;"
+        "import starview_app.management.commands.cleanup_email_suppressions;"
         "sys.exit(bool({'boto3', 'botocore', 'django_ses'} & set(sys.modules)))"
     )
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, read_crontab
-from starview_app.maintenance.runner.reports import health as health_module
-from starview_app.maintenance.runner.reports.health import (
+from starview_app.maintenance.history import health as health_module
+from starview_app.maintenance.history.health import (
     Health,
     Scheduler,
     check_health,
     find_scheduler,
 )
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 from tests.conftest import ROOT
 from tests.factories import NOW, make_known, wait_until
 
@@ -272,7 +272,7 @@ def test_it_does_not_import_what_the_stores_need(proc: Path) -> None:
     program = (
         "import django, sys; django.setup()\n"
         "import starview_app.management.commands.jobs\n"
-        "from starview_app.maintenance.runner.crontab.registry import recorded_jobs\n"
+        "from starview_app.maintenance.schedule.registry import recorded_jobs\n"
         "recorded_jobs()\n"
         "sys.exit('boto3' in sys.modules or 'requests' in sys.modules)"
     )

@@ -20,14 +20,14 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+from starview_app.maintenance.history import costs
+from starview_app.maintenance.history.costs import month_costs
+from starview_app.maintenance.history.lines import _printable, duration
+from starview_app.maintenance.history.runs import history, overview
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record
-from starview_app.maintenance.runner.crontab.schedule import ScheduledJob, parse_crontab
-from starview_app.maintenance.runner.reports import costs
-from starview_app.maintenance.runner.reports.costs import month_costs, runs_left
-from starview_app.maintenance.runner.reports.history import history, overview
-from starview_app.maintenance.runner.tables import create_own_tables
-from starview_app.management.commands.jobs import _duration, _printable
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running import gone as gone_module
+from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import NOW, contents, execute, make_known, wait_until
 
@@ -38,7 +38,9 @@ EMAIL = "starview-cleanup-email-suppressions"
 ARCHIVE = "starview-archive-audit-logs"
 SESSIONS = "starview-clear-sessions"
 NAMES = [CLEANUP, EMAIL, ARCHIVE, SESSIONS]
-OWN_TABLES = ["maintenance_jobrun", "maintenance_job", "maintenance_scheduleline"]
+OWN_TABLES = [
+    f"maintenance_{name}" for name in ("jobrun", "job", "scheduleline", "announcement")
+]
 SUBCOMMANDS = [
     "list",
     "history",
@@ -329,7 +331,7 @@ def test_show_tells_everything_about_one_run_with_its_output() -> None:
         f"run       {run.id}",
         f"run id    {run.run_id.hex}",
         f"job       {CLEANUP}",
-        "status    failed, exit code 1",
+        "outcome   failed, exit code 1",
         "started   2026-03-01 02:00:00 UTC",
         "finished  2026-03-01 02:00:30 UTC",
         "duration  30.0s",
@@ -362,7 +364,7 @@ def test_show_of_a_run_under_way_tells_what_was_saved_so_far(manage: Manage) -> 
     shown = manage("jobs", "show", str(run.id))
     listed = manage("jobs")
 
-    assert "status    running\n" in shown.stdout
+    assert "outcome   running\n" in shown.stdout
     assert "output so far, as it was last saved:\nhalf of it\n" in shown.stdout
     assert "running since 2026-03-01 02:00" in listed.stdout
     execute("SELECT pg_advisory_unlock_all()")
@@ -518,91 +520,24 @@ def is_waiting_for_a_lock() -> bool:
 
 # -- costs --------------------------------------------------------------------------
 
-DAILY = ScheduledJob(1, "0 2 * * *", "JOB=daily python manage.py catch_up")
-
-
-@pytest.mark.parametrize(
-    ("month", "days"),
-    [("2026-02", 28), ("2028-02", 29), ("2026-03", 31), ("2026-04", 30)],
-)
-def test_a_daily_job_comes_once_a_day_in_months_of_any_length(
-    month: str, days: int
-) -> None:
-    begin = datetime.fromisoformat(f"{month}-01T00:00:00Z")
-    end = (begin + timedelta(days=31)).replace(day=1)
-
-    assert runs_left(DAILY, begin, end) == days
-    assert runs_left(DAILY, begin.replace(hour=2), end) == days - 1
-    assert runs_left(DAILY, end - timedelta(hours=1), end) == 0
-    assert runs_left(DAILY, end, end) == 0
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        "* * * * *",
-        "*/7 3,22 * * *",
-        "0 0 * * *",
-        "59 23 * * *",
-        "0 0 1,15 * 1",
-        "5 */6 L * *",
-        "0 4 29 2 *",
-        "0 3 * * 5#2",
-        "0 0 1 * *",
-    ],
-)
-@pytest.mark.parametrize(
-    "after", ["2028-02-01T00:00", "2028-02-10T12:34", "2028-02-29T23:59"]
-)
-def test_the_runs_that_are_left_are_those_that_one_counts(
-    times: str, after: str
-) -> None:
-    job = ScheduledJob(1, times, "cmd")
-    begin = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    end = datetime(2028, 3, 1, tzinfo=UTC)
-    due = job.next_after(begin)
-    counted = 0
-    while due < end:
-        counted += 1
-        due = job.next_after(due)
-
-    assert runs_left(job, begin, end) == counted
-
 
 @pytest.mark.django_db
-def test_a_month_costs_what_was_run_and_what_is_left_of_the_usual_length() -> None:
+def test_a_month_costs_what_was_run_in_it() -> None:
     now = datetime(2028, 2, 10, 12, 0, tzinfo=UTC)
     for day, seconds in ((8, 60.0), (9, 30.0), (10, 120.0)):
         started = now.replace(day=day, hour=2)
         make_run("daily", started_at=started, seconds=seconds)
-    # Of another month, and of one that is only seen when it is looked for.
     make_run("daily", started_at=datetime(2028, 1, 31, 23, 59, tzinfo=UTC))
+    make_run("by-hand", started_at=now, seconds=60.0)
 
-    (cost,) = month_costs([DAILY], now).jobs
+    month = month_costs(now, lines=5)
 
-    assert (cost.runs, cost.seconds) == (3, 210.0)
-    assert cost.so_far == pytest.approx(210 / 60 * 0.00016)
-    assert cost.usual_seconds == 45.0
-    assert cost.runs_left == 19  # the 11th to the 29th
-    assert cost.expected == pytest.approx((210 + 19 * 45) / 60 * 0.00016)
-
-
-@pytest.mark.django_db
-def test_the_usual_length_is_the_median_of_the_last_30_runs_that_ended() -> None:
-    for number in range(40):
-        seconds = 1000.0 if number >= 30 else 10.0
-        make_run("daily", started_at=NOW - timedelta(days=number), seconds=seconds)
-    for outcome in (Outcome.SKIPPED, Outcome.CRASHED, Outcome.RUNNING):
-        make_run(
-            "daily",
-            outcome=outcome,
-            seconds=5000.0,
-            started_at=NOW - timedelta(hours=1),
-        )
-
-    (cost,) = month_costs([DAILY], NOW).jobs
-
-    assert cost.usual_seconds == 10.0
+    assert [(job.name, job.runs, job.seconds) for job in month.jobs] == [
+        ("by-hand", 1, 60.0),
+        ("daily", 3, 210.0),
+    ]
+    assert month.cost == pytest.approx(270 / 60 * 0.00016)
+    assert (month.as_cron_jobs, month.as_worker) == (5.0, 7.0)
 
 
 @pytest.mark.django_db
@@ -610,52 +545,9 @@ def test_a_run_under_way_costs_until_now_and_a_skipped_one_is_no_run() -> None:
     make_run("daily", outcome=Outcome.RUNNING, started_at=NOW - timedelta(minutes=1))
     make_run("daily", outcome=Outcome.SKIPPED, seconds=0.0)
 
-    (cost,) = month_costs([DAILY], NOW).jobs
+    (cost,) = month_costs(NOW, lines=5).jobs
 
     assert (cost.runs, cost.seconds) == (1, 60.0)
-
-
-@pytest.mark.django_db
-def test_a_job_without_runs_has_an_unknown_cost_and_others_are_counted_too() -> None:
-    make_run("by-hand", seconds=60.0)
-
-    month = month_costs([DAILY], NOW)
-
-    assert [(cost.name, cost.expected) for cost in month.jobs] == [
-        ("daily", None),
-        ("by-hand", 0.00016),
-    ]
-    assert (month.so_far, month.expected) == (0.00016, 0.00016)
-    assert month.as_cron_jobs == 1.0  # by-hand is in no crontab
-
-
-@pytest.mark.django_db
-def test_what_is_paused_is_not_expected() -> None:
-    make_run("daily", started_at=NOW - timedelta(days=1))
-    until = datetime(2026, 3, 31, 2, 0, tzinfo=UTC)
-    Job.objects.create(name="daily", paused_until=until)
-
-    (cost,) = month_costs([DAILY], NOW).jobs
-
-    assert cost.runs_left == 1  # the one at the end of the pause
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("count", "verdict"),
-    [
-        (4, "Cheaper: cron jobs, by $3.00 a month."),
-        (7, "Both cost the same."),
-        (9, "Cheaper: one worker, by $2.00 a month."),
-    ],
-)
-def test_it_says_which_way_of_running_them_is_cheaper(count: int, verdict: str) -> None:
-    lines = [
-        ScheduledJob(number, "0 2 * * *", f"JOB=job-{number} cmd")
-        for number in range(count)
-    ]
-
-    assert month_costs(lines, NOW).cheaper == verdict
 
 
 @pytest.mark.django_db
@@ -665,23 +557,12 @@ def test_the_costs_are_a_table_beside_both_prices() -> None:
 
     lines = jobs("costs").splitlines()
 
-    assert lines[0] == "2026-03 (UTC) at $0.00016 a minute:"
-    assert lines[2].split() == [
-        CLEANUP,
-        "1",
-        "$0.000160",
-        "30",
-        "1m",
-        "00s",
-        "$0.004960",
-    ]
-    assert lines[3].split() == [EMAIL, "0", "$0.000000", "5", "unknown"]
-    assert lines[-3].split() == ["total", "$0.000160", "from", "$0.004960"]
-    assert lines[-2:] == [
-        "Render bills $1.00 a month or more for each cron job, $5.00 for 5, catch-up"
-        " included;",
-        "one worker that runs them all is $7.00 a month."
-        " Cheaper: cron jobs, by $2.00 a month.",
+    assert lines[0] == "2026-03 (UTC) until now, at $0.00016 a minute:"
+    assert lines[2].split() == [CLEANUP, "1", "$0.000160"]
+    assert lines[3].split() == ["total", "$0.000160"]
+    assert lines[4:] == [
+        "Render bills at least $5.00 a month for these as cron jobs, and $7.00 for one"
+        " worker that runs them all."
     ]
 
 
@@ -722,7 +603,7 @@ def test_pause_remembers_the_moment_and_says_the_next_run() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
-    Job.objects.create(name=CLEANUP, alerted_slot=NOW)
+    Job.objects.create(name=CLEANUP)
     jobs("pause", CLEANUP, "--until", "2026-03-10")
 
     facts = jobs_json("pause", CLEANUP, "--until", "2026-03-05")
@@ -733,7 +614,6 @@ def test_pause_of_a_paused_job_moves_the_moment_and_nothing_else() -> None:
         "next_run_at": "2026-03-05T02:00:00+00:00",
     }
     job = Job.objects.get()
-    assert job.alerted_slot == NOW
     assert job.paused_until == datetime(2026, 3, 5, tzinfo=UTC)
     assert job.paused_at == NOW
 
@@ -1020,7 +900,7 @@ def all_that_looks(run: int) -> list[str]:
 def test_what_only_looks_changes_nothing_and_needs_no_right_to(
     looker: str, crontab: Crontab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    monkeypatch.setattr(gone_module, "RESTART_PATIENCE", "0 s")
     (line,) = crontab(f"0 4 1 * * JOB={ARCHIVE} python manage.py archive_audit_logs")
     make_known(line, since=NOW)
     gone = make_run(outcome=Outcome.RUNNING, seen_at=NOW + timedelta(seconds=12))
@@ -1037,7 +917,7 @@ def test_what_only_looks_changes_nothing_and_needs_no_right_to(
     assert due.endswith(" (missed)\n")
     assert "OVERDUE: not run since " in listed
     assert "12.0s  crashed" in history
-    assert "status    crashed\n" in shown
+    assert "outcome   crashed\n" in shown
     assert "finished  2026-03-01 02:00:12 UTC\n" in shown
     assert contents(*OWN_TABLES) == before
 
@@ -1136,7 +1016,7 @@ def test_check_tells_each_mistake_with_its_line_and_exits_1(
     ],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 @pytest.mark.django_db

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
-from starview_app.maintenance.runner.reports.lint import (
+from starview_app.maintenance.schedule.lint import (
     MANUAL,
     Finding,
     lint,
@@ -225,7 +225,7 @@ def test_a_command_that_cannot_be_loaded_is_a_finding(
 ) -> None:
     broken = {**get_commands(), "broken": "tests.no_such_app"}
     monkeypatch.setattr(
-        "starview_app.maintenance.runner.reports.lint.get_commands", lambda: broken
+        "starview_app.maintenance.schedule.lint.get_commands", lambda: broken
     )
 
     (found,) = findings(f"{DAILY} python manage.py run_job broken")

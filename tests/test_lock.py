@@ -14,8 +14,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import lock
+from starview_app.maintenance.models import Announcement, JobRun
+from starview_app.maintenance.running import lock
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
 from tests.factories import (
@@ -45,7 +45,7 @@ CLASSES = {
 }
 PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items()}
 CLEAN_UP = "cleanup_unverified_users"
-GRACE = "starview_app.maintenance.runner.stop.GRACE_SECONDS"
+GRACE = "starview_app.maintenance.running.stop.GRACE_SECONDS"
 
 Start = Callable[..., Command]
 
@@ -326,7 +326,7 @@ def test_a_run_leaves_no_setting_and_no_lock_in_a_poolers_sessions(
     ).finish()
 
     assert (done.code, only_run().outcome) == (1, "failed")
-    assert Job.objects.get(name="x").alerted_at
+    assert Announcement.objects.filter(job="x", channel="mail").exists()
     names = ("lock_timeout", "statement_timeout", "idle_session_timeout")
     with ExitStackOfSessions(pooled, 4) as others:
         found = [[_show(each, name) for name in names] for each in others]
@@ -415,7 +415,7 @@ def test_no_setting_of_the_database_keeps_a_job_from_its_work(
             CLEAN_UP,
             database=database,
             constants={
-                "starview_app.maintenance.jobs.cleanup_unverified_users"
+                "starview_app.maintenance.jobs.unverified_users.cleanup"
                 ".LOCK_TIMEOUT_MS": 60_000
             },
         )

@@ -20,7 +20,10 @@ WAIT_SECONDS = 20
 LABEL = "maintenance"
 OWN_TABLES = {
     f"maintenance_{name}"
-    for name in ("auditarchive", "auditmanifest", "job", "jobrun", "scheduleline")
+    for name in (
+        *("auditarchive", "auditmanifest", "job", "jobrun", "scheduleline"),
+        "announcement",
+    )
 }
 MIGRATIONS = sorted(
     path.stem
@@ -192,6 +195,7 @@ def whole_web_service(empty: Database) -> Database:
         DELETE FROM django_migrations WHERE app = 'maintenance';
         DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;
         DROP TABLE maintenance_job, maintenance_jobrun, maintenance_scheduleline;
+        DROP TABLE maintenance_announcement;
         DELETE FROM auth_permission
         USING django_content_type AS type
         WHERE content_type_id = type.id AND app_label = 'maintenance';
@@ -291,15 +295,36 @@ def test_tables_that_a_dump_has_left_out_are_made_again(
     whole_web_service: Database,
 ) -> None:
     whole_web_service.manage("archive_audit_logs")
-    whole_web_service.execute(
-        "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun, maintenance_scheduleline"
-    )
+    whole_web_service.execute(f"DROP TABLE {', '.join(OWN_TABLES)}")
 
     done = whole_web_service.manage("archive_audit_logs")
 
     assert done.returncode == 0, done.stderr
     assert whole_web_service.tables() >= OWN_TABLES
+
+
+def test_what_an_older_image_has_mailed_is_not_mailed_again(
+    whole_web_service: Database,
+) -> None:
+    whole_web_service.manage("archive_audit_logs")
+    whole_web_service.execute(
+        """
+        DROP TABLE maintenance_announcement;
+        DELETE FROM django_migrations WHERE name = '0005_announcements';
+        INSERT INTO maintenance_job
+            (name, alerted_at, alerted_slot, failing_since)
+        VALUES ('mailed', '2026-03-01 02:01Z', '2026-03-01 02:00Z', NULL),
+            ('failing', '2026-03-01 02:01Z', '2026-03-01 02:00Z', '2026-02-01 02:00Z'),
+            ('paused', NULL, NULL, NULL);
+        """
+    )
+
+    whole_web_service.manage("archive_audit_logs")
+
+    assert whole_web_service.execute(
+        "SELECT channel, job, announced_slot = '2026-03-01 02:00Z', failing_since"
+        " IS NULL FROM maintenance_announcement ORDER BY job"
+    ) == [("mail", "failing", True, False), ("mail", "mailed", True, True)]
 
 
 @pytest.mark.parametrize("option", ["zero", "--plan", "--fake"])

@@ -56,7 +56,7 @@ def test_of_many_processes_with_one_slot_one_runs_however_often_it_is_tried(
                     environment={"JOB": "starview-print"},
                     commands={"print": "tests.commands_for_runs.Print"},
                     constants={
-                        "starview_app.maintenance.runner.record.LOCK_TIMEOUT": "60s"
+                        "starview_app.maintenance.running.ledger.LOCK_TIMEOUT": "60s"
                     },
                     supervised=True,
                 )

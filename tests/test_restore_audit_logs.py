@@ -19,10 +19,11 @@ from django.db import IntegrityError, connection
 from psycopg2.errors import ForeignKeyViolation
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.jobs import restore_audit_logs as job
+from starview_app.maintenance.jobs.audit_archive import restore as job
+from starview_app.maintenance.jobs.audit_archive.transfer import PiecesFile
 from starview_app.maintenance.models import AuditArchive, AuditManifest
-from starview_app.maintenance.runner import stop
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running import stop
 from starview_app.models import AuditLog
 from tests.conftest import ROOT, Manage, kill_run, merged
 from tests.factories import (
@@ -1010,7 +1011,8 @@ def test_a_database_built_anew_is_restored_from_the_bucket_alone(
     archive("--segment-rows=3")
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun, maintenance_scheduleline;"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
+        " maintenance_announcement;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
     try:
@@ -1034,14 +1036,14 @@ def test_rows_of_1_mb_are_read_in_pieces_of_bounded_size(
         add(message="0123456789" * 100_000)
     (name,) = archive("--format=json", "--compress")
     sizes: list[int] = []
-    read = job._File.read
+    read = PiecesFile.read
 
     def measured(self: Any, size_bytes: int) -> bytes:
         piece = read(self, size_bytes)
         sizes.append(len(piece) + len(self._rest))
         return piece
 
-    monkeypatch.setattr(job._File, "read", measured)
+    monkeypatch.setattr(PiecesFile, "read", measured)
 
     restore(name)
 

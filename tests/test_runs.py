@@ -19,9 +19,10 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.models import Job, JobRun
-from starview_app.maintenance.runner import record, supervisor
-from starview_app.maintenance.runner.record import mark_crashed
-from starview_app.maintenance.runner.supervisor import OUTPUT_BYTES
+from starview_app.maintenance.running import gone, ledger
+from starview_app.maintenance.running import process as process_module
+from starview_app.maintenance.running.gone import mark_crashed
+from starview_app.maintenance.running.process import OUTPUT_BYTES
 from tests.archive_processes import Command, Commands, Done, commands, kept
 from tests.conftest import Manage
 from tests.factories import (
@@ -53,11 +54,11 @@ CLASSES = {
 }
 PATHS = {name: f"tests.commands_for_runs.{path}" for name, path in CLASSES.items()}
 
-RUNNER = "starview_app.maintenance.runner"
-SAVE_SECONDS = f"{RUNNER}.supervisor.SAVE_SECONDS"
-FIRST_SAVE_SECONDS = f"{RUNNER}.supervisor.FIRST_SAVE_SECONDS"
-LOCK_TIMEOUT = f"{RUNNER}.record.LOCK_TIMEOUT"
-FINISH_SECONDS = f"{RUNNER}.record.FINISH_SECONDS"
+RUNNING = "starview_app.maintenance.running"
+SAVE_SECONDS = f"{RUNNING}.process.SAVE_SECONDS"
+FIRST_SAVE_SECONDS = f"{RUNNING}.process.FIRST_SAVE_SECONDS"
+LOCK_TIMEOUT = f"{RUNNING}.ledger.LOCK_TIMEOUT"
+FINISH_SECONDS = f"{RUNNING}.ledger.FINISH_SECONDS"
 
 Start = Callable[..., Command]
 Run = Callable[..., Done]
@@ -380,13 +381,10 @@ def test_while_nobody_reads_the_deadline_holds_and_later_nothing_is_lost(
     start: Start, pipe: tuple[Path, int]
 ) -> None:
     path, reader = pipe
-    for seconds in (2, 8, 32):  # on a busy machine it may be over before it writes
-        JobRun.objects.all().delete()
-        process = start("flood", timeout=f"timeout {seconds}", stdout=path)
-        wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
-        if readable(reader):
-            break
-        process.finish()
+    process = start("flood", timeout="timeout 0.5", stdout=path)
+    wait_until(lambda: readable(reader), "it writes")
+    kill(process.pid, signal.SIGTERM)
+    wait_until(lambda: outcomes() == [("schedule", "timed out")], "it is stopped")
 
     seen = b""
     while chunk := os.read(reader, 65_536):
@@ -411,8 +409,8 @@ def test_what_a_run_has_written_so_far_can_be_read_from_its_first_seconds_on(
     wait_until(lambda: "waiting" in only_run().output, "the output was saved")
 
     assert only_run().outcome == "running"
-    assert supervisor.FIRST_SAVE_SECONDS <= 1
-    assert supervisor.SAVE_SECONDS <= 5
+    assert process_module.FIRST_SAVE_SECONDS <= 1
+    assert process_module.SAVE_SECONDS <= 5
 
 
 def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
@@ -427,7 +425,7 @@ def test_a_run_that_is_killed_with_its_container_has_its_output_and_its_length(
         "UPDATE maintenance_jobrun SET started_at = started_at - interval '1 h',"
         " seen_at = seen_at - interval '1 h'"
     )
-    monkeypatch.setattr(record, "RESTART_PATIENCE", "0 s")
+    monkeypatch.setattr(gone, "RESTART_PATIENCE", "0 s")
 
     def is_found() -> bool:  # once the server has noticed, and freed the lock
         return bool(mark_crashed(datetime.now(UTC)))
@@ -657,10 +655,13 @@ def test_a_signal_that_reaches_both_processes_is_one_stop(start: Start) -> None:
     assert outcomes() == [("schedule", "interrupted")]
 
 
-def test_the_deadline_of_the_crontab_stops_a_run_without_timeouts_help(
-    run: Run,
+def test_a_run_that_timeout_stops_at_the_deadline_is_recorded_as_timed_out(
+    start: Start,
 ) -> None:
-    done = run("wait", timeout="timeout 0.5")
+    process = start("wait", timeout="timeout 0.5")
+    worker_of(process)
+    kill(process.pid, signal.SIGTERM)  # as `timeout` does it
+    done = process.finish()
 
     assert done.code == 1
     assert (only_run().outcome, only_run().exit_code) == ("timed out", 1)
@@ -668,9 +669,12 @@ def test_the_deadline_of_the_crontab_stops_a_run_without_timeouts_help(
 
 
 def test_what_ignores_its_deadline_is_killed_and_recorded_as_timed_out(
-    run: Run,
+    start: Start,
 ) -> None:
-    done = run("stubborn", timeout="timeout -k 0.5 2")
+    process = start("stubborn", timeout="timeout -k 0.5 0.5")
+    wait_until(lambda: "waiting" in process.out(), "it ignores signals")
+    kill(process.pid, signal.SIGTERM)
+    done = process.finish()
 
     assert done.code == 1
     assert (only_run().outcome, only_run().exit_code) == ("timed out", 137)
@@ -1066,4 +1070,4 @@ def test_help_of_any_command_is_shown_and_not_recorded(manage: Manage) -> None:
 
 
 def test_more_rows_than_a_run_adds_are_pruned_by_each() -> None:
-    assert record.PRUNE_ROWS >= 10
+    assert ledger.PRUNE_ROWS >= 10

@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from starview_app.maintenance.runner.crontab.schedule import (
+from starview_app.maintenance.schedule.crontab import (
     CrontabError,
     ScheduledJob,
     parse_crontab,

@@ -23,11 +23,11 @@ from django.db import connection
 
 from demo.services import LocalServices
 from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.audit_archive.cleanup import cleanup_audit_archives
 from starview_app.maintenance.jobs.audit_archive.manifests import (
     parse_manifest,
 )
-from starview_app.maintenance.jobs.cleanup_audit_archives import cleanup_audit_archives
-from starview_app.maintenance.jobs.verify_audit_archives import verify_audit_archives
+from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.s3 import S3Store
 from tests import failing_s3
@@ -1361,7 +1361,8 @@ def test_it_needs_no_table_made_beforehand(
 ) -> None:
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
-        " maintenance_job, maintenance_jobrun, maintenance_scheduleline;"
+        " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
+        " maintenance_announcement;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 

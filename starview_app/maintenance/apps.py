@@ -6,3 +6,8 @@ from django.apps import AppConfig
 class MaintenanceConfig(AppConfig):
     name = "starview_app.maintenance"
     label = "maintenance"
+
+    def ready(self) -> None:
+        from starview_app.maintenance import notify  # its models are ready now
+
+        notify.listen()

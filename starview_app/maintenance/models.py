@@ -110,18 +110,33 @@ class ScheduleLine(models.Model):
 
 
 class Job(models.Model):
-    """What people and mails have left to remember of a job."""
+    """What people have left to remember of a job."""
 
     name = models.CharField(max_length=200, primary_key=True)
     # The newest pause: the schedule does not run what is due in it, the end not
     # included.
     paused_at = models.DateTimeField(null=True)
     paused_until = models.DateTimeField(null=True)
-    # When it was last mailed about, for which slot, and since when mails say that it
-    # fails.
-    alerted_at = models.DateTimeField(null=True)
-    alerted_slot = models.DateTimeField(null=True)
+
+
+class Announcement(models.Model):
+    """The last alert about a job that a channel has accepted.
+
+    `notify.alerts` is the only writer: each channel is told what it has not accepted.
+    """
+
+    channel = models.CharField(max_length=50)
+    job = models.CharField(max_length=200)
+    announced_at = models.DateTimeField()
+    # The newest slot whose trouble it was about.
+    announced_slot = models.DateTimeField()
+    # Since when the channel knows that the job fails; none: that it works.
     failing_since = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["channel", "job"], name="announcement_once")
+        ]
 
 
 class JobRun(models.Model):

@@ -1,6 +1,6 @@
 """Amazon SES: send a mail at most once, read what the account sent.
 
-boto3 and django-ses cost 0.3 s to import, so they wait until a mail is sent.
+This imports boto3 and django-ses, which costs 0.3 s: import it when a mail is sent.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from datetime import datetime, timedelta
 from smtplib import SMTPException, SMTPServerDisconnected
 from typing import TYPE_CHECKING, Any
 
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.parsers import ResponseParserError
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
+from django_ses import SESBackend
 
 from starview.redaction import redact
 from starview_app.maintenance.errors import JobError
@@ -58,8 +63,6 @@ class Backend(BaseEmailBackend):
     """
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        from botocore.config import Config
-        from django_ses import SESBackend
 
         if not (settings.AWS_SES_ACCESS_KEY_ID and settings.AWS_SES_SECRET_ACCESS_KEY):
             raise JobError(f"the SES access key is not set HINT: {_KEYS_HINT}.")
@@ -91,8 +94,6 @@ def send_report(
 
     Raises JobError, which says when it is unknown whether the mail went out.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
 
     message = EmailMultiAlternatives(subject, text, from_email, list(recipients))
     message.attach_alternative(html, "text/html")
@@ -119,8 +120,6 @@ def send_report(
 
 
 def _may_have_been_sent(error: Exception) -> bool:
-    from botocore.exceptions import ClientError, HTTPClientError
-    from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -192,8 +191,6 @@ def sending_statistics(
 def _client(
     *, access_key_id: str, secret_access_key: str, region: str, endpoint_url: str
 ) -> SESClient:
-    import boto3
-    from botocore.config import Config
 
     return boto3.client(
         "ses",

@@ -50,9 +50,15 @@ def one_line(text: object) -> str:
     return str(text).translate(_ESCAPES)
 
 
-# Lines of the clean-up of accounts: what stands between the two groups names one.
+def slug_of(job: str, longest: int) -> str:
+    """The job's name as monitors take it: small letters, digits, - and _."""
+    return re.sub(r"[^a-z0-9_-]+", "-", job.lower())[:longest]
+
+
+# Lines of the clean-up of accounts, as printed or quoted in an alert: what stands
+# between the two groups names one.
 _LINE_OF_AN_ACCOUNT = re.compile(
-    r"^(\s*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
+    r"^([\s|]*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
     r"( - registered \d+ days ago| \(changed meanwhile\)|(?<=\))|: .*)$",
     re.MULTILINE,
 )

@@ -14,7 +14,7 @@ _counts: ContextVar[dict[str, int] | None] = ContextVar("counts", default=None)
 class JobResult:
     """`counts` by name (`{"deleted": 2}`); a run with `problems` has failed.
 
-    `interrupted`: the job was told to stop and did so between two batches; what was
+    `interrupted`: the job was asked to stop and did so between two batches; what was
     done stays done and the next run continues.
     """
 

@@ -44,7 +44,7 @@ class Store(Protocol):
 
         When the block raises, no object is left, unless a StoreError leaves that in
         doubt; a process that is killed may leave an unfinished one, which no reader
-        sees. A name that is taken raises ObjectExistsError, unless told to `overwrite`.
+        sees. A name that is taken raises ObjectExistsError, unless `overwrite` is set.
         """
 
     def read(self, name: str) -> Iterator[bytes]:

@@ -200,7 +200,7 @@ class _Upload:
         self._client = client
         self._bucket = bucket
         self._key = key
-        # S3 refuses a key that exists when it is told this.
+        # With this header S3 refuses a key that exists.
         self._condition: _Condition = {} if overwrite else {"IfNoneMatch": "*"}
         self._buffer = bytearray()
         self._upload_id = ""
@@ -216,7 +216,7 @@ class _Upload:
             self._send_part(part)
 
     def finish(self) -> None:
-        """Complete the object; the store refuses a key that exists, unless told so.
+        """Complete the object; a taken key is refused, unless `overwrite` is set.
 
         boto3 repeats a request whose answer was lost, and is then refused for the very
         object that it wrote: one with the entity tag of what was sent is ours.

@@ -10,17 +10,17 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from starview.env import ARCHIVE
-from starview_app.maintenance.jobs import archive_audit_logs as job
+from starview_app.maintenance.jobs.audit_archive import archive as job
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.audit_archive.segments import Outcome
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import (
+from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.stores.configured import (
     LOCK_NAME,
     archive_location,
     archive_store,
     public_warning,
 )
-from starview_app.maintenance.runner.command import JobCommand, whole_number
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,7 +36,6 @@ logger = structlog.get_logger(__name__)
 
 
 class Command(JobCommand):
-    job_name = "archive_audit_logs"
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)

@@ -11,27 +11,27 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from starview.redaction import redact
+from starview_app.maintenance import exits
+from starview_app.maintenance.catchup.catch_up import catch_up, due_now, look_after
+from starview_app.maintenance.catchup.launch import Launcher
+from starview_app.maintenance.catchup.slots import SlotState
+from starview_app.maintenance.catchup.ticks import record_tick, record_unbegun
+from starview_app.maintenance.database_errors import in_one_line, is_away
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.catch_up import catch_up, due_now, look_after
-from starview_app.maintenance.runner.command import OneLineCommand, clear_errors
-from starview_app.maintenance.runner.crontab.registry import recorded_jobs
-from starview_app.maintenance.runner.database_errors import in_one_line, is_away
-from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.monitoring import alerts
-from starview_app.maintenance.runner.record import (
-    EXIT_UNCLAIMED,
+from starview_app.maintenance.notify import alerts
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running.command import OneLineCommand
+from starview_app.maintenance.running.ledger import (
     Ending,
-    record_tick,
-    record_unbegun,
     short_waits,
 )
-from starview_app.maintenance.runner.request import (
+from starview_app.maintenance.running.request import (
     RunRequest,
     environment_of,
     take_request,
 )
-from starview_app.maintenance.runner.slots import SlotState
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.running.worker import clear_errors
+from starview_app.maintenance.schedule.registry import recorded_jobs
 from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
@@ -104,11 +104,13 @@ class Command(OneLineCommand):
             code = launcher.run(
                 state.schedule,
                 variables,
-                lambda: look_after(jobs, timezone.now(), at_once=False),
+                lambda: look_after(
+                    jobs, timezone.now(), alerts.dispatch, at_once=False
+                ),
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
-            is_claimed = code != EXIT_UNCLAIMED  # else the database was away
+            is_claimed = code != exits.UNCLAIMED  # else the database was away
             if code and is_claimed and not launcher.should_stop:
                 _record_if_unbegun(state, code, started_at)
 
@@ -117,6 +119,7 @@ class Command(OneLineCommand):
                 jobs,
                 clock=timezone.now,
                 launch=launch,
+                announce=alerts.dispatch,
                 should_stop=lambda: launcher.should_stop,
             )
 

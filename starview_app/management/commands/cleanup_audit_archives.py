@@ -6,23 +6,22 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from starview.env import ARCHIVE
-from starview_app.maintenance.jobs import cleanup_audit_archives as job
+from starview_app.maintenance.jobs.audit_archive import cleanup as job
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import LOCK_NAME, archive_store
-from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.stores.configured import LOCK_NAME, archive_store
 from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "cleanup_audit_archives"
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
     needs_in_dry_run = True
     help = (
         "Removes archives whose newest event is older than --days, and writes a"
-        " manifest that says so. The newest archive, manifests and objects that this"
+        " manifest that lists them. The newest archive, manifests and objects that this"
         " database has not archived are never removed."
     )
 

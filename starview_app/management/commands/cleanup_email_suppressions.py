@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from starview.env import MAIL, plain_email_problem
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.jobs import cleanup_email_suppressions as job
+from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.running.command import JobCommand, whole_number
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def addresses(text: str) -> list[str]:
 
 
 class Command(JobCommand):
-    job_name = "cleanup_email_suppressions"
     help = (
         "Lets addresses whose last soft bounce is older than --soft-bounce-days receive"
         " mail again, deletes bounce records older than --stale-days that suppress"
@@ -131,7 +130,9 @@ class Command(JobCommand):
             return
         # Imported here: what mail needs takes longer than a clean-up without a report.
         from starview_app.maintenance import ses
-        from starview_app.maintenance.jobs import email_health
+        from starview_app.maintenance.jobs.email_suppressions import (
+            health as email_health,
+        )
 
         health = email_health.collect_email_health(
             now=now,

@@ -7,14 +7,13 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from starview_app.maintenance.jobs import cleanup_unverified_users as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.command import JobCommand, whole_number
+from starview_app.maintenance.jobs.unverified_users import cleanup as job
+from starview_app.maintenance.running.command import JobCommand, whole_number
 from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "cleanup_unverified_users"
     help = (
         "Deletes accounts that joined more than --days ago and never verified an"
         " address. Keeps staff, system and deactivated accounts, and whoever has ever"

@@ -1,11 +1,9 @@
 """`jobs`: the jobs of the crontab and their runs, as Render's dashboard shows them."""
 
-import json
 import os
 import re
 import socket
 import sys
-import unicodedata
 from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,41 +17,51 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from starview_app.maintenance import exits
+from starview_app.maintenance.catchup.launch import Launcher
+from starview_app.maintenance.history import costs
+from starview_app.maintenance.history import runs as history
+from starview_app.maintenance.history.health import check_health
+from starview_app.maintenance.history.lines import (
+    WIDTH,
+    all_of,
+    as_json_line,
+    circumstances,
+    clipped,
+    dollars,
+    duration,
+    last_run,
+    notes,
+    table,
+    utc,
+)
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.runner.command import (
-    EXIT_WRONG_OPTIONS,
+from starview_app.maintenance.running.command import (
     OneLineCommand,
     OneLineParser,
-    clear_errors,
     whole_number,
 )
-from starview_app.maintenance.runner.crontab.registry import (
-    is_recorded,
-    scheduled_jobs,
-)
-from starview_app.maintenance.runner.crontab.schedule import (
+from starview_app.maintenance.running.ledger import short_waits
+from starview_app.maintenance.running.request import environment_of
+from starview_app.maintenance.running.worker import clear_errors
+from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
     read_text,
 )
-from starview_app.maintenance.runner.launch import Launcher
-from starview_app.maintenance.runner.record import short_waits
-from starview_app.maintenance.runner.reports import costs, history
-from starview_app.maintenance.runner.reports.health import check_health
-from starview_app.maintenance.runner.request import environment_of
+from starview_app.maintenance.schedule.lint import lint
+from starview_app.maintenance.schedule.registry import (
+    is_recorded,
+    scheduled_jobs,
+)
 from starview_app.maintenance.text import one_line
 
 MAX_PAUSE = timedelta(days=400)
-_WIDTH = 100  # of a line for people
-_CELL_WIDTH = 36
 _RUN_ID = re.compile(r"(?=.{12,36}\Z)[0-9a-f]+(-[0-9a-f]+)*", re.IGNORECASE)
-_TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-# Controls, what is invisible, line and paragraph separators.
-_UNPRINTABLE = {"Cc", "Cf", "Zl", "Zp"}
 
 _SUBCOMMANDS = {
     "list": "List the crontab's jobs: their times, last run, next run and troubles.",
-    "history": "Show the run history, newest first: duration, status and cost.",
+    "history": "Show the run history, newest first: duration, outcome and cost.",
     "show": "Show everything about one run, with its output; also while it runs.",
     "run": "Run a job now, as its line of the crontab does, and end as it ends.",
     "costs": "Show what the runs of this month cost at Render's price per minute.",
@@ -122,7 +130,7 @@ class Command(OneLineCommand):
         options |= {"as_json": as_json, "now": timezone.now()}
         with clear_errors(), short_waits():
             report: _Report = report_on(**options)
-        for line in [_as_json(report.facts)] if as_json else report.lines:
+        for line in [as_json_line(report.facts)] if as_json else report.lines:
             self.stdout.write(line)
         if report.exit_code:
             raise SystemExit(report.exit_code)
@@ -132,10 +140,10 @@ class Command(OneLineCommand):
     def _list(self, *, now: datetime, **options: Any) -> _Report:
         jobs = history.overview(scheduled_jobs(), now)
         rows = [("JOB", "LAST RUN (UTC)", "NEXT RUN (UTC)")]
-        rows += [(job.name, _last_run(job), _time(job.next_run_at)) for job in jobs]
-        head, *lines = _table(rows)
+        rows += [(job.name, last_run(job), utc(job.next_run_at)) for job in jobs]
+        head, *lines = table(rows)
         for position, job in enumerate(jobs):
-            lines[position] += f"\n    {_clipped(_notes(job), _WIDTH - 4)}"
+            lines[position] += f"\n    {clipped(notes(job), WIDTH - 4)}"
         facts = {"jobs": [asdict(job) for job in jobs]}
         return _Report(facts, [head, *lines] if jobs else ["No jobs"])
 
@@ -153,21 +161,21 @@ class Command(OneLineCommand):
             known = [job.name for job in scheduled_jobs()] + history.names_with_runs()
             if name not in known:
                 _fail_unknown(name, known)
-        rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "STATUS", "COST")]
+        rows = [("RUN", "STARTED (UTC)", "JOB", "DURATION", "OUTCOME", "COST")]
         rows += [
             (
                 str(run.id),
-                _time(run.started_at),
+                utc(run.started_at),
                 run.job,
-                _duration(run.seconds),
+                duration(run.seconds),
                 run.outcome,
-                _dollars(run.cost),
+                dollars(run.cost),
             )
             for run in runs
         ]
-        head, *lines = _table(rows, right=(0, 3, 5))
+        head, *lines = table(rows, right=(0, 3, 5))
         for position, run in enumerate(runs):
-            lines[position] += f"\n    {_clipped(_circumstances(run), _WIDTH - 4)}"
+            lines[position] += f"\n    {clipped(circumstances(run), WIDTH - 4)}"
         facts = {"runs": [asdict(run) for run in runs]}
         return _Report(facts, [head, *lines] if runs else ["No runs"])
 
@@ -175,7 +183,7 @@ class Command(OneLineCommand):
         found = history.find_run(run, now)
         if found is None:
             raise CommandError(f"there is no run {run} HINT: jobs history lists them")
-        return _Report({"run": asdict(found)}, _all_of(found))
+        return _Report({"run": asdict(found)}, all_of(found))
 
     def _run(
         self, *, name: str, as_json: bool, now: datetime, **options: Any
@@ -186,7 +194,7 @@ class Command(OneLineCommand):
         with _stdout_is_for_the_report(as_json), launcher.passing_signals_on():
             exit_code = launcher.run(line, variables)
         record = None
-        with suppress(DatabaseError):  # the run has said so, and ended as it did
+        with suppress(DatabaseError):  # the run has reported it, and ended as it did
             if as_json:
                 record = history.last_manual_run(
                     line.job, host=socket.gethostname(), since=now, now=timezone.now()
@@ -195,49 +203,27 @@ class Command(OneLineCommand):
         return _Report({"run": run, "exit_code": exit_code}, exit_code=exit_code)
 
     def _costs(self, *, now: datetime, **options: Any) -> _Report:
-        lines = scheduled_jobs()
-        jobs = list(filter(is_recorded, lines))
-        month = costs.month_costs(jobs, now, unrecorded=len(lines) - len(jobs))
-        rows = [("JOB", "RUNS", "SO FAR", "RUNS LEFT", "USUALLY", "WHOLE MONTH")]
-        rows += [
-            (
-                job.name,
-                str(job.runs),
-                _dollars(job.so_far),
-                str(job.runs_left) if job.is_scheduled else "",
-                "" if job.usual_seconds is None else _duration(job.usual_seconds),
-                "unknown" if job.expected is None else _dollars(job.expected),
-            )
-            for job in month.jobs
-        ]
-        expected = ("" if month.is_whole else "from ") + _dollars(month.expected)
-        total = ("total", "", _dollars(month.so_far), "", "", expected)
-        facts = {
-            **asdict(month),
-            "cheaper": month.cheaper,
-            "per_minute": costs.PER_MINUTE,
-            "cron_job_per_month": costs.CRON_JOB_PER_MONTH,
-        }
+        month = costs.month_costs(now, lines=len(scheduled_jobs()))
+        rows = [("JOB", "RUNS", "COST")]
+        rows += [(job.name, str(job.runs), dollars(job.cost)) for job in month.jobs]
+        rows.append(("total", "", dollars(month.cost)))
         report = [
-            f"{month.month} (UTC) at ${costs.PER_MINUTE} a minute:",
-            *_table([*rows, total], right=(1, 2, 3, 4, 5)),
-            f"Render bills ${costs.CRON_JOB_PER_MONTH:.2f} a month or more for each"
-            f" cron job, ${month.as_cron_jobs:.2f} for {len(lines)}, catch-up"
-            " included;",
-            f"one worker that runs them all is ${month.as_worker:.2f} a month."
-            f" {month.cheaper}",
+            f"{month.month} (UTC) until now, at ${costs.PER_MINUTE} a minute:",
+            *table(rows, right=(1, 2)),
+            f"Render bills at least ${month.as_cron_jobs:.2f} a month for these as cron"
+            f" jobs, and ${month.as_worker:.2f} for one worker that runs them all.",
         ]
-        return _Report(facts, report)
+        return _Report({**asdict(month), "per_minute": costs.PER_MINUTE}, report)
 
     def _pause(
         self, *, name: str, until: datetime, now: datetime, **options: Any
     ) -> _Report:
         line = _recorded_line_of(name)
         history.pause(name, until=until, now=now)
-        next_run_at = line.next_after(costs.first_moment(now, until))
+        next_run_at = history.next_run(line, now, until)
         text = (
-            f"{one_line(name)} is paused until {_time(until)} UTC;"
-            f" its next run is at {_time(next_run_at)} UTC"
+            f"{one_line(name)} is paused until {utc(until)} UTC;"
+            f" its next run is at {utc(next_run_at)} UTC"
         )
         facts = {"job": name, "paused_until": until, "next_run_at": next_run_at}
         return _Report(facts, [text])
@@ -261,8 +247,6 @@ class Command(OneLineCommand):
         return _Report(facts, ["; ".join([text, *failing])])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
-        from starview_app.maintenance.runner.reports.lint import lint
-
         path = Path(file or settings.CRONTAB)
         try:
             text = read_text(path)
@@ -298,7 +282,7 @@ def _recorded_line_of(name: str) -> ScheduledJob:
         raise CommandError(
             f"{one_line(name)} cannot be paused: it does not ask before it runs HINT:"
             " run it through `run_job`, or put a # in front of its line",
-            returncode=EXIT_WRONG_OPTIONS,
+            returncode=exits.WRONG_OPTIONS,
         )
     return line
 
@@ -307,7 +291,7 @@ def _fail_unknown(name: str, known: Iterable[str]) -> NoReturn:
     names = ", ".join(dict.fromkeys(known)) or "none"
     raise CommandError(
         one_line(f"there is no job {name!r} HINT: the names are {names}"),
-        returncode=EXIT_WRONG_OPTIONS,
+        returncode=exits.WRONG_OPTIONS,
     )
 
 
@@ -365,112 +349,3 @@ def _stdout_is_for_the_report(is_so: bool) -> Iterator[None]:
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-# -- text ---------------------------------------------------------------------------
-
-
-def _last_run(job: history.JobOverview) -> str:
-    if not job.is_recorded:
-        return "not recorded"
-    if job.last_run is None:
-        return "never"
-    running = job.last_run.outcome == JobRun.Outcome.RUNNING
-    since = " since" if running else ""
-    return f"{job.last_run.outcome}{since} {_time(job.last_run.started_at)}"
-
-
-def _notes(job: history.JobOverview) -> str:
-    """The troubles first: of a long line the end is cut off."""
-    notes = [f"OVERDUE: {job.overdue}"] if job.overdue else []
-    if job.failing_run:
-        notes.append(f"FAILING: see `jobs show {job.failing_run}`")
-    if job.paused_until:
-        notes.append(f"PAUSED until {_time(job.paused_until)}")
-    return "; ".join([*notes, job.schedule])
-
-
-def _circumstances(run: history.Run) -> str:
-    attempt = f", attempt {run.attempt}" if run.attempt > 1 else ""
-    told = [_counts(run), run.error]
-    return ": ".join([f"{run.trigger}{attempt}", *filter(None, told)])
-
-
-def _counts(run: history.Run) -> str:
-    return ", ".join(f"{name} {number}" for name, number in run.counts.items())
-
-
-def _all_of(run: history.RunWithOutput) -> list[str]:
-    ended = run.outcome
-    if run.exit_code is not None:
-        ended += f", exit code {run.exit_code}"
-    facts = {
-        "run": str(run.id),
-        "run id": run.run_id,
-        "job": run.job,
-        "status": ended,
-        "started": _time(run.started_at, "%Y-%m-%d %H:%M:%S UTC"),
-        "finished": _time(run.finished_at, "%Y-%m-%d %H:%M:%S UTC"),
-        "duration": _duration(run.seconds),
-        "cost": _dollars(run.cost),
-        "trigger": f"{run.trigger}, attempt {run.attempt}",
-        "slot": _time(run.slot, "%Y-%m-%d %H:%M UTC"),
-        "command": run.command,
-        "process": f"{run.pid} on {run.host}",
-        "counts": _counts(run),
-        "error": run.error,
-    }
-    lines = [f"{name:<9} {one_line(text)}" for name, text in facts.items() if text]
-    title = "output:" if run.finished_at else "output so far, as it was last saved:"
-    return [*lines, "", title, _printable(run.output) or "(none)"]
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        character
-        for character in _TERMINAL_CODE.sub("", text).rstrip()
-        if character in "\n\t" or unicodedata.category(character) not in _UNPRINTABLE
-    )
-
-
-def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Aligned columns, those of `right` to the right; no cell can break its line."""
-    clean = [[_clipped(cell, _CELL_WIDTH) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if position in right else cell.ljust(width)
-            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in clean
-    ]
-
-
-def _clipped(text: str, width: int) -> str:
-    text = one_line(text)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _time(moment: datetime | None, layout: str = "%Y-%m-%d %H:%M") -> str:
-    return moment.astimezone(UTC).strftime(layout) if moment else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02}m {rest:02}s" if hours else f"{minutes}m {rest:02}s"
-
-
-def _dollars(amount: float) -> str:
-    return f"${amount:.6f}"
-
-
-def _as_json(facts: dict[str, Any]) -> str:
-    """On one line and in ASCII: it passes through LOG_FORMAT=json unchanged."""
-
-    def iso(value: datetime) -> str:
-        return value.astimezone(UTC).isoformat()
-
-    return json.dumps(facts, default=iso)

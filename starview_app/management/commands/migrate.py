@@ -9,8 +9,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
 from starview_app.maintenance.apps import MaintenanceConfig
-from starview_app.maintenance.runner.command import OneLineCommand
-from starview_app.maintenance.runner.tables import create_own_tables
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.maintenance.running.command import OneLineCommand
 
 # Recorded among the applied migrations before the first table is made, so that a
 # `migrate` that was killed half-way can be run again. It is no migration: one that

@@ -6,18 +6,17 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from starview.env import ARCHIVE
-from starview_app.maintenance.jobs import restore_audit_logs as job
+from starview_app.maintenance.jobs.audit_archive import restore as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import (
+from starview_app.maintenance.running.command import JobCommand, utc_day
+from starview_app.maintenance.stores.configured import (
     LOCK_NAME,
     PREFIX,
     archive_store,
 )
-from starview_app.maintenance.runner.command import JobCommand, utc_day
 
 
 class Command(JobCommand):
-    job_name = "restore_audit_logs"
     # What an archive run moves out meanwhile would be neither here nor there.
     lock_name = LOCK_NAME
     keeps_records = True

@@ -1,37 +1,27 @@
 """`run_job COMMAND [ARGS]`: any management command as a run that is recorded."""
 
-import os
-import time
+import sys
 from argparse import REMAINDER
 from typing import Any, NoReturn
 
-import structlog
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
-from django.db import Error as DatabaseError
 from django.utils import timezone
-from psycopg2.errors import QueryCanceled
 
-from starview_app.maintenance.runner.command import (
-    EXIT_WRONG_OPTIONS,
-    LOST_HINT,
-    JobCommand,
-    OneLineCommand,
-    telling_errors,
+from starview_app.maintenance import exits
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.running.command import JobCommand, OneLineCommand
+from starview_app.maintenance.running.lock import JobIsRunningError
+from starview_app.maintenance.running.process import report
+from starview_app.maintenance.running.request import RunRequest, take_request
+from starview_app.maintenance.running.stop import StopRequest
+from starview_app.maintenance.running.watcher import fork_run
+from starview_app.maintenance.running.worker import (
+    StoppedError,
+    reporting_errors,
+    work,
 )
-from starview_app.maintenance.runner.lock import (
-    JobIsRunningError,
-    job_lock,
-    sessions_named,
-)
-from starview_app.maintenance.runner.record import EXIT_RUNNING
-from starview_app.maintenance.runner.request import take_request
-from starview_app.maintenance.runner.runs import EXIT_FAILED, supervise
-from starview_app.maintenance.runner.stop import StopNow, StopRequest, stop_on_signals
-from starview_app.maintenance.runner.supervisor import tell
-
-logger = structlog.get_logger(__name__)
 
 
 class Command(OneLineCommand):
@@ -53,21 +43,19 @@ class Command(OneLineCommand):
             return
         program, _, name, *arguments = argv
         command = self._find(name)
-        if command is None:
-            request = take_request(name, arguments, now=timezone.now())
-            if request.slot:
-                supervise(request)  # a slot that fails is recorded, and heard of
-            self._fail(f"no such command: {name!r}", EXIT_WRONG_OPTIONS)
-        if isinstance(command, JobCommand):
-            command.run_from_argv([program, name, *arguments])
-            return
-        if {"-h", "--help"} & set(arguments):
+        is_help = bool({"-h", "--help"} & set(arguments))
+        if isinstance(command, JobCommand) or (command and is_help):
             command.run_from_argv([program, name, *arguments])
             return
         request = take_request(name, arguments, now=timezone.now())
-        supervise(request)
-        _tell_errors_of(command)
-        self._run(request.job, command, [program, name, *arguments])
+        if command or request.slot:  # a slot that fails is recorded, and heard of
+            watcher = fork_run(request)
+            if watcher:
+                sys.exit(watcher.watch())
+        if command is None:
+            self._fail(f"no such command: {name!r}", exits.WRONG_OPTIONS)
+        _report_errors_of(command)
+        self._work(request, command, [program, name, *arguments])
 
     def handle(self, *args: Any, **options: Any) -> None:
         raise CommandError("run_job is for the command line")
@@ -82,86 +70,35 @@ class Command(OneLineCommand):
             app if isinstance(app, BaseCommand) else load_command_class(str(app), name)
         )
 
-    def _run(self, job: str, command: BaseCommand, argv: list[str]) -> None:
-        pid, started = os.getpid(), time.monotonic()
-        outcome = "failed"
+    def _work(self, request: RunRequest, command: BaseCommand, argv: list[str]) -> None:
+        def do(stop: StopRequest) -> JobResult:
+            command.run_from_argv(argv)
+            return JobResult()
+
         try:
-            with telling_errors():
-                _run_locked(job, command, argv)
-            outcome = "succeeded"
-        except SystemExit as end:
-            outcome = "failed" if end.code else "succeeded"
-            raise
-        except _StoppedError as error:
-            outcome = error.outcome
-            tell(interrupted=outcome == "interrupted")
+            with reporting_errors():
+                # A command that is not ours asks nobody whether it should stop.
+                work(request.job, do, name=argv[1], grace_seconds=0.0)
+        except StoppedError as error:
             self._fail(str(error))
         except JobIsRunningError as error:
-            outcome = "skipped"
-            tell(refused=True)
-            self._fail(str(error), EXIT_RUNNING)
-        finally:
-            if os.getpid() == pid:  # else the command has forked
-                seconds = round(time.monotonic() - started, 3)
-                write = logger.info if outcome == "succeeded" else logger.error
-                write("job_finished", outcome=outcome, seconds=seconds)
+            report(refused=True)
+            self._fail(str(error), exits.RUNNING)
+        except JobError as error:
+            self._fail(str(error))
 
-    def _fail(self, text: str, code: int = EXIT_FAILED) -> NoReturn:
-        tell(error=text)
+    def _fail(self, text: str, code: int = exits.FAILED) -> NoReturn:
+        report(error=text)
         self.stderr.write(f"CommandError: {text}")
         raise SystemExit(code)
 
 
-class _StoppedError(Exception):
-    """The command was stopped before it was done."""
-
-    def __init__(self, name: str, stop: StopRequest) -> None:
-        if stop.failure:
-            super().__init__(f"{name} {stop.failure} {LOST_HINT}")
-            self.outcome = "failed"
-        else:
-            super().__init__(
-                f"{name} was stopped by {stop.signal_name} before it was done"
-            )
-            self.outcome = "interrupted"
-
-
-def _run_locked(job: str, command: BaseCommand, argv: list[str]) -> None:
-    # Django's connection is each thread's own: the canceller needs this one.
-    session = connections[DEFAULT_DB_ALIAS]
-
-    def cancel_query() -> None:
-        if session.connection:
-            session.connection.cancel()
-
-    # A command that is not ours asks nobody whether it should stop.
-    with (
-        sessions_named(job),
-        stop_on_signals(cancel_query, grace_seconds=0.0) as stop,
-    ):
-        try:
-            with job_lock(job, on_lost=stop.fail):
-                logger.info("job_started")
-                command.run_from_argv(argv)
-        except StopNow:
-            raise _StoppedError(argv[1], stop) from None
-        except DatabaseError as error:
-            if stop() and isinstance(error.__cause__, QueryCanceled):
-                raise _StoppedError(argv[1], stop) from error
-            raise
-        except SystemExit:
-            if not stop.failure:
-                raise
-        if stop.failure:
-            raise _StoppedError(argv[1], stop)
-
-
-def _tell_errors_of(command: BaseCommand) -> None:
+def _report_errors_of(command: BaseCommand) -> None:
     """Its `run_from_argv` makes an exit code of some errors."""
     execute = command.execute
 
-    def execute_and_tell(*args: Any, **options: Any) -> str | None:
-        with telling_errors():
+    def execute_and_report(*args: Any, **options: Any) -> str | None:
+        with reporting_errors():
             return execute(*args, **options)
 
-    command.execute = execute_and_tell  # type: ignore[method-assign]
+    command.execute = execute_and_report  # type: ignore[method-assign]

@@ -6,20 +6,19 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from starview.env import ARCHIVE
-from starview_app.maintenance.jobs import verify_audit_archives as job
+from starview_app.maintenance.jobs.audit_archive import verify as job
 from starview_app.maintenance.jobs.audit_archive.chain import Finding
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.runner.archive_store import archive_store
-from starview_app.maintenance.runner.command import (
+from starview_app.maintenance.running.command import (
     JobCommand,
     utc_day,
     whole_number,
 )
+from starview_app.maintenance.stores.configured import archive_store
 from starview_app.maintenance.text import one_line
 
 
 class Command(JobCommand):
-    job_name = "verify_audit_archives"
     has_dry_run = False
     failure = "found what is not good"
     needs = (ARCHIVE,)

@@ -8,8 +8,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connection
 
 from starview.database import UnusableDatabaseError
-from starview_app.maintenance.runner.command import OneLineCommand, whole_number
-from starview_app.maintenance.runner.database_errors import explain
+from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.running.command import OneLineCommand, whole_number
 
 # What waiting does not mend.
 PERMANENT = (

@@ -163,7 +163,7 @@ def read_chain(store: Store, inventory: Inventory) -> Chain:
 
 @dataclass(frozen=True)
 class _Voucher:
-    """What a manifest has to be, and who says so."""
+    """What a manifest has to be, and who vouches for it."""
 
     name: str
     sha256: str

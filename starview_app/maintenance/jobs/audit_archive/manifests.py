@@ -2,7 +2,7 @@
 
 Each run with rows, and each removal, adds one object beside the archives. It lists
 what was written and what was removed, and the hash of the manifest before it. After
-CloudTrail's digest files: what an object should be is said outside of it, and each
+CloudTrail's digest files: what an object should be is recorded outside of it, and each
 statement is vouched for by the next one, the newest by the database.
 """
 

@@ -41,9 +41,9 @@ def is_compressed(name: str) -> bool:
 class Sink:
     """Takes an object's text in pieces of any size, and passes it on in larger ones.
 
-    On the way it counts lines, packs the text when the name says so, and hashes what is
-    stored. Raises StopRequested when told to stop, and JobError for a piece longer than
-    any line may be: COPY gives each row as one piece.
+    On the way it counts lines, packs the text when the name ends in .gz, and hashes
+    what is stored. Raises StopRequested when asked to stop, and JobError for a piece
+    longer than any line may be: COPY gives each row as one piece.
     """
 
     def __init__(
@@ -188,3 +188,34 @@ class _Unpacker:
 
 def _as_it_is(piece: bytes) -> Iterator[bytes]:
     yield piece
+
+
+class PiecesFile:
+    """What COPY reads from: `pieces` cut to the size that it asks for.
+
+    `error` is what ended the reading.
+    """
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+        self.error: BaseException | None = None
+
+    def read(self, size_bytes: int) -> bytes:
+        try:
+            piece = self._rest or next(self._pieces, b"")
+        except BaseException as error:
+            self.error = error
+            raise
+        self._rest = piece[size_bytes:]
+        return piece[:size_bytes]
+
+
+def bounded(pieces: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    """No more than so many bytes, and one piece that shows that there are more."""
+    left = size_bytes
+    for piece in pieces:
+        yield piece
+        left -= len(piece)
+        if left < 0:
+            return

@@ -1,0 +1,83 @@
+"""Whether this container does its work: the scheduler lives and no job is overdue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from django.db import DatabaseError
+
+from starview_app.maintenance.catchup.slots import slot_states
+from starview_app.maintenance.database_errors import in_one_line
+from starview_app.maintenance.history.runs import failing_run
+from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import is_recorded
+
+PROC = Path("/proc")
+_SCHEDULER = "supercronic"
+_NOT_ALIVE = "TtXZ"  # stopped, traced, dead, zombie: see proc(5)
+
+
+class Scheduler(StrEnum):
+    RUNS = "the scheduler runs"
+    DEAD = "the scheduler is dead: no process supercronic runs"
+    # In a container that was started for one command.
+    NOT_HERE = "no scheduler belongs to this container"
+
+
+@dataclass(frozen=True)
+class Health:
+    scheduler: Scheduler
+    problems: list[str]  # one line each; none when healthy
+    jobs: int
+    # Shown, and no problem: a restart mends neither a job that fails nor its cause.
+    failing: list[str]
+
+    @property
+    def is_healthy(self) -> bool:
+        return not self.problems
+
+
+def check_health(
+    lines: Sequence[ScheduledJob], now: datetime, proc: Path = PROC
+) -> Health:
+    """Look at the scheduler, and at the recorded jobs among `lines`, the crontab's."""
+    scheduler = find_scheduler(proc)
+    jobs = list(filter(is_recorded, lines))
+    problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
+    failing: list[str] = []
+    if not lines:  # then nothing runs, and nothing is overdue
+        problems.append("the crontab has no job, or cannot be read HINT: jobs check")
+    try:
+        for state in slot_states(jobs, now):
+            if state.overdue:
+                problems.append(f"{state.job}: {state.overdue}")
+            if failed := failing_run(state):
+                failing.append(f"{state.job} (run {failed.id})")
+    except DatabaseError as error:
+        problems.append(in_one_line(error))
+    return Health(scheduler, problems, len(jobs), failing)
+
+
+def find_scheduler(proc: Path = PROC) -> Scheduler:
+    """A process of its name that is neither stopped nor dead, where one belongs."""
+    if any(_is_scheduler(stat) for stat in proc.glob("[0-9]*/stat")):
+        return Scheduler.RUNS
+    try:
+        first = (proc / "1" / "cmdline").read_bytes()
+    except OSError:
+        return Scheduler.NOT_HERE
+    # Without arguments it runs the schedule, as process 1 or under tini.
+    is_expected = first.rstrip(b"\0 ").endswith(b"entrypoint.sh")
+    return Scheduler.DEAD if is_expected else Scheduler.NOT_HERE
+
+
+def _is_scheduler(stat: Path) -> bool:
+    try:
+        line = stat.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has just ended
+        return False
+    # The name, in brackets, may hold blanks and brackets.
+    name, _, fields = line.partition("(")[2].rpartition(") ")
+    return name == _SCHEDULER and fields[:1] not in _NOT_ALIVE

@@ -1,0 +1,206 @@
+"""The messages that a channel may get, and what of the jobs is worth an alert."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Self
+
+from starview.redaction import redact
+from starview_app.maintenance.catchup.slots import (
+    FAILURES,
+    OVERDUE_AFTER,
+    SlotRun,
+    SlotState,
+)
+from starview_app.maintenance.models import Announcement, JobRun
+from starview_app.maintenance.running.ledger import Ending
+from starview_app.maintenance.running.request import RunRequest
+from starview_app.maintenance.text import without_people
+
+Outcome = JobRun.Outcome
+
+
+# -- what a channel may get ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run of the schedule is claimed, and its command about to begin."""
+
+    request: RunRequest
+    run_id: uuid.UUID
+
+    def for_strangers(self) -> Self:
+        return self
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A run of the schedule has ended, or could not begin for want of a database."""
+
+    request: RunRequest
+    run_id: uuid.UUID
+    ending: Ending
+
+    def for_strangers(self) -> Self:
+        """With output only where that says what went wrong."""
+        has_failed = self.ending.outcome in FAILURES
+        ending = replace(
+            self.ending,
+            error=without_people(redact(self.ending.error)),
+            output=without_people(self.ending.output) if has_failed else "",
+        )
+        return replace(self, ending=ending)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What people are to read."""
+
+    subject: str  # one line
+    text: str
+
+    def for_strangers(self) -> Self:
+        return replace(
+            self,
+            subject=without_people(self.subject),
+            text=without_people(self.text),
+        )
+
+
+Message = RunStarted | RunEnded | Alert
+
+
+class NotDelivered(Exception):
+    """A message that was not accepted; the text says why, without the address."""
+
+
+class NeedsYou(Exception):
+    """The message was delivered; the text says what people should do at the channel."""
+
+
+# -- what is worth an alert ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Of the database. Not known: a container that is gone may have announced it."""
+
+    since: datetime
+    is_known: bool
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What is to be announced of one job."""
+
+    state: SlotState
+    slot: datetime
+    since: datetime  # it fails, or failed
+    what: str  # "failed", "is overdue", "works again"
+    run: SlotRun | None  # None: it was not run
+
+    @property
+    def job(self) -> str:
+        return self.state.job
+
+    @property
+    def mark(self) -> datetime:
+        """The slot to remember: that a slot was not run hides no failure of it."""
+        has_failed = self.run is not None and self.run.has_failed
+        return self.slot if has_failed else self.slot - timedelta(seconds=1)
+
+    @property
+    def error(self) -> str:
+        return self.run.error if self.run else ""
+
+
+@dataclass(frozen=True)
+class News:
+    """All that one alert announces. True when there is something."""
+
+    now: datetime
+    troubles: list[Notice]
+    recoveries: list[Notice]
+    outage: Outage | None  # of the database, which answers again
+
+    def __bool__(self) -> bool:
+        return bool(self.troubles or self.recoveries or self.outage)
+
+
+def news_of(
+    states: Iterable[SlotState],
+    announced: Mapping[str, Announcement],
+    outage: Outage | None,
+    now: datetime,
+) -> News:
+    """What a channel that has announced `announced`, by job, is to announce now.
+
+    Each slot that went wrong once, until the job works, and that it works. The newest
+    run that succeeded or failed decides; interrupted and skipped ones say nothing about
+    the job.
+    """
+    troubles, recoveries = [], []
+    for state in states:
+        last = announced.get(state.job)
+        failing_since = last.failing_since if last else None
+        notice = _overdue(state, failing_since) or _ended(state, failing_since)
+        if notice is None:
+            continue
+        if notice.run and notice.run.outcome == Outcome.SUCCEEDED:
+            if failing_since:
+                recoveries.append(notice)
+        elif not (last and _covers(last, notice)):
+            troubles.append(notice)
+    return News(now, troubles, recoveries, outage)
+
+
+def _covers(last: Announcement, notice: Notice) -> bool:
+    """Whether it was about this slot, and the job has not worked since."""
+    if last.announced_slot < notice.mark:
+        return False
+    has_failed = notice.run is not None and notice.run.has_failed
+    is_recovered = last.failing_since is None or any(
+        run.outcome == Outcome.SUCCEEDED
+        and run.finished_at is not None
+        and run.finished_at > last.announced_at
+        for run in notice.state.telling_runs
+    )
+    return not (has_failed and is_recovered)
+
+
+def _overdue(state: SlotState, failing_since: datetime | None) -> Notice | None:
+    if not state.overdue:
+        return None
+    run = next((run for run in state.since if run.finished_at is None), None)
+    slot = (
+        _slot(state, run) if run else state.schedule.last_due(state.now - OVERDUE_AFTER)
+    )
+    since = failing_since or (run.started_at if run else slot)
+    if run is None and state.since:  # it was interrupted, or refused
+        run = state.since[-1]
+    return Notice(state, slot, since, "is overdue", run)
+
+
+def _ended(state: SlotState, failing_since: datetime | None) -> Notice | None:
+    """What the newest run says that succeeded or failed, and since when it is so."""
+    runs = state.telling_runs
+    if not runs:
+        return None
+    first = run = runs[-1]
+    has_worked = False
+    for earlier in reversed(runs):
+        if not earlier.has_failed:
+            has_worked = run.has_failed
+            break
+        first = earlier
+    known_since = None if has_worked else failing_since
+    since = known_since or first.finished_at or first.started_at
+    what = run.outcome if run.has_failed else "works again"
+    return Notice(state, _slot(state, run), since, what, run)
+
+
+def _slot(state: SlotState, run: SlotRun) -> datetime:
+    """Its own; of a run that people started the one it stands for."""
+    return run.slot or state.schedule.last_due(run.started_at)

@@ -1,0 +1,222 @@
+"""One run of a job at a time, wherever it runs: an advisory lock in PostgreSQL.
+
+An open transaction holds it, on a session of its own. So a pooler, which gives each
+transaction another session, cannot let it go, and what the job does with Django's
+connection does not concern it. At READ COMMITTED such a transaction, which only waits,
+has neither a snapshot nor an id: it holds back no vacuum.
+"""
+
+import os
+import select
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg2
+from django.db import connection
+
+from starview.database import Session
+from starview_app.maintenance.running.forks import undone_in_children
+from starview_app.maintenance.running.process import run_pid
+
+# A pooler, a firewall or a router may end what is silent for long.
+KEEP_SECONDS = 30.0
+# At the same time: the lock's transaction, one of the job, one that records the run.
+SESSIONS = 3
+
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+# Somebody who looks for crashed runs may have it for a moment.
+_LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+_HOLDER = """
+    SELECT
+        activity.application_name,
+        coalesce(
+            to_char(activity.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+            'a time that only its own role sees,'
+        )
+    FROM pg_locks AS lock
+    JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+    WHERE
+        lock.locktype = 'advisory'
+        AND lock.granted
+        AND activity.datname = current_database()
+        AND ((lock.classid::bigint << 32) | lock.objid::bigint)
+            = hashtextextended(%(key)s, 0)
+"""
+
+OnLost = Callable[[str], None]
+
+
+class JobIsRunningError(Exception):
+    """Another run holds the lock; the text says who, where and since when."""
+
+
+_run_lock = ""
+
+
+def lock_run(run_id: uuid.UUID) -> None:
+    """Hold the lock of this run beside the job's: its process is alive, it says."""
+    global _run_lock
+    _run_lock = _key(f"run:{run_id}")
+
+
+@contextmanager
+def sessions_named(job: str) -> Iterator[None]:
+    """Let the sessions that are made while the block runs bear the name of the run."""
+    options = connection.settings_dict["OPTIONS"]
+    previous = options.get("application_name")
+    options["application_name"] = f"{job} {socket.gethostname()} pid {run_pid()}"[:63]
+    try:
+        yield
+    finally:
+        options["application_name"] = previous
+
+
+@contextmanager
+def job_lock(job: str, lock_name: str = "", *, on_lost: OnLost) -> Iterator[None]:
+    """Hold the lock of `job` while the block runs; raises JobIsRunningError at once.
+
+    Jobs that must not run beside each other share a `lock_name`.
+
+    When the session that holds it ends, `on_lost` gets the reason, in words that follow
+    the job's name, from another thread or at the end of the block; then another run may
+    begin. The server frees the lock when this process is gone, so a killed run blocks
+    nobody.
+    """
+    with connection.wrap_database_errors, sessions_named(job):
+        session = _connect()
+        try:
+            _acquire(session, job, lock_name)
+            if session.is_pooled:
+                _require_room()
+        except BaseException:
+            session.close()
+            raise
+    with _Keeper(session, on_lost).keep():
+        yield
+
+
+@contextmanager
+def lock_if_free(name: str) -> Iterator[bool]:
+    """Hold it while the block runs, unless another has it; says which."""
+    with connection.wrap_database_errors:
+        session = _connect()
+        with session.answers_in_time(), session.cursor() as cursor:
+            cursor.execute(session.at_begin())
+            cursor.execute(_LOCK, {"key": _key(name)})
+            (is_ours,) = cursor.fetchone() or (False,)
+    try:
+        yield is_ours
+    finally:
+        with suppress(psycopg2.Error):
+            session.rollback()  # who comes next finds it free
+        session.close()
+
+
+def _key(name: str) -> str:
+    return f"starview-maintenance:{name}"
+
+
+def _connect() -> Session:
+    session: Session = psycopg2.connect(**connection.get_connection_params())
+    session.set_session(isolation_level="READ COMMITTED")
+    return session
+
+
+def _acquire(session: Session, job: str, lock_name: str) -> None:
+    key = {"key": _key(lock_name or job)}
+    with session.answers_in_time(), session.cursor() as cursor:
+        cursor.execute(session.at_begin())
+        cursor.execute(_LOCK, key)
+        if cursor.fetchone() == (True,):
+            if _run_lock:
+                cursor.execute(_LOCK_RUN, {"key": _run_lock})
+            return
+        cursor.execute(_HOLDER, key)
+        who, since = cursor.fetchone() or ("one that just ended", "now")
+    other = who.split()[0] if lock_name else job
+    raise JobIsRunningError(
+        f"{'another' if other == job else 'a'} run of {other} is under way:"
+        f" {who}, connected since {since} UTC"
+    )
+
+
+def _require_room() -> None:
+    """Find out before the job begins, or it would wait in the middle, for ever."""
+    others: list[Session] = []
+    try:
+        for _ in range(SESSIONS - 1):
+            others.append(_connect())
+            with others[-1].answers_in_time(), others[-1].cursor() as cursor:
+                cursor.execute("SELECT")
+    finally:
+        for other in others:
+            other.close()
+
+
+class _Keeper:
+    """Speaks to the session now and then, and notices at once when it ends."""
+
+    def __init__(self, session: Session, on_lost: OnLost) -> None:
+        self._session = session
+        self._on_lost = on_lost
+        self._is_lost = False
+        self._reader, self._writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._watch, name="lock", daemon=True)
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        owner = os.getpid()
+        self._thread.start()
+        with undone_in_children(self._forget):
+            try:
+                yield
+            finally:
+                if os.getpid() == owner:
+                    self._end()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        for descriptor in (self._session.fileno(), self._reader.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        while self._reader.fileno() not in dict(poll.poll(KEEP_SECONDS * 1000)):
+            if not self._is_alive():
+                return
+
+    def _is_alive(self) -> bool:
+        try:
+            self._session.poll()  # what the server has sent without being asked
+            with self._session.cursor() as cursor:
+                cursor.execute("SELECT")
+        except psycopg2.Error as error:
+            self._lose(error)
+        return not self._is_lost
+
+    def _lose(self, error: psycopg2.Error) -> None:
+        self._is_lost = True
+        fatal = [text for text in self._session.notices if text.startswith("FATAL:")]
+        text = (fatal or [str(error)])[-1].removeprefix("FATAL:").strip()
+        reason = text.partition("\n")[0]
+        self._on_lost(f"lost its lock and was stopped: {reason}")
+
+    def _end(self) -> None:
+        self._writer.send(b"!")
+        self._thread.join()
+        try:
+            if not self._is_lost:
+                # Whoever waits for the end of this run finds the lock free.
+                self._session.rollback()
+        except psycopg2.Error as error:
+            self._lose(error)
+        self._session.close()
+        self._reader.close()
+        self._writer.close()
+
+    def _forget(self) -> None:
+        """In a child: or the lock would be held until that has ended as well."""
+        with open(os.devnull) as nothing:  # noqa: PTH123 - a descriptor is needed
+            os.dup2(nothing.fileno(), self._session.fileno())
+        self._reader.close()
+        self._writer.close()

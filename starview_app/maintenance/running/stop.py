@@ -1,0 +1,132 @@
+"""SIGTERM, SIGINT and SIGHUP ask a run to stop at its next safe point, and then insist.
+
+A Python signal handler does not run while the process waits inside libpq, so a thread
+reads the signal's number from the wake-up pipe, which C writes at once.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from starview_app.maintenance.running.forks import undone_in_children
+from starview_app.maintenance.running.process import is_supervised
+
+# Long enough to finish a batch, short enough for `docker stop`, which kills after 10 s.
+GRACE_SECONDS = 5.0
+INSIST_SECONDS = 1.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# One that commands leave alone, where there is one.
+_INSISTING = getattr(signal, "SIGRTMIN", signal.SIGALRM)
+_END = b"\0"  # no signal's number
+
+
+class StopNow(BaseException):
+    """The grace is over; unwinds whatever the run was waiting for.
+
+    Not an Exception, so that no `except Exception` on the way takes it for a failure.
+    """
+
+
+class StopRequest:
+    """Calling it says whether the run shall stop.
+
+    `signal_name` says which signal has asked for it, `failure` why it must without one.
+    """
+
+    def __init__(self, wake: Callable[[bytes], object]) -> None:
+        self.signal_name = ""
+        self.failure = ""
+        self._wake = wake
+
+    def __call__(self) -> bool:
+        return bool(self.signal_name or self.failure)
+
+    def fail(self, why: str) -> None:
+        """Stop the run as a signal would; may be called from any thread."""
+        self.failure = self.failure or why
+        with suppress(OSError):  # it has woken up, or has ended
+            self._wake(bytes([signal.SIGTERM]))
+
+
+@contextmanager
+def stop_on_signals(
+    cancel_query: Callable[[], None], grace_seconds: float | None = None
+) -> Iterator[StopRequest]:
+    """Turn the signals into a StopRequest while the block runs, on the main thread.
+
+    A run that has not stopped `grace_seconds` (GRACE_SECONDS) after it is interrupted:
+    its query is cancelled (`cancel_query`, called from another thread) and StopNow is
+    raised in it. A second signal changes nothing: `timeout` and the entrypoint may
+    both pass it. A signal for which the run has set a handler of its own is its own.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    request = StopRequest(lambda data: writer.send(data))
+    grace_seconds = GRACE_SECONDS if grace_seconds is None else grace_seconds
+    owner, main = os.getpid(), threading.get_ident()
+    ended = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal_name = signal.Signals(number).name
+
+    def insist(number: int, frame: FrameType | None) -> None:
+        if not ended.is_set():
+            raise StopNow
+
+    def is_ours(data: bytes) -> bool:
+        asked = set(data) & set(_STOPPING)
+        return bool(request.failure) or any(
+            signal.getsignal(number) is note for number in asked
+        )
+
+    def watch() -> None:
+        while not is_ours(data := reader.recv(16)):
+            if not data or _END in data:
+                return
+        pause_seconds = grace_seconds
+        while not ended.wait(pause_seconds):
+            pause_seconds = INSIST_SECONDS
+            with suppress(Exception):  # the connection may be gone by now
+                cancel_query()
+            signal.pthread_kill(main, _INSISTING)
+
+    watcher = threading.Thread(target=watch, name="stop-watcher", daemon=True)
+    heard = [
+        number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # not what nohup has silenced
+    handlers = dict.fromkeys(heard, note) | {_INSISTING: insist}
+    previous = {
+        number: signal.signal(number, handler) for number, handler in handlers.items()
+    }
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def forget() -> None:
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            if signal.getsignal(number) in (note, insist):
+                signal.signal(number, handler)
+        reader.close()
+        writer.close()
+
+    watcher.start()
+    with undone_in_children(forget):
+        try:
+            yield request
+        finally:
+            if os.getpid() == owner:
+                ended.set()
+                signal.set_wakeup_fd(previous_fd)
+                with suppress(OSError):  # full: then it has woken up
+                    writer.send(_END)
+                watcher.join()
+                for number, handler in previous.items():
+                    # The same stop comes from several sides: a late one must not kill a
+                    # process of its own before it has reported how it ended.
+                    is_late = request() and number in _STOPPING and is_supervised()
+                    signal.signal(number, signal.SIG_IGN if is_late else handler)
+                reader.close()
+                writer.close()

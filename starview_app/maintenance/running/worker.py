@@ -1,0 +1,156 @@
+"""The process that works: it may be stopped, holds the job's lock, logs and reports.
+
+The same for a job of ours (`JobCommand`) and any other command (`run_job`).
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import structlog
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import Error as DatabaseError
+from psycopg2.errors import QueryCanceled
+
+from starview_app.maintenance import exits
+from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.result import JobResult, count_anew, counts_so_far
+from starview_app.maintenance.running.lock import (
+    JobIsRunningError,
+    job_lock,
+    sessions_named,
+)
+from starview_app.maintenance.running.process import report
+from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
+from starview_app.maintenance.text import one_line
+
+logger = structlog.get_logger(__name__)
+
+Work = Callable[[StopRequest], JobResult]
+
+_LOST_HINT = (
+    "HINT: the database was restarted, or somebody, a pooler or a firewall ended the"
+    " session"
+)
+
+
+class StoppedError(JobError):
+    """The job was asked to stop, and stopped before it was done."""
+
+
+def work(
+    job: str,
+    do: Work,
+    *,
+    name: str = "",
+    lock_name: str = "",
+    is_locked: bool = True,
+    grace_seconds: float | None = None,
+    if_unfinished: str = "",
+    **log_fields: object,
+) -> JobResult:
+    """Call `do` as one run of `job`, and return its result.
+
+    Jobs of one `lock_name` never run beside each other; without `is_locked` any may.
+    `do` is asked to stop by a signal, and made to after `grace_seconds` (stop.py).
+    Raises JobIsRunningError before `do` is called, StoppedError when it has not done
+    everything, and JobError when the lock was lost; these are about `name`, the job's
+    where there is none, and end with `if_unfinished`.
+    """
+    # Django's connection is each thread's own: the canceller needs this one.
+    session = connections[DEFAULT_DB_ALIAS]
+
+    def cancel_query() -> None:
+        if session.connection:
+            session.connection.cancel()
+
+    name = name or job
+    with sessions_named(job), stop_on_signals(cancel_query, grace_seconds) as stop:
+        lock = job_lock(job, lock_name, on_lost=stop.fail)
+        with lock if is_locked else nullcontext():
+            result = _logged(do, stop, **log_fields)
+    if stop.failure:
+        raise JobError(f"{name} {stop.failure}{if_unfinished} {_LOST_HINT}")
+    if result.interrupted:
+        text = f"{name} was stopped by {stop.signal_name} before it was done"
+        raise StoppedError(text + if_unfinished)
+    return result
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Make one line of what an operator can fix; a bug keeps its traceback."""
+    try:
+        yield
+    except JobIsRunningError as error:
+        report(refused=True)
+        raise CommandError(str(error), returncode=exits.RUNNING) from error
+    except (JobError, ImproperlyConfigured) as error:
+        raise CommandError(str(error)) from error
+    except DatabaseError as error:
+        text = explain(error)
+        if text is None:
+            raise
+        raise CommandError(text) from error
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Report the error to the watching process, in one line; it goes on its way."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if not isinstance(error, CommandError):
+            text = explain(error) or f"{type(error).__name__}: {text}"
+        report(error=one_line(" ".join(text.split())))
+        raise
+
+
+def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
+    pid, started = os.getpid(), time.monotonic()
+    logger.info("job_started", **fields)
+    outcome = "failed"
+    count_anew()
+    try:
+        result = _until_stopped(do, stop)
+        if not stop.failure:
+            outcome = _outcome(result)
+            report(interrupted=result.interrupted)
+        return result
+    except SystemExit as end:  # of a command that is not ours
+        if stop.failure:
+            return JobResult()  # it ended so since its sessions were cut off
+        outcome = "failed" if end.code else "succeeded"
+        raise
+    finally:
+        if os.getpid() == pid:  # else the command has forked
+            sys.stdout.flush()  # what it prints comes before
+            seconds = round(time.monotonic() - started, 3)
+            write = logger.info if outcome == "succeeded" else logger.error
+            counts = counts_so_far()
+            write("job_finished", outcome=outcome, seconds=seconds, **counts)
+            if counts:
+                report(counts=counts)
+
+
+def _until_stopped(do: Work, stop: StopRequest) -> JobResult:
+    try:
+        return do(stop)
+    except StopNow:
+        return JobResult(counts_so_far(), interrupted=True)
+    except DatabaseError as error:
+        if stop() and isinstance(error.__cause__, QueryCanceled):
+            return JobResult(counts_so_far(), interrupted=True)
+        raise
+
+
+def _outcome(result: JobResult) -> str:
+    if result.interrupted:
+        return "interrupted"
+    return "failed" if result.problems else "succeeded"

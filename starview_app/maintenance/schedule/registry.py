@@ -1,0 +1,55 @@
+"""The jobs of the crontab, and which of them go through the runner."""
+
+from functools import cache
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+from django.core.management import get_commands, load_command_class
+
+from starview_app.maintenance.schedule.crontab import (
+    ScheduledJob,
+    parse_crontab,
+    read_text,
+)
+
+logger = structlog.get_logger(__name__)
+
+
+def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
+    """The crontab's jobs, with a warning for each line that cannot be read."""
+    path = Path(settings.CRONTAB)
+    try:
+        jobs, problems = parse_crontab(read_text(path))
+    except OSError as error:
+        if must_exist or path.exists():
+            logger.warning("crontab_not_read", path=str(path), error=str(error))
+        return []
+    # The other lines are not to suffer from one that supercronic may even run.
+    for problem in problems:
+        logger.warning("crontab_line_not_read", line=problem.line, error=problem.text)
+    return jobs
+
+
+def recorded_jobs() -> list[ScheduledJob]:
+    """The named jobs of the crontab whose runs are recorded.
+
+    What the runner does not see must not be taken for missed.
+    """
+    return list(filter(is_recorded, scheduled_jobs()))
+
+
+def is_recorded(job: ScheduledJob) -> bool:
+    """Whether it has a name, and runs a command of ours or any other by `run_job`."""
+    if not job.job:
+        return False
+    name = job.arguments[0] if job.arguments else ""
+    return name == "run_job" or is_own_job(name)
+
+
+@cache
+def is_own_job(name: str) -> bool:
+    app = get_commands().get(name)
+    if not isinstance(app, str) or not app.startswith("starview_app"):
+        return False
+    return hasattr(load_command_class(app, name), "job_name")  # a JobCommand

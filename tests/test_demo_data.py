@@ -1,0 +1,98 @@
+"""What the demo's data has for each job to find."""
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.utils import timezone
+
+from demo.data import DemoDataError, Loaded, load
+from demo.run import KEPT
+from starview_app.maintenance.jobs.unverified_users.cleanup import (
+    cleanup_unverified_users,
+)
+from tests.factories import contents, make_account
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_second_load_changes_nothing() -> None:
+    now = timezone.now()
+
+    loaded = load(connection, now)
+
+    before = contents("auth_user", "starview_app_auditlog")
+    assert loaded.accounts == 196
+    assert 19_000 < loaded.audit_rows < 21_000
+    assert load(connection, now + timedelta(days=1)) == Loaded()
+    assert contents("auth_user", "starview_app_auditlog") == before
+
+
+def test_it_is_not_loaded_beside_real_accounts() -> None:
+    make_account("somebody")
+
+    with pytest.raises(DemoDataError, match="1 accounts that are not the demo's"):
+        load(connection, timezone.now())
+
+    assert User.objects.count() == 1
+
+
+def test_the_clean_up_leaves_nobody_without_a_reason() -> None:
+    now = timezone.now()
+    load(connection, now)
+
+    result = cleanup_unverified_users(
+        now=now,
+        days=7,
+        link_days=3,
+        report=lambda event: None,
+        should_stop=lambda: False,
+    )
+
+    assert result.counts["deleted"] == 36
+    with connection.cursor() as cursor:
+        cursor.execute(KEPT)
+        reasons = Counter(reason for *_, reason in cursor.fetchall())
+    assert reasons == {
+        "asked for a new link within a week": 5,
+        "signs in with Google": 4,
+        "has no address that could be verified": 1,
+        "has logged in": 1,
+        "has a profile picture": 1,
+        "was deactivated by a moderator": 1,
+        "wrote a review": 1,
+        "voted on a review": 1,
+        "follows a member": 1,
+        "has a favourite location": 1,
+        "is staff": 1,
+        "is a superuser": 1,
+        "is a system account": 1,
+    }
+
+
+def test_the_audit_log_has_a_year_and_texts_that_forge_a_log() -> None:
+    now = timezone.now()
+    load(connection, now)
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT
+                count(DISTINCT date_trunc('month', timestamp)),
+                bool_or(username LIKE '%%' || chr(10) || '%%'),
+                bool_or(username LIKE '%%''%%'),
+                bool_or(username LIKE '%%"%%'),
+                bool_or(username LIKE '%%' || chr(27) || '%%'),
+                bool_or(username LIKE '%%星空'),
+                min(timestamp) >= %s,
+                max(timestamp) <= %s
+            FROM starview_app_auditlog
+            """,
+            [now - timedelta(days=365), now],
+        )
+        months, *others = cursor.fetchone()
+
+    assert months in (12, 13)
+    assert others == [True] * 7
