@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
@@ -180,12 +181,30 @@ def filter_streams() -> None:
             setattr(sys, name, text)
 
 
-def finish_streams() -> None:
-    """Flush, and write what has no line end yet; harmless without `filter_streams`."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        if isinstance(buffer := getattr(stream, "buffer", None), _Stream):
-            buffer.finish()
+def finish_streams() -> OSError | None:
+    """Flush, and write what has no line end yet; harmless without `filter_streams`.
+
+    What cannot be written is dropped, now and from now on, and the error returned: the
+    interpreter would make an exit code of its own of it.
+    """
+    failure = None
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            _finish(getattr(sys, name))
+        except OSError as error:
+            failure = failure or error
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, number)
+            os.close(nothing)
+            with suppress(OSError, ValueError):
+                _finish(getattr(sys, name))
+    return failure
+
+
+def _finish(stream: Any) -> None:
+    stream.flush()
+    if isinstance(buffer := getattr(stream, "buffer", None), _Stream):
+        buffer.finish()
 
 
 def stop_filtering() -> None:

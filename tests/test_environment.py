@@ -517,6 +517,52 @@ def test_secret_key_not_set_says_where_to_copy_it_from(manage: Manage) -> None:
 
 
 @pytest.mark.django_db
+def test_an_error_that_is_the_cause_of_its_own_cause_ends_with_a_traceback(
+    test_environment: dict[str, str],
+) -> None:
+    """As redis-py's, when Redis is dead."""
+    code = (
+        "a, b = ValueError('first'), ValueError('second');"
+        " a.__cause__, b.__cause__, a.__context__, b.__context__ = b, a, b, a; raise a"
+    )
+
+    done = python("manage.py", "shell", "-c", code, env=merged(test_environment))
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ValueError: first"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>&1"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("jobs check", 1),
+        ("--help", 1),
+        ("nosuch", 1),
+        # The log of a run is not the run.
+        ("cleanup_unverified_users --days=7", 0),
+    ],
+)
+def test_output_without_room_has_an_exit_code_of_ours(
+    arguments: str, code: int, redirection: str, test_environment: dict[str, str]
+) -> None:
+    line = f"exec {sys.executable} manage.py {arguments} {redirection}"
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", line],
+        cwd=ROOT,
+        env=merged(test_environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     "module", ["django", "structlog", "dj_database_url", "psycopg2", "allauth"]
 )

@@ -90,7 +90,9 @@ def explain(error: BaseException) -> str | None:
     failure hides the first one, which is the one to tell.
     """
     earlier = error.__context__
-    while earlier is not None:
+    seen: set[int] = set()  # an error may be the context of its own context
+    while earlier is not None and id(earlier) not in seen:
+        seen.add(id(earlier))
         if isinstance(earlier, OperationalError) and _is_cut_off(earlier):
             error = earlier
         earlier = earlier.__context__

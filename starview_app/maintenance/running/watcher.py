@@ -12,6 +12,7 @@ import structlog
 from django.db import DatabaseError, connection, connections
 from django.utils import timezone
 
+from starview.output import finish_streams
 from starview.redaction import redact
 from starview_app.maintenance import exits
 from starview_app.maintenance.database_errors import (
@@ -79,6 +80,14 @@ class Watcher:
         failed; 69 when its slot could not be claimed, since the database did not
         answer; 2 and 75 as the command's own.
         """
+        try:
+            return self._watch()
+        finally:
+            finish_streams()  # a log without room is no failure of the run
+
+    # -- internal helpers ---------------------------------------------------------
+
+    def _watch(self) -> int:
         code = self._claim()
         if code is not None:
             self._watched.dismiss()
@@ -99,8 +108,6 @@ class Watcher:
         if ending.outcome == Outcome.SKIPPED and self._request.slot:
             return exits.DONE
         return ended.exit_code if ended.exit_code >= 0 else exits.FAILED
-
-    # -- internal helpers ---------------------------------------------------------
 
     def _claim(self) -> int | None:
         """The exit code when there is nothing to run; None when it may begin."""
