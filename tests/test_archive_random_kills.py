@@ -33,14 +33,10 @@ from tests.archive_processes import (
     Done,
     Rows,
     archived_rows,
-    commands,
-    kept,
     table_rows,
     wait_for_sessions_to_end,
 )
 from tests.sizes import sizes
-
-__all__ = ["commands", "kept"]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
