@@ -34,6 +34,7 @@ from django.core.management import get_commands
 from django.db import connection
 from django.utils.module_loading import import_string
 
+from demo.processes import ends_with_us
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.stores import s3 as s3_module
@@ -152,9 +153,13 @@ serve()
 
 
 def serve() -> None:
-    """Fork for each request on stdin; answer each with one line on stdout."""
+    """Fork for each request on stdin; answer each with one line on stdout.
+
+    What it forks ends with it, however it ends.
+    """
     import boto3
 
+    end_with_server = ends_with_us(signal.SIGKILL)
     # Loads what every client shares; nothing listens there and nothing is sent.
     boto3.client("s3", "us-east-1", endpoint_url="http://127.0.0.1:9")
     for line in sys.stdin:
@@ -166,6 +171,8 @@ def serve() -> None:
         else:
             answer = os.fork()
             if not answer:
+                if end_with_server:
+                    end_with_server()
                 _run(request)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
@@ -313,6 +320,7 @@ class Commands:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            preexec_fn=ends_with_us(signal.SIGKILL),
         )
 
     def start(

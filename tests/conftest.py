@@ -18,9 +18,9 @@ from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
-from tests.supercronic import pytest_terminal_summary, supercronic
 
-__all__ = ["pytest_terminal_summary", "supercronic"]
+# Modules with fixtures. They import models, as this one does: Django is set up by now.
+pytest_plugins = ["tests.archive_processes", "tests.pgbouncer", "tests.supercronic"]
 
 use_quick_emptying()
 

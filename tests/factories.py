@@ -27,6 +27,7 @@ from starview_app.models import (
 
 NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 DEADLINE_SECONDS = 15
+CLEANUP = "starview-cleanup-unverified-users"  # at 02:00 every day: at NOW
 _numbers = itertools.count(1)
 
 
@@ -140,6 +141,47 @@ def make_soft_suppression(email: str, *, last: datetime) -> EmailSuppression:
     return make_suppression(email, added=last, bounce=bounce)
 
 
+# -- runs of jobs -------------------------------------------------------------------
+
+
+def make_run(job: str = CLEANUP, **columns: Any) -> JobRun:
+    """A run of 30 seconds that began at NOW and succeeded, unless `columns` differ."""
+    outcome = columns.setdefault("outcome", JobRun.Outcome.SUCCEEDED)
+    started_at = columns.setdefault("started_at", NOW)
+    ended: dict[str, Any] = {}
+    if outcome != JobRun.Outcome.RUNNING:
+        is_good = outcome in (JobRun.Outcome.SUCCEEDED, JobRun.Outcome.SKIPPED)
+        seconds = columns.get("seconds", 30.0)
+        ended = {
+            "finished_at": started_at + timedelta(seconds=seconds),
+            "exit_code": 0 if is_good else 1,
+            "seconds": seconds,
+        }
+    return JobRun.objects.create(
+        **{
+            "job": job,
+            "trigger": JobRun.Trigger.SCHEDULE,
+            "command": "cleanup_unverified_users --days=7",
+            "host": "a-container",
+            "pid": 7,
+            **ended,
+            **columns,
+        }
+    )
+
+
+def runs() -> QuerySet[JobRun]:
+    """Those of jobs: without the ticks of catch-up."""
+    return JobRun.objects.exclude(counts__has_key="ticks").order_by("id")
+
+
+def make_known(job: ScheduledJob, *, since: datetime) -> None:
+    """As if catch-up had ticked since then, and just now."""
+    ScheduleLine.objects.create(
+        job=job.job, times=job.five_fields, first_seen_at=since, seen_at=timezone.now()
+    )
+
+
 # -- what is in the database --------------------------------------------------------
 
 
@@ -159,18 +201,6 @@ def _rows(table: str) -> list[str]:
         cursor.execute(f"SELECT to_jsonb(row) FROM {name} AS row")
         rows = [json.loads(row) for (row,) in cursor.fetchall()]
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
-
-
-def runs() -> QuerySet[JobRun]:
-    """Those of jobs: without the ticks of catch-up."""
-    return JobRun.objects.exclude(counts__has_key="ticks").order_by("id")
-
-
-def make_known(job: ScheduledJob, *, since: datetime) -> None:
-    """As if catch-up had ticked since then, and just now."""
-    ScheduleLine.objects.create(
-        job=job.job, times=job.five_fields, first_seen_at=since, seen_at=timezone.now()
-    )
 
 
 def execute(statement: str, *parameters: Any) -> None:

@@ -5,6 +5,7 @@ Without one its tests are skipped, or fail where CI is set: `make pgbouncer` get
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from django.db import connection
 
 from demo.postgres import postgres_user
+from demo.processes import ends_with_us
 from tests.conftest import socket_folder
 from tests.factories import wait_until
 
@@ -66,7 +68,10 @@ def _running(
             return True
 
         with subprocess.Popen(
-            [program, "-q", str(ini)], stderr=subprocess.DEVNULL, **postgres_user()
+            [program, "-q", str(ini)],
+            stderr=subprocess.DEVNULL,
+            preexec_fn=ends_with_us(signal.SIGKILL),
+            **postgres_user(),
         ) as process:
             try:
                 wait_until(answers, "pgbouncer answers")

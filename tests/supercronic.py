@@ -1,10 +1,4 @@
-"""The real supercronic for tests; where there is none, that is said loudly.
-
-conftest.py has two lines for it:
-
-    from tests.supercronic import pytest_terminal_summary, supercronic
-    __all__ = ["pytest_terminal_summary", "supercronic"]
-"""
+"""The real supercronic for tests; where there is none, that is said loudly."""
 
 import os
 import shutil

@@ -20,6 +20,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
+from starview_app.maintenance import ses as ses_module
 from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.models import Announcement, JobRun, ScheduleLine
 from starview_app.maintenance.notify import alerts, words
@@ -34,6 +35,7 @@ from tests.factories import (
     execute,
     in_thread,
     make_known,
+    make_run,
     session,
 )
 
@@ -104,32 +106,26 @@ def record(
     outcome: Outcome = Outcome.FAILED,
     *,
     slot: datetime | None = SLOT,
-    attempt: int = 1,
     after_minutes: int = 0,
     **columns: Any,
 ) -> JobRun:
     """A run that lasted a minute."""
     if not ScheduleLine.objects.filter(job=job.job).exists():
         make_known(job, since=SLOT - timedelta(hours=1))
-    started_at = (slot or SLOT) + timedelta(minutes=after_minutes)
     is_running = outcome == Outcome.RUNNING
-    return JobRun.objects.create(
+    is_good = is_running or outcome == Outcome.SUCCEEDED
+    return make_run(
+        job.job,
         **{
-            "job": job.job,
             "slot": slot,
-            "attempt": attempt,
             "trigger": Trigger.SCHEDULE if slot else Trigger.MANUAL,
             "command": "clearsessions",
-            "host": "a-container",
-            "pid": 7,
-            "started_at": started_at,
-            "finished_at": (None if is_running else started_at + timedelta(minutes=1)),
+            "started_at": (slot or SLOT) + timedelta(minutes=after_minutes),
             "outcome": outcome,
-            "exit_code": 0 if outcome == Outcome.SUCCEEDED else 1,
             "seconds": None if is_running else 60.0,
-            "error": "" if outcome == Outcome.SUCCEEDED else "it broke HINT: mend it.",
+            "error": "" if is_good else "it broke HINT: mend it.",
             **columns,
-        }
+        },
     )
 
 
@@ -412,7 +408,7 @@ def test_a_slot_that_was_overdue_and_then_fails_is_mailed_as_that_too(
 def test_a_run_that_does_not_end_is_mailed_once_an_hour_after_its_deadline(
     mails: Mails,
 ) -> None:
-    record(A, Outcome.RUNNING, exit_code=None, error="", seen_at=timezone.now())
+    record(A, Outcome.RUNNING, seen_at=timezone.now())
 
     for minutes in (120, 121, 131):
         alerts.dispatch([A], SLOT + timedelta(minutes=minutes))
@@ -424,7 +420,7 @@ def test_a_run_that_does_not_end_is_mailed_once_an_hour_after_its_deadline(
 
 
 def test_a_run_whose_process_is_gone_is_mailed_by_catch_up(mails: Mails) -> None:
-    record(A, Outcome.RUNNING, exit_code=None, error="", output="half of it\n")
+    record(A, Outcome.RUNNING, output="half of it\n")
 
     mark_crashed(NOW)
     alerts.dispatch([A], NOW)
@@ -609,7 +605,7 @@ def test_an_ses_that_never_answers_is_given_up_in_time(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("starview_app.maintenance.ses.SEND_SECONDS", 0.2)
+    monkeypatch.setattr(ses_module, "SEND_SECONDS", 0.2)
     started = time.monotonic()
 
     with slow_ses() as ses:
@@ -702,7 +698,7 @@ def test_an_outage_of_the_database_is_one_mail_and_one_when_it_is_over(
     (folder,) = tmp_path.iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
-    record(A, Outcome.RUNNING, exit_code=None, error="")
+    record(A, Outcome.RUNNING)
     record(B)
     mark_crashed(NOW)
     alerts.dispatch([A, B], NOW)

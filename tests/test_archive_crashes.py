@@ -42,8 +42,6 @@ from tests.archive_processes import (
     add_rows,
     assert_each_row_once,
     assert_verified,
-    commands,
-    kept,
     table_rows,
     wait_for_sessions_to_end,
 )
@@ -56,8 +54,6 @@ from tests.factories import (
 from tests.failing_s3 import FailingS3
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-__all__ = ["commands", "kept"]
 
 JOB = "archive_audit_logs"
 MOST_EFFECTS = 200  # a run of two segments has some 50

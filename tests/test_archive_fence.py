@@ -32,16 +32,12 @@ from tests.archive_processes import (
     archived_rows,
     assert_each_row_once,
     assert_verified,
-    commands,
-    kept,
     table_rows,
 )
 from tests.factories import execute
 from tests.sizes import IS_LONG
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-__all__ = ["commands", "kept"]
 
 ARCHIVE = "archive_audit_logs"
 CLEANUP = "cleanup_audit_archives"

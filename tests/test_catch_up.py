@@ -28,13 +28,11 @@ from starview_app.maintenance.schedule.crontab import (
     read_crontab,
 )
 from tests.app import App
-from tests.archive_processes import Commands, commands, kept
+from tests.archive_processes import Commands
 from tests.conftest import ROOT, Manage, merged
-from tests.factories import make_known, runs, session
+from tests.factories import make_known, make_run, runs, session
 
 pytestmark = pytest.mark.django_db
-
-__all__ = ["commands", "kept"]
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -56,35 +54,6 @@ def line(times: str, name: str = "job") -> ScheduledJob:
 def known(*jobs: ScheduledJob, since: datetime) -> None:
     for job in jobs:
         make_known(job, since=since)
-
-
-def recorded(
-    job: ScheduledJob,
-    outcome: str,
-    started_at: datetime,
-    *,
-    slot: datetime | None = None,
-    attempt: int = 1,
-    trigger: str = "schedule",
-    seconds: float = 5.0,
-    exit_code: int = 0,
-) -> JobRun:
-    is_running = outcome == "running"
-    return JobRun.objects.create(
-        job=job.job,
-        slot=slot,
-        attempt=attempt,
-        trigger=trigger,
-        command="clearsessions",
-        host="there",
-        pid=1,
-        outcome=outcome,
-        exit_code=None if is_running else exit_code,
-        started_at=started_at,
-        seen_at=datetime.now(UTC) if is_running else None,
-        finished_at=None if is_running else started_at + timedelta(seconds=seconds),
-        seconds=None if is_running else seconds,
-    )
 
 
 def state_of(job: ScheduledJob, now: datetime) -> SlotState:
@@ -141,7 +110,14 @@ class World:
         self, job: ScheduledJob, slot: datetime, attempt: int, trigger: str
     ) -> None:
         outcome = self._outcome(job, self.now)
-        recorded(job, outcome, self.now, slot=slot, attempt=attempt, trigger=trigger)
+        make_run(
+            job.job,
+            outcome=outcome,
+            started_at=self.now,
+            slot=slot,
+            attempt=attempt,
+            trigger=trigger,
+        )
         self.runs.append((job.job, slot, self.now, attempt))
 
 
@@ -213,7 +189,13 @@ def test_a_job_of_every_hour_is_never_made_up_for() -> None:
 def test_a_slot_that_is_done_or_under_way_is_left_alone(outcome: str) -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    recorded(job, outcome, NOON - 2 * DAY, slot=job.last_due(NOON))
+    make_run(
+        job.job,
+        outcome=outcome,
+        started_at=NOON - 2 * DAY,
+        slot=job.last_due(NOON),
+        seen_at=datetime.now(UTC),
+    )
 
     assert reasons(job, NOON) == []
 
@@ -244,7 +226,7 @@ def test_what_failed_before_a_pause_is_tried_again_after_it() -> None:
     job = line(DAILY)
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
-    recorded(job, "failed", slot, slot=slot)
+    make_run(job.job, outcome="failed", started_at=slot, slot=slot)
     Job.objects.create(name=job.job, paused_at=slot + MINUTE, paused_until=NOON)
 
     assert reasons(job, NOON - MINUTE) == []
@@ -254,10 +236,10 @@ def test_what_failed_before_a_pause_is_tried_again_after_it() -> None:
 def test_jobs_run_does_the_work_of_the_slot_and_a_command_by_hand_does_not() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    recorded(job, "succeeded", NOON - DAY, trigger="by hand")
+    make_run(job.job, outcome="succeeded", started_at=NOON - DAY, trigger="by hand")
     by_hand = reasons(job, NOON)
 
-    recorded(job, "succeeded", NOON - HOUR, trigger="manual")
+    make_run(job.job, outcome="succeeded", started_at=NOON - HOUR, trigger="manual")
 
     assert by_hand == ["missed"]
     assert reasons(job, NOON) == []
@@ -290,7 +272,9 @@ def test_an_outage_of_any_length_makes_up_for_every_line_and_not_for_one_only() 
     remember(jobs, down - DAY)
     remember(jobs, down)
     now = down + 3 * DAY
-    recorded(jobs[0], "succeeded", now, slot=jobs[0].last_due(now))
+    make_run(
+        jobs[0].job, outcome="succeeded", started_at=now, slot=jobs[0].last_due(now)
+    )
     remember(jobs, now + MINUTE)
 
     due = [found.state.job for found in due_now(jobs, now + MINUTE)]
@@ -343,8 +327,20 @@ def test_a_line_is_forgotten_by_ticks_and_not_by_an_outage() -> None:
 def test_a_run_that_still_runs_is_waited_for_whatever_came_after_it() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    recorded(job, "running", NOON - 2 * HOUR, slot=job.last_due(NOON))
-    recorded(job, "skipped", NOON - HOUR, trigger="manual", exit_code=75)
+    make_run(
+        job.job,
+        outcome="running",
+        started_at=NOON - 2 * HOUR,
+        slot=job.last_due(NOON),
+        seen_at=datetime.now(UTC),
+    )
+    make_run(
+        job.job,
+        outcome="skipped",
+        started_at=NOON - HOUR,
+        trigger="manual",
+        exit_code=75,
+    )
 
     assert reasons(job, NOON) == []
 
@@ -407,7 +403,9 @@ def test_a_run_that_was_refused_beside_another_is_tried_again() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
     slot = job.last_due(NOON)
-    recorded(job, "skipped", NOON - HOUR, slot=slot, exit_code=75)
+    make_run(
+        job.job, outcome="skipped", started_at=NOON - HOUR, slot=slot, exit_code=75
+    )
 
     assert reasons(job, NOON) == ["skipped, attempt 2"]
 
@@ -416,7 +414,7 @@ def test_two_catch_ups_at_once_ask_for_the_same_attempt_which_one_gets() -> None
     """Both plan alike, so that the unique claim decides."""
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
-    recorded(job, "failed", NOON - HOUR, slot=job.last_due(NOON))
+    make_run(job.job, outcome="failed", started_at=NOON - HOUR, slot=job.last_due(NOON))
 
     first, second = (due_now([job], NOON)[0].state for _ in range(2))
 

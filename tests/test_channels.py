@@ -26,7 +26,7 @@ from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from tests.conftest import ROOT
-from tests.factories import make_known
+from tests.factories import make_known, make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,17 +97,13 @@ def fail(output: str = "", *, slot: datetime = SLOT) -> None:
     if not Announcement.objects.exists():
         make_known(JOB, since=SLOT - timedelta(hours=1))
     ended_at = slot + timedelta(minutes=1)
-    JobRun.objects.create(
-        job=JOB.job,
+    make_run(
+        JOB.job,
         slot=slot,
-        trigger=JobRun.Trigger.SCHEDULE,
         command="clearsessions",
-        host="a-container",
-        pid=7,
         started_at=slot,
-        finished_at=ended_at,
+        seconds=60.0,
         outcome=JobRun.Outcome.FAILED,
-        exit_code=1,
         error="it broke",
         output=output,
     )

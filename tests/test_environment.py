@@ -114,7 +114,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def run(values: dict[str, str]) -> dict[str, Any]:
         with monkeypatch.context() as patch:
-            patch.setattr("os.environ", dict(values))
+            patch.setattr(os, "environ", dict(values))
             return runpy.run_path(str(ROOT / "starview" / "settings.py"))
 
     return run

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.db import OperationalError
@@ -22,12 +21,11 @@ from starview_app.maintenance.history.health import (
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 from tests.conftest import ROOT
-from tests.factories import NOW, make_known, wait_until
+from tests.factories import CLEANUP, NOW, make_known, make_run, wait_until
 
 Outcome = JobRun.Outcome
 
 AS_SCHEDULE = b"/usr/bin/tini\0-s\0--\0/app/entrypoint.sh\0"
-CLEANUP = "starview-cleanup-unverified-users"  # at 02:00 every day: at NOW
 
 
 @pytest.fixture
@@ -55,25 +53,6 @@ def make_process(
 def remember(lines: list[ScheduledJob], *, since: datetime) -> None:
     for line in lines:
         make_known(line, since=since)
-
-
-def make_run(**columns: Any) -> JobRun:
-    started_at = columns.pop("started_at", NOW)
-    is_running = columns.get("outcome") == Outcome.RUNNING
-    return JobRun.objects.create(
-        **{
-            "job": CLEANUP,
-            "trigger": JobRun.Trigger.SCHEDULE,
-            "command": "cleanup_unverified_users --days=7",
-            "host": "vm",
-            "pid": 12,
-            "started_at": started_at,
-            "finished_at": None if is_running else started_at + timedelta(seconds=2),
-            "seconds": None if is_running else 2.0,
-            "outcome": Outcome.SUCCEEDED,
-            **columns,
-        }
-    )
 
 
 @contextmanager
@@ -210,7 +189,7 @@ def test_a_job_that_fails_is_said_and_is_no_problem(
     proc: Path, lines: list[ScheduledJob]
 ) -> None:
     remember(lines, since=NOW - timedelta(hours=2))
-    run = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    run = make_run(slot=NOW, outcome=Outcome.FAILED)
 
     health = check_health(lines, NOW + timedelta(minutes=50), proc)
 
@@ -233,7 +212,7 @@ def test_a_job_that_fails_is_said_and_is_no_problem(
 def test_a_job_fails_until_a_later_run_succeeds(
     proc: Path, lines: list[ScheduledJob], outcome: str, is_failing: bool
 ) -> None:
-    make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    make_run(slot=NOW, outcome=Outcome.FAILED)
     make_run(
         slot=NOW, attempt=2, outcome=outcome, started_at=NOW + timedelta(minutes=10)
     )

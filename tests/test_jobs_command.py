@@ -29,11 +29,18 @@ from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running import gone as gone_module
 from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
 from tests.conftest import ROOT, Manage, merged
-from tests.factories import NOW, contents, execute, make_known, wait_until
+from tests.factories import (
+    CLEANUP,
+    NOW,
+    contents,
+    execute,
+    make_known,
+    make_run,
+    wait_until,
+)
 
 Outcome, Trigger = JobRun.Outcome, JobRun.Trigger
 
-CLEANUP = "starview-cleanup-unverified-users"
 EMAIL = "starview-cleanup-email-suppressions"
 ARCHIVE = "starview-archive-audit-logs"
 SESSIONS = "starview-clear-sessions"
@@ -72,26 +79,6 @@ def crontab(settings: Settings, tmp_path: Path) -> Crontab:
 @pytest.fixture
 def at_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timezone, "now", lambda: NOW)
-
-
-def make_run(job: str = CLEANUP, **columns: Any) -> JobRun:
-    """A run of 30 seconds that began at NOW and succeeded."""
-    started_at = columns.setdefault("started_at", NOW)
-    is_running = columns.get("outcome") == Outcome.RUNNING
-    seconds = columns.setdefault("seconds", None if is_running else 30.0)
-    return JobRun.objects.create(
-        **{
-            "job": job,
-            "trigger": Trigger.SCHEDULE,
-            "command": "cleanup_unverified_users --days=7",
-            "host": "vm",
-            "pid": 12,
-            "finished_at": started_at + timedelta(seconds=seconds) if seconds else None,
-            "outcome": Outcome.SUCCEEDED,
-            "exit_code": None if is_running else 0,
-            **columns,
-        }
-    )
 
 
 def line_of(name: str) -> ScheduledJob:
@@ -195,7 +182,7 @@ def test_a_paused_job_says_until_when_and_its_next_run_is_after_that() -> None:
 @pytest.mark.usefixtures("at_now")
 def test_overdue_and_failing_jobs_are_marked() -> None:
     make_known(line_of(EMAIL), since=NOW - timedelta(days=30))
-    run = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    run = make_run(slot=NOW, outcome=Outcome.FAILED)
 
     text = jobs()
 
@@ -216,7 +203,7 @@ def test_a_crontab_without_a_job_lists_none(crontab: Crontab) -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("at_now")
 def test_an_attempt_by_hand_does_not_make_a_job_failing() -> None:
-    make_run(trigger=Trigger.HAND, outcome=Outcome.FAILED, exit_code=1)
+    make_run(trigger=Trigger.HAND, outcome=Outcome.FAILED)
 
     assert "FAILING" not in jobs()
 
@@ -233,7 +220,6 @@ def test_the_history_shows_time_duration_status_and_cost_newest_first() -> None:
     second = make_run(
         ARCHIVE,
         outcome=Outcome.FAILED,
-        exit_code=1,
         trigger=Trigger.CATCH_UP,
         attempt=2,
         slot=NOW,
@@ -321,7 +307,6 @@ def test_show_tells_everything_about_one_run_with_its_output() -> None:
     run = make_run(
         slot=NOW,
         outcome=Outcome.FAILED,
-        exit_code=1,
         counts={"deleted": 2, "problems": 1},
         error="it is incomplete",
         output="\x1b[32mFound\x1b[0m 3\r\n\tä\x01\x9b\u2028\u202e done\n",
@@ -339,7 +324,7 @@ def test_show_tells_everything_about_one_run_with_its_output() -> None:
         "trigger   schedule, attempt 1",
         "slot      2026-03-01 02:00 UTC",
         "command   cleanup_unverified_users --days=7",
-        "process   12 on vm",
+        "process   7 on a-container",
         "counts    deleted 2, problems 1",
         "error     it is incomplete",
         "",
@@ -393,7 +378,7 @@ def test_show_finds_a_run_by_its_number_and_by_its_id_in_the_log() -> None:
 def test_a_job_that_fails_is_not_shown_as_succeeded_because_of_a_command_by_hand() -> (
     None
 ):
-    failed = make_run(slot=NOW, outcome=Outcome.FAILED, exit_code=1)
+    failed = make_run(slot=NOW, outcome=Outcome.FAILED)
     for minutes in range(12):
         later = NOW + timedelta(minutes=minutes)
         make_run(trigger=Trigger.HAND, started_at=later)

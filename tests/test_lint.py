@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
+from starview_app.maintenance.schedule import lint as lint_module
 from starview_app.maintenance.schedule.lint import (
     MANUAL,
     Finding,
@@ -224,9 +225,7 @@ def test_a_command_that_cannot_be_loaded_is_a_finding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = {**get_commands(), "broken": "tests.no_such_app"}
-    monkeypatch.setattr(
-        "starview_app.maintenance.schedule.lint.get_commands", lambda: broken
-    )
+    monkeypatch.setattr(lint_module, "get_commands", lambda: broken)
 
     (found,) = findings(f"{DAILY} python manage.py run_job broken")
 

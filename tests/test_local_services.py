@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 import psycopg2
 import pytest
 
+from demo import services as services_module
 from demo.processes import STOP_SECONDS, ServiceError
 from demo.services import LocalServices
 from tests.conftest import ROOT
@@ -72,7 +73,7 @@ def test_the_services_of_a_killed_owner_end_and_the_next_start_is_fresh(
 def test_a_folder_in_use_is_neither_shared_nor_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("demo.services.STOP_SECONDS", 0.1)
+    monkeypatch.setattr(services_module, "STOP_SECONDS", 0.1)
     with owner_of_services(tmp_path):
         for attempt in (LocalServices(tmp_path).start, LocalServices(tmp_path).remove):
             with pytest.raises(ServiceError, match="services already run in"):

@@ -16,7 +16,7 @@ from django.db import connection
 
 from starview_app.maintenance.models import Announcement, JobRun
 from starview_app.maintenance.running import lock
-from tests.archive_processes import Command, Commands, Done, commands, kept
+from tests.archive_processes import Command, Commands, Done
 from tests.conftest import Manage
 from tests.factories import (
     days_ago,
@@ -26,11 +26,9 @@ from tests.factories import (
     wait_until,
     wait_until_blocked_by,
 )
-from tests.pgbouncer import Pooler, pooler
+from tests.pgbouncer import Pooler
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-__all__ = ["commands", "kept", "pooler"]
 
 CLASSES = {
     "print": "Print",

@@ -9,13 +9,11 @@ import pytest
 from django.db import connection
 
 from starview_app.maintenance.models import JobRun
-from tests.archive_processes import Commands, commands, kept
+from tests.archive_processes import Commands
 from tests.factories import session, wait_until
 from tests.sizes import IS_LONG
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-__all__ = ["commands", "kept"]
 
 LINE = "0 0 * * * JOB=starview-print timeout 1h python manage.py run_job print\n"
 

@@ -23,11 +23,12 @@ from starview_app.maintenance.running import gone, ledger
 from starview_app.maintenance.running import process as process_module
 from starview_app.maintenance.running.gone import mark_crashed
 from starview_app.maintenance.running.process import OUTPUT_BYTES
-from tests.archive_processes import Command, Commands, Done, commands, kept
+from tests.archive_processes import Command, Commands, Done
 from tests.conftest import Manage
 from tests.factories import (
     contents,
     execute,
+    make_run,
     runs,
     session,
     wait_until,
@@ -35,8 +36,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-__all__ = ["commands", "kept"]
 
 # One line for each command of tests/commands_for_runs.py, due every day at midnight.
 CLASSES = {
@@ -447,16 +446,8 @@ def test_runs_of_more_than_400_days_ago_are_forgotten_at_the_end_of_a_run(
 ) -> None:
     now = datetime.now(UTC)
     for days in (399, 401, 500):
-        JobRun.objects.create(
-            job="old",
-            trigger="schedule",
-            host="h",
-            pid=1,
-            command="c",
-            outcome="succeeded",
-            started_at=now - timedelta(days=days),
-            slot=now - timedelta(days=days),
-        )
+        started_at = now - timedelta(days=days)
+        make_run("old", started_at=started_at, slot=started_at)
 
     run("print")
 
