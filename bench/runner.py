@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.laboratory import PYTHON, Laboratory, measured
 
 JOBS = 200
-ADDED_LIMIT_SECONDS = 0.080
+ADDED_LIMIT_SECONDS = 0.150
 GROWTH_LIMIT = 1.2  # with the large history, as a multiple of without
 
 _JOB = "bench-{:03}"
