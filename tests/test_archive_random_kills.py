@@ -198,6 +198,7 @@ def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(
     checked = commands.run("verify_audit_archives", settings=place.settings)
     assert checked.code == 0, checked
     place.empty()
-    # It was worth it: otherwise nothing was tried.
-    assert left_open >= rounds // 10
+    # It was worth it: otherwise nothing was tried. Among the thousands of objects of a
+    # long trial a run lists for longer than it writes.
+    assert left_open >= min(rounds, 100) // 10
     assert len(archived) > rounds
