@@ -188,7 +188,7 @@ class RunRecord:
                 taken = None if self.id else self._claim(is_late=True)
                 if isinstance(taken, Taken):
                     return taken
-                execute(_FINISH, self.columns(ending))
+                write_ending(self.columns(ending))
                 return None
             except DatabaseError as error:
                 connection.close()

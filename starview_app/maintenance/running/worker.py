@@ -39,10 +39,6 @@ _LOST_HINT = (
 )
 
 
-class StoppedError(JobError):
-    """The job was asked to stop, and stopped before it was done."""
-
-
 def work(
     job: str,
     do: Work,
@@ -58,9 +54,9 @@ def work(
 
     Jobs of one `lock_name` never run beside each other; without `is_locked` any may.
     `do` is asked to stop by a signal, and made to after `grace_seconds` (stop.py).
-    Raises JobIsRunningError before `do` is called, StoppedError when it has not done
-    everything, and JobError when the lock was lost; these are about `name`, the job's
-    where there is none, and end with `if_unfinished`.
+    Raises JobIsRunningError before `do` is called, and JobError when it was stopped
+    before it was done or the lock was lost: about `name`, the job's where there is
+    none, with `if_unfinished` at the end.
     """
     # Django's connection is each thread's own: the canceller needs this one.
     session = connections[DEFAULT_DB_ALIAS]
@@ -78,7 +74,7 @@ def work(
         raise JobError(f"{name} {stop.failure}{if_unfinished} {_LOST_HINT}")
     if result.interrupted:
         text = f"{name} was stopped by {stop.signal_name} before it was done"
-        raise StoppedError(text + if_unfinished)
+        raise JobError(text + if_unfinished)
     return result
 
 

@@ -18,7 +18,6 @@ from starview_app.maintenance.running.request import RunRequest, take_request
 from starview_app.maintenance.running.stop import StopRequest
 from starview_app.maintenance.running.watcher import fork_run
 from starview_app.maintenance.running.worker import (
-    StoppedError,
     reporting_errors,
     work,
 )
@@ -79,8 +78,6 @@ class Command(OneLineCommand):
             with reporting_errors():
                 # A command that is not ours asks nobody whether it should stop.
                 work(request.job, do, name=argv[1], grace_seconds=0.0)
-        except StoppedError as error:
-            self._fail(str(error))
         except JobIsRunningError as error:
             report(refused=True)
             self._fail(str(error), exits.RUNNING)
