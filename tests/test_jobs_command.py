@@ -644,6 +644,7 @@ def test_a_job_that_left_the_crontab_can_be_resumed() -> None:
         "2026-03-05 12:00",
         "2026-03-05T12:00Z",
         "2026-03-05T12:00:00",
+        "2026-03-05T1:5",
         "tomorrow",
         "",
     ],

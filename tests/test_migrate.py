@@ -477,6 +477,21 @@ def test_tables_are_dropped_by_who_says_so(empty: Database) -> None:
     assert "auth_user" in empty.tables()
 
 
+@pytest.mark.parametrize("way", [[], ["run_job"]])
+@pytest.mark.parametrize("command", ["flush", "remove_stale_contenttypes"])
+def test_no_table_is_emptied_by_a_command_of_django(
+    command: str, way: list[str], empty: Database
+) -> None:
+    empty.migrate()
+    empty.execute("INSERT INTO django_site (domain, name) VALUES ('a.example', 'a')")
+
+    done = empty.manage(*way, command, "--no-input")
+
+    assert done.returncode == 1, done.stdout
+    assert "CommandError: refused: it would " in done.stderr
+    assert empty.contents()["django_site"] == 2
+
+
 def test_the_models_need_no_migration_that_is_not_written(empty: Database) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],

@@ -21,7 +21,7 @@ from psycopg2.errors import ForeignKeyViolation
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.jobs.audit_archive import restore as job
 from starview_app.maintenance.jobs.audit_archive.transfer import PiecesFile
-from starview_app.maintenance.models import AuditArchive, AuditManifest
+from starview_app.maintenance.models import AuditArchive, AuditManifest, JobRun
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running import stop
 from starview_app.models import AuditLog
@@ -1269,10 +1269,12 @@ def test_options_that_do_not_belong_together_exit_2(
         (["x.json", "y.json"], "unrecognized arguments: y.json"),
     ],
 )
-def test_a_wrong_option_is_one_line_of_the_process_and_exit_2(
+def test_a_wrong_option_is_one_line_of_the_process_exit_2_and_no_run(
     options: list[str], expected: str, manage: Manage
 ) -> None:
     done = manage("restore_audit_logs", *options)
+
+    assert not JobRun.objects.exists()
 
     assert done.returncode == 2
     assert expected in done.stderr

@@ -177,7 +177,10 @@ class JobCommand(OneLineCommand):
         """Whether it will change nothing; ends here for --help and wrong options."""
         self._called_from_command_line = True
         parser = self.create_parser(argv[0], argv[1])
-        return bool(getattr(parser.parse_args(argv[2:]), "dry_run", False))
+        options = vars(parser.parse_args(argv[2:]))
+        if wrong := self.check_options(options):
+            parser.error(wrong)
+        return bool(options.get("dry_run"))
 
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

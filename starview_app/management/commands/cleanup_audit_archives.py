@@ -48,11 +48,11 @@ class Command(JobCommand):
         counts = result.counts
         if dry_run:
             self.stdout.write(
-                f"\nDry run: would remove {counts['found']} archives, nothing changed"
+                f"Dry run: would remove {counts['found']} archives, nothing changed"
             )
         else:
             self.stdout.write(
-                f"\nRemoved {counts['removed']} archives ({counts['objects']} objects)"
+                f"Removed {counts['removed']} archives ({counts['objects']} objects)"
             )
         if counts["kept_by_lock"]:
             self.stdout.write(
@@ -68,7 +68,7 @@ class Command(JobCommand):
                     f"Found {archives} archives older than {self._days} days, among"
                     f" {objects} objects"
                 )
-                write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n\n")
+                write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n")
             case job.Removed(name):
                 write(f"Removed: {name}")
             case job.KeptByLock(name):

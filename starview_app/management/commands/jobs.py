@@ -321,7 +321,7 @@ def _moment(text: str) -> datetime:
     layout = "%Y-%m-%dT%H:%M" if "T" in text else "%Y-%m-%d"
     try:
         moment = datetime.strptime(text, layout).replace(tzinfo=UTC)
-        if not text.isascii():  # strptime reads digits of every alphabet
+        if moment.strftime(layout) != text:  # strptime also reads T1:5
             raise ValueError
     except ValueError:
         raise ArgumentTypeError(
