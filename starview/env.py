@@ -22,6 +22,8 @@ ARCHIVE = "archive_audit_logs"
 MAIL = "the e-mail report"
 
 _DATABASE_SCHEMES = ("postgres", "postgresql", "postgis", "pgsql")
+_DATABASE_PARTS = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
+_ENGINE = "django.db.backends.postgresql"
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,18 @@ class Environment:
         )
         return [word.strip() for word in text.split(",") if word.strip()]
 
+    def is_set(self, name: str) -> bool:
+        """Whether there is a value, also a wrong one."""
+        return bool(self._values.get(name) or self._values.get(f"{name}_FILE"))
+
     def database(self, name: str, *, where: str, debug_default: str) -> dict[str, Any]:
         """Django's dict for a PostgreSQL URL; {} when it is missing or wrong.
 
+        Without the URL the web service's DB_HOST, DB_NAME, ... stand for it.
         postgis:// is read as plain PostgreSQL: this image maps no geometry.
         """
+        if not self.is_set(name) and any(map(self.is_set, _DATABASE_PARTS)):
+            return self._database_of_parts(where)
         url = self.text(
             name,
             where=where,
@@ -157,7 +166,7 @@ class Environment:
         if not url:
             return {}
         settings: dict[str, Any] = dict(dj_database_url.parse(url))
-        settings["ENGINE"] = "django.db.backends.postgresql"
+        settings["ENGINE"] = _ENGINE
         return settings
 
     def report(self, name: str, needed_by: str, text: str, where: str) -> None:
@@ -165,6 +174,25 @@ class Environment:
         self.problems.append(Problem(name, needed_by, text, where))
 
     # -- internal helpers ---------------------------------------------------------
+
+    def _database_of_parts(self, where: str) -> dict[str, Any]:
+        """As the web service reads them: TLS unless the host is this machine."""
+        self.text("DB_ENGINE", check=_engine_problem, where="write postgresql")
+        host = self.text("DB_HOST", required=True, where=where)
+        database = self.text("DB_NAME", required=True, where=where)
+        user = self.text("DB_USER", required=True, where=where)
+        password = self.text("DB_PASSWORD", secret=True)
+        port = self.whole_number("DB_PORT", default=5432)
+        is_local = host in {"localhost", "127.0.0.1", "::1"} or host.startswith("/")
+        return {
+            "ENGINE": _ENGINE,
+            "HOST": host,
+            "PORT": port,
+            "NAME": database,
+            "USER": user,
+            "PASSWORD": password,
+            "OPTIONS": {} if is_local else {"sslmode": "require"},
+        }
 
     def _raw(self, name: str, needed_by: str, where: str) -> str | None:
         value = self._values.get(name) or None
@@ -349,12 +377,22 @@ def _unescaped_problem(url: str) -> str | None:
     return None
 
 
+def _engine_problem(value: str) -> str | None:
+    name = value.rpartition(".")[2]
+    if name in _DATABASE_SCHEMES or name == "postgresql_psycopg2":
+        return None
+    return "is not postgresql"
+
+
 def _database_url_problem(url: str) -> str | None:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in _DATABASE_SCHEMES:
         return "is not a postgresql:// URL"
     if wrong := _unescaped_problem(url):
         return wrong
+    address = re.split("[/?]", url.partition("://")[2].rpartition("@")[2])[0]
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(:[0-9]{1,5})?", address):
+        return "has no host and port that can be read; write HOST or HOST:PORT"
     try:
         parsed = dj_database_url.parse(url)
     except Exception:  # noqa: BLE001 - the text of any parse error may hold the URL

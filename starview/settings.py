@@ -21,6 +21,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 _WEB_SERVICE = "copy it from the web service's Environment tab in Render"
 _R2_KEYS = "Cloudflare dashboard, R2, Manage R2 API Tokens"
+_BUCKET = "Cloudflare dashboard, R2, the bucket's name"
 _SES_USER = "AWS console, IAM, the SES sending user, Access keys; never the R2 key pair"
 
 env = ENVIRONMENT = environment.Environment(os.environ)
@@ -60,6 +61,7 @@ CSRF_TRUSTED_ORIGINS = env.words(
 REDIS_URL = env.text(
     "REDIS_URL",
     where="Render: link the Key Value instance, or copy its Internal URL",
+    default="redis://127.0.0.1:6379/1",
     check=environment.redis_url_problem,
     secret=True,
 )
@@ -106,37 +108,35 @@ SENTRY_DSN = env.text(
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
 
 AUDIT_ARCHIVE_FOLDER = BASE_DIR / "audit_archives"
-# A bucket of its own for the audit archive; the general one is then not needed here.
+# A key pair and a bucket of its own for the audit archive.
 AUDIT_R2_ACCESS_KEY_ID = env.text(
     "AUDIT_R2_ACCESS_KEY_ID",
     needed_by=ARCHIVE,
+    required=env.is_set("AUDIT_R2_SECRET_ACCESS_KEY"),
+    where="set both AUDIT_R2_ keys or none",
     check=environment.key_problem,
     secret=True,
 )
 AUDIT_R2_SECRET_ACCESS_KEY = env.text(
     "AUDIT_R2_SECRET_ACCESS_KEY",
     needed_by=ARCHIVE,
+    required=env.is_set("AUDIT_R2_ACCESS_KEY_ID"),
+    where="set both AUDIT_R2_ keys or none",
     check=environment.key_problem,
     secret=True,
 )
+_has_audit_keys = bool(AUDIT_R2_ACCESS_KEY_ID and AUDIT_R2_SECRET_ACCESS_KEY)
 AUDIT_R2_BUCKET_NAME = env.text(
-    "AUDIT_R2_BUCKET_NAME", needed_by=ARCHIVE, check=environment.bucket_problem
+    "AUDIT_R2_BUCKET_NAME",
+    needed_by=ARCHIVE,
+    where=_BUCKET,
+    default="starview-audit-logs" if _has_audit_keys else "",
+    check=environment.bucket_problem,
 )
-_audit_store = {
-    "AUDIT_R2_ACCESS_KEY_ID": AUDIT_R2_ACCESS_KEY_ID,
-    "AUDIT_R2_SECRET_ACCESS_KEY": AUDIT_R2_SECRET_ACCESS_KEY,
-    "AUDIT_R2_BUCKET_NAME": AUDIT_R2_BUCKET_NAME,
-}
-_has_audit_store = all(_audit_store.values())
-if any(_audit_store.values()) and not _has_audit_store:
-    for _name in [name for name, value in _audit_store.items() if not value]:
-        env.report(
-            _name, ARCHIVE, "is not set", "set all three AUDIT_R2_ variables or none"
-        )
 AWS_ACCESS_KEY_ID = env.text(
     "AWS_ACCESS_KEY_ID",
     needed_by=ARCHIVE,
-    required=not _has_audit_store,
+    required=not _has_audit_keys,
     where=_R2_KEYS,
     check=environment.key_problem,
     secret=True,
@@ -144,7 +144,7 @@ AWS_ACCESS_KEY_ID = env.text(
 AWS_SECRET_ACCESS_KEY = env.text(
     "AWS_SECRET_ACCESS_KEY",
     needed_by=ARCHIVE,
-    required=not _has_audit_store,
+    required=not _has_audit_keys,
     where=_R2_KEYS,
     check=environment.key_problem,
     secret=True,
@@ -152,8 +152,8 @@ AWS_SECRET_ACCESS_KEY = env.text(
 AWS_STORAGE_BUCKET_NAME = env.text(
     "AWS_STORAGE_BUCKET_NAME",
     needed_by=ARCHIVE,
-    required=not _has_audit_store,
-    where="Cloudflare dashboard, R2, the bucket's name",
+    where=_BUCKET,
+    default="starview-media",
     check=environment.bucket_problem,
 )
 AWS_S3_ENDPOINT_URL = env.text(
@@ -164,7 +164,7 @@ AWS_S3_ENDPOINT_URL = env.text(
 )
 # The web service's: where its bucket is served to the world, so not for audit rows.
 R2_PUBLIC_URL = env.text("R2_PUBLIC_URL")
-if not AWS_S3_ENDPOINT_URL:
+if not env.is_set("AWS_S3_ENDPOINT_URL"):
     CLOUDFLARE_ACCOUNT_ID = env.text(
         "CLOUDFLARE_ACCOUNT_ID",
         needed_by=ARCHIVE,
@@ -181,9 +181,8 @@ DEFAULT_FROM_EMAIL = environment.quoted_sender(
     env.text(
         "DEFAULT_FROM_EMAIL",
         needed_by=MAIL,
-        required=True,
         where="an address or domain that is verified in SES",
-        debug_default="starview@localhost.localdomain",
+        default="noreply@starview.app",
         check=environment.email_problem,
     )
 )
@@ -206,9 +205,8 @@ AWS_SES_SECRET_ACCESS_KEY = env.text(
 AWS_SES_REGION_NAME = env.text(
     "AWS_SES_REGION_NAME",
     needed_by=MAIL,
-    required=True,
     where="the region in which SES has verified the sender",
-    debug_default="us-east-1",
+    default="us-east-1",
     check=environment.region_problem,
 )
 AWS_SES_ENDPOINT_URL = env.text(
@@ -278,16 +276,15 @@ if DATABASES["default"]:
         DATABASES["default"]["OPTIONS"].setdefault(f"keepalives_{_name}", _seconds)
     DATABASES["default"]["OPTIONS"].setdefault("tcp_user_timeout", 60_000)  # ms
 
+# As the web service, whose keys are starview:1:NAME.
 CACHES: dict[str, dict[str, Any]] = {
-    "default": (
-        {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": REDIS_URL,
-            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},  # seconds
-        }
-        if REDIS_URL
-        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-    )
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "starview",
+        "TIMEOUT": 900,  # seconds
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},  # seconds
+    }
 }
 # As the web service: sessions live in Redis and expire there by themselves.
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"

@@ -3,6 +3,7 @@
 import email
 import email.policy
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -43,14 +44,18 @@ NEEDED_BY = {
     "DJANGO_SECRET_KEY": EVERY_COMMAND,
     "DATABASE_URL": EVERY_COMMAND,
     "ALLOWED_HOSTS": EVERY_COMMAND,
-    "DEFAULT_FROM_EMAIL": MAIL,
     "AWS_ACCESS_KEY_ID": ARCHIVE,
     "AWS_SECRET_ACCESS_KEY": ARCHIVE,
-    "AWS_STORAGE_BUCKET_NAME": ARCHIVE,
     "CLOUDFLARE_ACCOUNT_ID": ARCHIVE,
     "AWS_SES_ACCESS_KEY_ID": MAIL,
     "AWS_SES_SECRET_ACCESS_KEY": MAIL,
-    "AWS_SES_REGION_NAME": MAIL,
+}
+# As in the web service, which may leave these out.
+DEFAULTS = {
+    "AWS_STORAGE_BUCKET_NAME": "starview-media",
+    "AWS_SES_REGION_NAME": "us-east-1",
+    "DEFAULT_FROM_EMAIL": "noreply@starview.app",
+    "REDIS_URL": "redis://127.0.0.1:6379/1",
 }
 SETTING = {name: name for name in NEEDED_BY} | {"DJANGO_SECRET_KEY": "SECRET_KEY"}
 # Every variable, and a value that it cannot have.
@@ -65,6 +70,7 @@ WRONG: list[tuple[str, str]] = [
     ("DATABASE_URL", "postgresql://u:secret-wrong@host/"),
     ("DATABASE_URL", "postgresql://u:secret#wrong@host/db"),
     ("DATABASE_URL", "postgresql://u:secret-wrong@host:port/db"),
+    ("DATABASE_URL", "postgresql://u:secret-wrong@[host/db"),
     ("DATABASE_URL", "postgresql://u:secret[wrong@host/db"),
     ("AWS_S3_ENDPOINT_URL", "https://user:secret/wr@ng@minio:9000"),
     ("ALLOWED_HOSTS", "https://starview.app"),
@@ -91,7 +97,7 @@ WRONG: list[tuple[str, str]] = [
     ("LOG_FORMAT", "xml"),
     ("LOG_FORMAT", "JSON"),
     ("DISABLE_EXTERNAL_APIS", "on"),
-    ("AUDIT_R2_BUCKET_NAME", "starview-audit"),
+    ("AUDIT_R2_BUCKET_NAME", "https://starview-audit"),
 ]
 SECRET_VARIABLES = (
     "DJANGO_SECRET_KEY",
@@ -339,7 +345,7 @@ def test_a_wrong_value_is_named_and_a_secret_is_not_shown(
     text = error_of(load, {**GOOD, name: value})
 
     named = set(variables_in(text))
-    assert named & {name, "AUDIT_R2_ACCESS_KEY_ID"}
+    assert named == {name}
     assert "secret" not in text.replace("SECRET", "")
     assert all(line.isprintable() for line in text.splitlines())
 
@@ -360,24 +366,101 @@ AUDIT = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("first", range(3))
-def test_of_the_three_audit_variables_all_or_none_are_set(
-    first: int, count: int, load: Load
+@pytest.mark.parametrize(
+    "name", ["AUDIT_R2_ACCESS_KEY_ID", "AUDIT_R2_SECRET_ACCESS_KEY"]
+)
+def test_of_the_two_audit_keys_both_or_none_are_set(name: str, load: Load) -> None:
+    text = error_of(load, GOOD | AUDIT | {name: ""})
+
+    assert variables_in(text) == [name]
+    assert "set both" in text
+
+
+@pytest.mark.parametrize(
+    ("own", "bucket", "keys"),
+    [
+        ([], "starview-media", "AWS_ACCESS_KEY_ID"),
+        (list(AUDIT), "starview-audit", "AUDIT_R2_ACCESS_KEY_ID"),
+        (list(AUDIT)[:2], "starview-audit-logs", "AUDIT_R2_ACCESS_KEY_ID"),
+        (list(AUDIT)[2:], "starview-audit", "AWS_ACCESS_KEY_ID"),
+    ],
+)
+@pytest.mark.django_db
+def test_the_archive_goes_to_the_bucket_of_the_web_service_and_the_log_names_it(
+    own: list[str], bucket: str, keys: str, manage: Manage
 ) -> None:
-    names = (list(AUDIT) * 2)[first : first + count]
+    done = manage(
+        "archive_audit_logs", "--dry-run", env={name: AUDIT[name] for name in own}
+    )
 
-    text = error_of(load, GOOD | {name: AUDIT[name] for name in names})
-
-    assert sorted(variables_in(text)) == sorted(set(AUDIT) - set(names))
-    assert "all three" in text
+    assert re.search(rf"archive_store bucket={bucket} .*keys={keys} ", done.stderr)
 
 
-def test_all_three_audit_variables_are_fine(load: Load) -> None:
-    loaded = load(GOOD | AUDIT)
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
+def test_what_the_web_service_has_a_default_for_has_the_same_here(
+    name: str, value: str, load: Load
+) -> None:
+    loaded = load(without(name))
 
     assert loaded["ENVIRONMENT"].problems == []
-    assert {name: loaded[name] for name in AUDIT} == AUDIT
+    assert loaded[name] == value
+
+
+PARTS = {
+    "DB_ENGINE": "postgresql",
+    "DB_HOST": "db.example",
+    "DB_NAME": "starview",
+    "DB_USER": "owner",
+    "DB_PASSWORD": "p@ss/w?rd",
+}
+
+
+def test_the_web_services_own_variables_name_the_database_with_tls(load: Load) -> None:
+    database = load(without("DATABASE_URL") | PARTS)["DATABASES"]["default"]
+
+    got = {
+        name: database[name] for name in ("HOST", "PORT", "NAME", "USER", "PASSWORD")
+    }
+    assert got == {
+        "HOST": "db.example",
+        "PORT": 5432,
+        "NAME": "starview",
+        "USER": "owner",
+        "PASSWORD": "p@ss/w?rd",
+    }
+    assert database["OPTIONS"]["sslmode"] == "require"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "/var/run/postgresql"])
+def test_a_database_on_this_machine_needs_no_tls(host: str, load: Load) -> None:
+    values = without("DATABASE_URL") | PARTS | {"DB_HOST": host}
+
+    assert "sslmode" not in load(values)["DATABASES"]["default"]["OPTIONS"]
+
+
+def test_the_url_of_the_database_wins(load: Load) -> None:
+    database = load(GOOD | PARTS)["DATABASES"]["default"]
+
+    assert (database["HOST"], database["PORT"]) == ("db.example", 5433)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DB_ENGINE", "mysql"),
+        ("DB_HOST", ""),
+        ("DB_NAME", ""),
+        ("DB_USER", ""),
+        ("DB_PORT", "54x"),
+    ],
+)
+def test_a_wrong_part_of_the_database_is_named(
+    name: str, value: str, load: Load
+) -> None:
+    text = error_of(load, without("DATABASE_URL") | PARTS | {name: value})
+
+    assert variables_in(text) == [name]
+    assert PARTS["DB_PASSWORD"] not in text
 
 
 def test_the_ses_keys_never_fall_back_to_the_r2_keys(load: Load) -> None:
@@ -597,7 +680,7 @@ def test_a_database_that_does_not_exist_says_to_link_it(manage: Manage) -> None:
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
     assert 'FATAL: database "no_such_database" does not exist' in line
-    assert "HINT: DATABASE_URL names it; Render: link the PostgreSQL instance" in line
+    assert "HINT: Render: link the PostgreSQL instance" in line
 
 
 @pytest.mark.django_db
@@ -666,7 +749,7 @@ def test_check_deploy_is_clean_with_the_variables_of_production(manage: Manage) 
 
 @pytest.mark.django_db
 def test_check_deploy_names_what_the_jobs_will_miss(manage: Manage) -> None:
-    missing = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SES_REGION_NAME"])
+    missing = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SES_ACCESS_KEY_ID"])
 
     done = manage("check", "--deploy", env=missing)
 

@@ -12,10 +12,13 @@ from psycopg2 import errors as postgres
 from starview.database import UnusableDatabaseError
 from starview_app.maintenance.text import one_line
 
-_LINK = "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL"
+_LINK = (
+    "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL, or"
+    " the DB_ variables where it is not set"
+)
 # Parts of libpq's messages, which carry no code before a session exists.
 _CONNECT_HINTS = {
-    "does not exist": f"DATABASE_URL names it; {_LINK}",
+    "does not exist": _LINK,
     "password authentication failed": f"the user or password is wrong; {_LINK}",
     "could not translate host name": f"the host is unknown here; {_LINK}",
     "Connection refused": f"is the database running, on that host and port? {_LINK}",
@@ -43,7 +46,10 @@ _CONNECT_HINTS = {
     ),
     "lock timeout": "something else holds the rows or the table; run it again later",
     "remaining connection slots": "close idle connections, or take a larger plan",
-    "does not support SSL": "remove sslmode from DATABASE_URL, or set it to prefer",
+    "does not support SSL": (
+        "remove sslmode from DATABASE_URL, or set it to prefer; DB_HOST asks for TLS"
+        " unless it is this machine, and DATABASE_URL can say otherwise"
+    ),
     "too many": "close idle connections, or take a plan with more of them",
 }
 

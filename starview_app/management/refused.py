@@ -13,6 +13,6 @@ class RefusedCommand(OneLineCommand):
     reason = ""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        if self._called_from_command_line:
+        if vars(self).get("_called_from_command_line"):  # Django's `run_from_argv`
             raise CommandError(f"refused: {self.reason}")
         return super().execute(*args, **options)

@@ -1,5 +1,6 @@
 """The store that the settings name for the audit archive."""
 
+import structlog
 from django.conf import settings
 
 from starview_app.maintenance.stores.base import Store
@@ -9,18 +10,21 @@ from starview_app.maintenance.stores.s3 import S3Store, Variables
 # Jobs that write to the archive's chain of manifests must not run side by side.
 LOCK_NAME = "audit_archives"
 PREFIX = "audit-archives/"
-AUDIT_VARIABLES = Variables(
-    key_id="AUDIT_R2_ACCESS_KEY_ID",
-    secret="AUDIT_R2_SECRET_ACCESS_KEY",  # noqa: S106 - a name
-    bucket="AUDIT_R2_BUCKET_NAME",
-)
+
+logger = structlog.get_logger(__name__)
 
 
 def archive_store() -> Store:
     """The separate audit bucket where there is one, a folder in development."""
     if settings.DEBUG:
         return FolderStore(settings.AUDIT_ARCHIVE_FOLDER)
-    variables = AUDIT_VARIABLES if settings.AUDIT_R2_BUCKET_NAME else Variables()
+    pair = "AUDIT_R2" if settings.AUDIT_R2_ACCESS_KEY_ID else "AWS"
+    variables = Variables(
+        key_id=f"{pair}_ACCESS_KEY_ID",
+        secret=f"{pair}_SECRET_ACCESS_KEY",
+        bucket=_bucket_variable(),
+    )
+    logger.info("archive_store", bucket=_bucket(), keys=variables.key_id)
     return S3Store(
         endpoint_url=settings.AWS_S3_ENDPOINT_URL,
         access_key_id=getattr(settings, variables.key_id),
@@ -46,11 +50,15 @@ def public_warning() -> str:
     return (
         f"the archives, with IP addresses and user names, go to bucket {_bucket()!r},"
         f" which R2_PUBLIC_URL={settings.R2_PUBLIC_URL} serves to everybody HINT: set"
-        " AUDIT_R2_BUCKET_NAME, AUDIT_R2_ACCESS_KEY_ID and AUDIT_R2_SECRET_ACCESS_KEY"
-        " to a private bucket"
+        " AUDIT_R2_BUCKET_NAME to a private one, and AUDIT_R2_ACCESS_KEY_ID and"
+        " AUDIT_R2_SECRET_ACCESS_KEY where it has a key pair of its own"
     )
 
 
 def _bucket() -> str:
-    bucket: str = settings.AUDIT_R2_BUCKET_NAME or settings.AWS_STORAGE_BUCKET_NAME
-    return bucket
+    return str(getattr(settings, _bucket_variable()))
+
+
+def _bucket_variable() -> str:
+    is_own = bool(settings.AUDIT_R2_BUCKET_NAME)
+    return "AUDIT_R2_BUCKET_NAME" if is_own else "AWS_STORAGE_BUCKET_NAME"
