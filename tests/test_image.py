@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+IMAGE = "starview-cron"
 PROJECT = f"starview-test-{uuid.uuid4().hex[:8]}"
 DEADLINE_SECONDS = 90  # a job of every minute comes within it
 
@@ -124,14 +125,14 @@ def stop(container: str, *, grace_seconds: int = 30) -> tuple[int, float]:
 
 
 def test_the_first_thing_typed_explains_itself() -> None:
-    done = docker("run", "--rm", "starview-cron", "--help")
+    done = docker("run", "--rm", IMAGE, "--help")
 
     assert "no arguments     run the schedule" in done.stdout
 
 
 def test_a_command_explains_itself_without_any_variable() -> None:
     done = docker(
-        *("run", "--rm", "starview-cron"),
+        *("run", "--rm", IMAGE),
         *("python", "manage.py", "cleanup_unverified_users", "--help"),
     )
 
@@ -141,9 +142,8 @@ def test_a_command_explains_itself_without_any_variable() -> None:
 OF_EVERY_COMMAND = ["DJANGO_SECRET_KEY", "DATABASE_URL", "ALLOWED_HOSTS"]
 OF_THE_WORKER = [
     *OF_EVERY_COMMAND,
-    *("DEFAULT_FROM_EMAIL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    *("AWS_STORAGE_BUCKET_NAME", "CLOUDFLARE_ACCOUNT_ID", "AWS_SES_ACCESS_KEY_ID"),
-    *("AWS_SES_SECRET_ACCESS_KEY", "AWS_SES_REGION_NAME"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CLOUDFLARE_ACCOUNT_ID"),
+    *("AWS_SES_ACCESS_KEY_ID", "AWS_SES_SECRET_ACCESS_KEY"),
 ]
 
 
@@ -158,7 +158,7 @@ OF_THE_WORKER = [
 def test_missing_variables_are_all_named_at_once(
     command: list[str], names: list[str]
 ) -> None:
-    done = docker("run", "--rm", "starview-cron", *command, check=False)
+    done = docker("run", "--rm", IMAGE, *command, check=False)
 
     assert done.returncode == 1
     missing = re.findall(r"- (\w+) is required but not set", done.stdout)
@@ -167,22 +167,75 @@ def test_missing_variables_are_all_named_at_once(
 
 
 def test_the_schedule_does_not_start_with_the_mail_variables_missing() -> None:
-    done = run_once(AWS_SES_REGION_NAME="", AWS_SES_ACCESS_KEY_ID="")
+    done = run_once(AWS_SES_SECRET_ACCESS_KEY="", AWS_SES_ACCESS_KEY_ID="")
 
     assert done.returncode == 1
-    assert "AWS_SES_REGION_NAME is required but not set" in done.stdout
+    assert "AWS_SES_SECRET_ACCESS_KEY is required but not set" in done.stdout
     assert "AWS_SES_ACCESS_KEY_ID is required but not set" in done.stdout
 
 
 def test_a_one_off_command_asks_only_for_what_it_uses() -> None:
     done = run_once(
         *("python", "manage.py", "cleanup_unverified_users", "--dry-run"),
-        AWS_SES_REGION_NAME="",
+        AWS_SES_ACCESS_KEY_ID="",
         AWS_ACCESS_KEY_ID="",
     )
 
     assert done.returncode == 0, done.stdout
     assert "unverified user(s) older than 7 days:" in done.stdout
+
+
+# All that the web service's Environment tab holds, and nothing else.
+OF_THE_WEB_SERVICE = {
+    "DJANGO_SECRET_KEY": "x1y2z3" * 10,
+    "DEBUG": "False",
+    "TESTING": "False",
+    "ALLOWED_HOSTS": "starview.app,www.starview.app",
+    "CSRF_TRUSTED_ORIGINS": "https://starview.app",
+    "CORS_ALLOWED_ORIGINS": "https://starview.app",
+    "DB_ENGINE": "postgresql",
+    "DB_HOST": "127.0.0.1",
+    "DB_PORT": "5432",
+    "DB_NAME": "starview",
+    "DB_USER": "starview",
+    "DB_PASSWORD": "only-for-compose",
+    "REDIS_URL": "redis://redis:6379/1",
+    "CELERY_ENABLED": "True",
+    "USE_R2_STORAGE": "True",
+    "AWS_ACCESS_KEY_ID": "r2-key",
+    "AWS_SECRET_ACCESS_KEY": "r2-secret",
+    "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+    "R2_PUBLIC_URL": "https://media.starview.app",
+    "AUDIT_R2_ACCESS_KEY_ID": "audit-key",
+    "AUDIT_R2_SECRET_ACCESS_KEY": "audit-secret",
+    "AWS_SES_ACCESS_KEY_ID": "ses-key",
+    "AWS_SES_SECRET_ACCESS_KEY": "ses-secret",
+    "AWS_SES_REGION_NAME": "us-east-2",
+    "GOOGLE_OAUTH_CLIENT_ID": "client.apps.googleusercontent.com",
+    "GOOGLE_OAUTH_CLIENT_SECRET": "google-secret",
+    "MAPBOX_TOKEN": "pk.mapbox",
+    "OPENROUTESERVICE_API_KEY": "route-key",
+    "GEMINI_API_KEY": "gemini-key",
+    "TILE_SERVER_URL": "https://tiles.starview.app",
+    "DISABLE_EXTERNAL_APIS": "False",
+}
+
+
+def test_the_web_services_own_variables_start_the_schedule() -> None:
+    # In the network of the database: it is 127.0.0.1, where no TLS is asked for.
+    network = "container:" + compose("ps", "-q", "postgres").stdout.strip()
+    variables = [f"--env={name}={value}" for name, value in OF_THE_WEB_SERVICE.items()]
+    name = f"{PROJECT}-web-service"
+    try:
+        docker("run", "-d", "--name", name, "--network", network, *variables, IMAGE)
+        wait_for_log(name, "read crontab")
+        check = docker(
+            *("exec", name, "python", "manage.py"),
+            *("check", "--deploy", "--fail-level=WARNING"),
+        )
+    finally:
+        docker("rm", "-f", name, check=False)
+    assert "no issues" in check.stdout
 
 
 def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
@@ -297,7 +350,7 @@ def test_a_stop_reaches_a_one_off_command(tmp_path: Path) -> None:
         "time.sleep(120)\n"
     )
     name = f"{PROJECT}-one-off"
-    docker(*("run", "-d", "--name", name, "starview-cron", "python", "-c", program))
+    docker(*("run", "-d", "--name", name, IMAGE, "python", "-c", program))
     try:
         wait_for_log(name, "ready")
 
