@@ -312,6 +312,7 @@ configure_logging(LOG_FORMAT)
 # The variables that a command needs besides every command's, by a word of its line:
 # all that is wrong for it is one error. `check` names what is wrong for any.
 _NEEDS = {
+    "adopt_audit_archives": ARCHIVE,
     "archive_audit_logs": ARCHIVE,
     "cleanup_audit_archives": ARCHIVE,
     "restore_audit_logs": ARCHIVE,

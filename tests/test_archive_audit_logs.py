@@ -464,6 +464,7 @@ STRANGE_FIELDS: dict[str, dict[str, Any]] = {
     "a long IPv6 address": {"ip_address": "2001:db8:ffff:1:2:3:4:5"},
     "an IPv4 address in IPv6": {"ip_address": "::ffff:203.0.113.9"},
     "the last microsecond": {"timestamp": OLD.replace(microsecond=999_999)},
+    "six digits": {"timestamp": OLD.replace(microsecond=273_700)},
     "no microseconds": {"timestamp": OLD.replace(microsecond=0)},
     "a long user name": {"username": "u" * 150},
     "hostile characters": {"message": "".join(HOSTILE.values())},

@@ -44,7 +44,10 @@ class ManifestWritten:
 
 @dataclass(frozen=True)
 class Entry:
-    """An object, as a manifest lists it. Ends are inclusive."""
+    """An object, as a manifest lists it. Ends are inclusive.
+
+    One that `is_adopted` was written by the web service's first version.
+    """
 
     name: str
     size_bytes: int
@@ -54,6 +57,7 @@ class Entry:
     first_timestamp: datetime
     last_id: int
     last_timestamp: datetime
+    is_adopted: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,7 @@ def parse_entry(content: dict[str, object]) -> Entry:
         first_timestamp=_moment(content["first_timestamp"]),
         last_id=_number(content["last_id"]),
         last_timestamp=_moment(content["last_timestamp"]),
+        is_adopted="adopted_at" in content,
     )
 
 

@@ -21,6 +21,7 @@ from starview_app.maintenance.jobs.audit_archive.chain import (
     read_chain,
     take_inventory,
 )
+from starview_app.maintenance.jobs.audit_archive.first_version import lines_of
 from starview_app.maintenance.jobs.audit_archive.format import kind_of
 from starview_app.maintenance.jobs.audit_archive.manifests import Entry
 from starview_app.maintenance.jobs.audit_archive.restore_sql import (
@@ -287,9 +288,9 @@ class _Restoration:
     def _copy(self, cursor: CursorWrapper, entry: Entry) -> None:
         """Have the object's lines, which are proved, in the temporary table."""
         pieces = bounded(self.store.read(entry.name), entry.size_bytes)
-        most_lines = entry.rows + OTHER_LINES
+        most_lines = None if entry.is_adopted else entry.rows + OTHER_LINES
         source = Source(entry.name, pieces, self.should_stop, most_lines=most_lines)
-        file = PiecesFile(source)
+        file = PiecesFile(lines_of(source) if entry.is_adopted else source)
         try:
             with connection.wrap_database_errors:  # Django does not know copy_expert
                 cursor.copy_expert(COPY_LINES, file, COPY_BYTES)

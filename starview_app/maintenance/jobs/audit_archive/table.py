@@ -33,6 +33,7 @@ _PLAIN_TYPES = (
     *("numeric", "text", "character varying", "character", "uuid", "inet", "cidr"),
     *("date", "timestamp with time zone", "timestamp without time zone"),
 )
+_ISO_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'
 # The text of a value must not depend on what the database's owner prefers.
 SET_TEXT_FORMS = """
     SELECT
@@ -91,6 +92,10 @@ class Column:
     @property
     def as_archived(self) -> str:
         """SQL: the column as the JSON has it."""
+        if self.name == "timestamp":
+            # As Python's isoformat() and the first version: six digits, or none at all.
+            text = f"to_char({self.quoted} AT TIME ZONE 'UTC', '{_ISO_FORMAT}')"
+            return f"replace({text}, '.000000', '') AS {self.quoted}"
         if self._is_as_it_is:
             return self.quoted
         return f"{self.quoted}::text AS {self.quoted}"
