@@ -59,46 +59,6 @@ _COUNTED = {
         "SELECT count(*) FROM starview_email_suppression WHERE is_active"
     ),
 }
-# Unverified for more than 7 days, with what protects each of them.
-KEPT = """
-    SELECT
-        username,
-        account.email,
-        extract(day FROM now() - date_joined)::integer,
-        CASE
-            WHEN is_superuser THEN 'is a superuser'
-            WHEN is_staff THEN 'is staff'
-            WHEN is_system_account THEN 'is a system account'
-            WHEN NOT is_active THEN 'was deactivated by a moderator'
-            WHEN account.id IN (SELECT user_id FROM socialaccount_socialaccount)
-                THEN 'signs in with Google'
-            WHEN last_login IS NOT NULL THEN 'has logged in'
-            WHEN profile_picture IS NOT NULL THEN 'has a profile picture'
-            WHEN account.id IN (SELECT user_id FROM starview_app_review)
-                THEN 'wrote a review'
-            WHEN account.id IN (SELECT user_id FROM starview_app_vote)
-                THEN 'voted on a review'
-            WHEN account.id IN (SELECT follower_id FROM starview_app_follow)
-                THEN 'follows a member'
-            WHEN account.id IN (SELECT user_id FROM starview_app_favoritelocation)
-                THEN 'has a favourite location'
-            WHEN address.id IS NULL THEN 'has no address that could be verified'
-            WHEN address.id IN (
-                SELECT email_address_id FROM account_emailconfirmation
-                WHERE sent > now() - interval '7 days'
-            ) THEN 'asked for a new link within a week'
-            ELSE '??? should have been deleted'
-        END
-    FROM auth_user AS account
-    JOIN starview_app_userprofile AS profile ON profile.user_id = account.id
-    LEFT JOIN account_emailaddress AS address ON address.user_id = account.id
-    WHERE
-        date_joined < now() - interval '7 days'
-        AND account.id NOT IN (
-            SELECT user_id FROM account_emailaddress WHERE verified
-        )
-    ORDER BY date_joined DESC, username
-"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +97,6 @@ def _demo() -> int:
         before = _count(services)
         runs = [_run_job(job, environment) for job in jobs]
         _show_changes(before, _count(services))
-        _show_kept(services)
         _show_archive(services)
         _heading("Is every archived object what was archived?")
         _run_command(
@@ -216,16 +175,6 @@ def _show_changes(before: dict[str, int], after: dict[str, int]) -> None:
         change = count - before.get(label, 0)
         shown = f"{change:+d}" if change else "-"
         print(f"{label:<28}{before.get(label, 0):>10}{count:>10}{shown:>10}")
-
-
-def _show_kept(services: LocalServices) -> None:
-    """The accounts that a coarser rule would have deleted, and what saved them."""
-    _heading("Unverified for more than 7 days, and rightly kept")
-    connection = psycopg2.connect(services.database_url)
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute(KEPT)
-        for username, address, days, reason in cursor.fetchall():
-            print(f"{username:<24}{address:<32}{days:>4} days  {reason}")
 
 
 def _show_archive(services: LocalServices) -> None:

@@ -47,9 +47,9 @@ def delete_users(
 
 
 def deleted(count: int, *, found: int = 1) -> JobResult:
-    return JobResult(
-        {"found": found, "deleted": count, "kept": found - count, "confirmations": 0}
-    )
+    counts = {"found": found, "deleted": count, "kept": found - count}
+    changed = {"kept_changed_meanwhile": found - count} if found > count else {}
+    return JobResult({**counts, "confirmations": 0, **changed})
 
 
 def clean_suppressions(

@@ -79,7 +79,7 @@ def result(
     *,
     found: int = 0,
     deleted: int | None = None,
-    kept: int = 0,
+    kept: str = "",
     confirmations: int = 0,
     problems: tuple[str, ...] = (),
     interrupted: bool = False,
@@ -88,12 +88,25 @@ def result(
         {
             "found": found,
             "deleted": found if deleted is None else deleted,
-            "kept": kept,
+            "kept": 1 if kept else 0,
             "confirmations": confirmations,
+            **({kept: 1} if kept else {}),
         },
         list(problems),
         interrupted,
     )
+
+
+NEW_LINK = "a link newer than the cut-off"
+
+
+def counted(reason: str) -> str:
+    """The name of its count; none where nobody is kept."""
+    return "kept_" + reason.replace(" ", "_").replace("-", "_") if reason else ""
+
+
+def kept_by_reason(events: list[job.Event]) -> dict[str, int]:
+    return next((e.by_reason for e in events if isinstance(e, job.Kept)), {})
 
 
 # -- who goes -----------------------------------------------------------------------
@@ -236,36 +249,56 @@ def _confirmation(
     return change
 
 
-PROTECTED: dict[str, Callable[[User], None]] = {
-    "staff": _account(is_staff=True),
-    "a superuser": _account(is_superuser=True),
-    "a system account": _profile(is_system_account=True),
-    "a member verified by the team": _profile(is_verified=True),
-    "an account with a profile picture": _profile(profile_picture="me.jpg"),
-    "an account that has logged in": _account(last_login=days_ago(9)),
-    "a deactivated account": _account(is_active=False),
-    "an account without an address": _remove_addresses,
-    "a verified account that is changing its address": _verify_second_address,
-    "an account whose link is live": _confirmation(days_ago(1), days_ago(1)),
-    "an account with a link that was sent again": _confirmation(
-        days_ago(10), days_ago(1)
+# What makes an account one that is kept, and the reason that is given.
+PROTECTED: dict[str, tuple[Callable[[User], None], str]] = {
+    "staff": (_account(is_staff=True), "staff"),
+    "a superuser": (_account(is_superuser=True), "staff"),
+    "a system account": (_profile(is_system_account=True), "a system account"),
+    "a member verified by the team": (
+        _profile(is_verified=True),
+        "a verified profile",
     ),
-    "an account with a new link that is not yet sent": _confirmation(days_ago(1)),
-    "an account that added an address after the cut-off": _confirmation(
-        days_ago(6), days_ago(6)
+    "an account with a profile picture": (
+        _profile(profile_picture="me.jpg"),
+        "a profile picture",
+    ),
+    "an account that has logged in": (
+        _account(last_login=days_ago(9)),
+        "has logged in",
+    ),
+    "a deactivated account": (_account(is_active=False), "deactivated"),
+    "an account without an address": (_remove_addresses, "no address"),
+    "a verified account that is changing its address": (_verify_second_address, ""),
+    "an account whose link is live": (
+        _confirmation(days_ago(1), days_ago(1)),
+        NEW_LINK,
+    ),
+    "an account with a link that was sent again": (
+        _confirmation(days_ago(10), days_ago(1)),
+        NEW_LINK,
+    ),
+    "an account with a new link that is not yet sent": (
+        _confirmation(days_ago(1)),
+        NEW_LINK,
+    ),
+    "an account that added an address after the cut-off": (
+        _confirmation(days_ago(6), days_ago(6)),
+        NEW_LINK,
     ),
 }
 
 
-@pytest.mark.parametrize("protect", PROTECTED.values(), ids=PROTECTED)
-def test_it_never_deletes(protect: Callable[[User], None]) -> None:
+@pytest.mark.parametrize(("protect", "reason"), PROTECTED.values(), ids=PROTECTED)
+def test_it_never_deletes(protect: Callable[[User], None], reason: str) -> None:
     user = make_account("protected")
     make_account("newcomer")
     protect(user)
 
-    outcome, _ = clean_up()
+    outcome, events = clean_up()
 
-    assert (outcome, usernames()) == (result(found=1), {"protected"})
+    assert usernames() == {"protected"}
+    assert outcome == result(found=1, kept=counted(reason))
+    assert kept_by_reason(events) == ({reason: 1} if reason else {})
 
 
 @pytest.mark.parametrize(
@@ -365,16 +398,10 @@ CONTENT: dict[tuple[str, str], Callable[[User, User], Model]] = {
     ("starview_app_follow", "follower_id"): lambda user, member: Follow.objects.create(
         follower=user, following=member
     ),
-    ("starview_app_follow", "following_id"): lambda user, member: Follow.objects.create(
-        follower=member, following=user
-    ),
     ("starview_app_report", "reported_by_id"): lambda user, member: (
         Report.objects.create(
             content_type=_user_type(), object_id=1, reported_by=user, report_type="spam"
         )
-    ),
-    ("starview_app_userbadge", "user_id"): lambda user, member: (
-        UserBadge.objects.create(user=user, badge=_badge())
     ),
     ("socialaccount_socialaccount", "user_id"): lambda user, member: (
         SocialAccount.objects.create(user=user, provider="google", uid="1")
@@ -400,11 +427,16 @@ def test_a_row_of_content_alone_protects_its_owner(
 ) -> None:
     content = add(make_account("author"), make_member("member"))
 
-    with_content, _ = clean_up()
+    with_content, events = clean_up()
     content.delete()
     without_content, _ = clean_up()
 
-    assert (with_content, without_content) == (result(), result(found=1))
+    (reason,) = kept_by_reason(events)
+    name = str(content._meta.verbose_name)
+    expected = "signs in with Google" if name == "social account" else f" {name}"
+    assert reason.endswith(expected)
+    assert with_content == result(kept=counted(reason).lower())
+    assert without_content == result(found=1)
 
 
 def test_the_content_above_is_all_that_refers_to_an_account() -> None:
@@ -419,7 +451,7 @@ def test_the_content_above_is_all_that_refers_to_an_account() -> None:
         )
         references = set(cursor.fetchall())
 
-    aside = {*catalog.BOOKKEEPING, *catalog.HISTORY}
+    aside = {*catalog.BOOKKEEPING, *catalog.MADE_BY_OTHERS, *catalog.HISTORY}
     assert references == {*CONTENT, *aside}
 
 
@@ -574,9 +606,81 @@ def test_a_table_that_the_project_has_never_heard_of_protects_through(
     make_account("newcomer")
     unknown_table(statements)
 
+    outcome, events = clean_up()
+
+    (reason,) = kept_by_reason(events)
+    assert reason.startswith("a row of ") or "moderator" in statements
+    assert (outcome.counts["found"], outcome.counts["kept"]) == (1, 1)
+    assert usernames() == {"author"}
+
+
+def test_what_only_others_can_make_goes_with_the_account() -> None:
+    user, member = make_account("newcomer"), make_member("member")
+    Follow.objects.create(follower=member, following=user)
+    UserBadge.objects.create(user=user, badge=_badge())
+    UserBadge.objects.create(user=member, badge=Badge.objects.get())
+
+    outcome, events = clean_up()
+
+    assert outcome == result(found=1)
+    assert kept_by_reason(events) == {}
+    assert not Follow.objects.exists()
+    assert UserBadge.objects.get().user == member
+
+
+def test_a_row_that_refers_to_what_others_made_protects(
+    unknown_table: Callable[[str], None],
+) -> None:
+    user = make_account("newcomer")
+    UserBadge.objects.create(user=user, badge=_badge())
+    unknown_table(
+        "CREATE TABLE note (badge bigint REFERENCES starview_app_userbadge);"
+        "INSERT INTO note SELECT id FROM starview_app_userbadge"
+    )
+
     outcome, _ = clean_up()
 
-    assert (outcome, usernames()) == (result(found=1), {"author"})
+    assert outcome == result(kept="kept_a_row_of_note")
+
+
+def test_an_account_that_staff_made_without_an_address_is_no_news() -> None:
+    for change in (_account(is_staff=True), _profile(is_system_account=True)):
+        user = make_account(f"made{User.objects.count()}")
+        _remove_addresses(user)
+        change(user)
+
+    outcome, events = clean_up()
+
+    assert outcome == result()
+    assert kept_by_reason(events) == {}
+
+
+@pytest.mark.parametrize("way", [["--dry-run"], []])
+def test_who_is_kept_is_printed_up_to_20_names_and_then_numbers(
+    way: list[str], manage: Manage
+) -> None:
+    member = make_member("member")
+    for number in range(22):
+        user = make_account(f"kept{number:02d}", joined=days_ago(100 + number))
+        if number < 3:
+            Review.objects.create(location=_location(member), user=user, rating=4)
+        else:
+            SocialAccount.objects.create(user=user, provider="google", uid=str(number))
+
+    done = manage("cleanup_unverified_users", *way)
+
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "Found 0 unverified user(s) older than 7 days:",
+        "No unverified users found to delete.",
+        "",
+    ]
+    assert lines[3] == "  - Kept: kept00 (kept00@example.com) (a review)"
+    assert lines[22] == ("  - Kept: kept19 (kept19@example.com) (signs in with Google)")
+    assert lines[23:] == [
+        "  - and 2 more",
+        "Kept 22: signs in with Google 19, a review 3",
+    ]
 
 
 def test_an_empty_table_that_refers_to_accounts_protects_nobody(
@@ -607,7 +711,7 @@ def test_content_protects_also_where_the_database_does_not_enforce_its_key() -> 
     kept = usernames()
     Review.objects.all().delete()
     execute(f'ALTER TABLE starview_app_review ADD CONSTRAINT "{name}" {definition}')
-    assert (outcome, kept) == (result(), {"author", "member"})
+    assert (outcome, kept) == (result(kept="kept_a_review"), {"author", "member"})
 
 
 # -- history ------------------------------------------------------------------------

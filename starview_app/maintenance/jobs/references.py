@@ -1,13 +1,14 @@
 """Which rows of which tables keep a row alive: asked from this very database.
 
 The web service has tables that this image has never heard of. Every foreign key to
-`auth_user`, and to the bookkeeping rows that go with an account, protects its owner,
-unless it is listed here as bookkeeping (deleted with the account) or as history (kept,
-and only the link is removed).
+`auth_user`, and to the rows that go with an account, protects its owner, unless it is
+listed here as bookkeeping, or as made by others (both deleted with the account), or as
+history (kept, and only the link is removed).
 """
 
 from dataclasses import dataclass
 
+from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
@@ -18,6 +19,11 @@ EMAIL_CONFIRMATION_TABLE = "account_emailconfirmation"
 PROFILE_TABLE = "starview_app_userprofile"
 # Deleted with the account: (table, column that points at auth_user).
 BOOKKEEPING = ((EMAIL_ADDRESS_TABLE, "user_id"), (PROFILE_TABLE, "user_id"))
+# Deleted with it too: nobody but others makes these for an account that never verified.
+MADE_BY_OTHERS = (
+    ("starview_app_userbadge", "user_id"),
+    ("starview_app_follow", "following_id"),
+)
 # Kept, with the link removed: what happened stays on record.
 HISTORY = (
     ("starview_app_auditlog", "user_id"),
@@ -34,10 +40,25 @@ _OWN_ROWS = {
         " ON address.id = own.email_address_id",
         "address.user_id = account.id",
     ),
+    **{
+        table: (f"{table} AS own", f"own.{column} = account.id")
+        for table, column in MADE_BY_OTHERS
+    },
 }
 _CONFIRMATION_LINK = (EMAIL_CONFIRMATION_TABLE, "email_address_id")
 _BOUNCE_LINK = ("starview_email_suppression", "bounce_id")
-_HARMLESS = {*BOOKKEEPING, *HISTORY, _CONFIRMATION_LINK, _BOUNCE_LINK}
+_HARMLESS = {
+    *(*BOOKKEEPING, *MADE_BY_OTHERS, *HISTORY),
+    *(_CONFIRMATION_LINK, _BOUNCE_LINK),
+}
+_SOCIAL_TABLE = "socialaccount_socialaccount"
+_SIGNS_IN = f"""(
+    SELECT 'signs in with ' || initcap(social.provider)
+    FROM {_SOCIAL_TABLE} AS social
+    WHERE social.user_id = account.id
+    ORDER BY social.id
+    LIMIT 1
+)"""
 
 _FOREIGN_KEYS = """
     SELECT
@@ -88,6 +109,7 @@ class Reference:
     table: str
     columns: tuple[str, ...]
     target_columns: tuple[str, ...]
+    name: str  # of the table, without its schema where that is clear
 
     def matches(self, alias: str, target_alias: str) -> str:
         """SQL that joins the two aliases through this key."""
@@ -104,21 +126,52 @@ class Reference:
         )
 
 
-def protection_sql() -> list[str]:
-    """SQL conditions over `auth_user AS account`; each is true for a clear account.
+@dataclass(frozen=True)
+class Protection:
+    """What keeps an account: SQL over `auth_user AS account`.
+
+    `is_clear` is true for an account that this does not keep, `reason` is a text.
+    """
+
+    reason: str
+    is_clear: str
+
+
+def protections() -> list[Protection]:
+    """What keeps an account in this database.
 
     Raises django.db.Error when the catalog or a table cannot be read.
     """
     with connection.cursor() as cursor:
         direct = [*_references(cursor, USER_TABLE), *_unenforced(cursor)]
-        conditions = [key.is_unused_by("account") for key in dict.fromkeys(direct)]
+        found = [
+            Protection(_reason(key), key.is_unused_by("account"))
+            for key in dict.fromkeys(direct)
+        ]
         for table, (own_rows, is_own) in _OWN_ROWS.items():
-            conditions += [
-                f"NOT EXISTS (SELECT FROM {own_rows} JOIN {key.table} AS owned"
-                f" ON {key.matches('owned', 'own')} WHERE {is_own})"
+            found += [
+                Protection(
+                    _reason(key),
+                    f"NOT EXISTS (SELECT FROM {own_rows} JOIN {key.table} AS owned"
+                    f" ON {key.matches('owned', 'own')} WHERE {is_own})",
+                )
                 for key in _references(cursor, table)
             ]
-    return conditions
+    return found
+
+
+def _reason(key: Reference) -> str:
+    """SQL: `a review`, or for a table that this image does not know its name."""
+    if key.name == _SOCIAL_TABLE:
+        return _SIGNS_IN
+    names = {
+        model._meta.db_table: str(model._meta.verbose_name)
+        for model in apps.get_models(include_auto_created=True)
+    }
+    name = names.get(key.name, "")
+    article = "an" if name[:1] in {*"aeio"} else "a"
+    reason = f"{article} {name}" if name else f"a row of {key.name}"
+    return "'" + reason.replace("'", "''").replace("%", "%%") + "'"
 
 
 def unreferenced_sql(table: str, alias: str) -> str:
@@ -132,7 +185,12 @@ def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
     """The foreign keys to `table` that protect, from the catalog."""
     cursor.execute(_FOREIGN_KEYS, {"table": table})
     return [
-        Reference(f"{_quoted(schema)}.{_quoted(name)}", tuple(columns), tuple(targets))
+        Reference(
+            f"{_quoted(schema)}.{_quoted(name)}",
+            tuple(columns),
+            tuple(targets),
+            name if is_visible else f"{schema}.{name}",
+        )
         for schema, name, is_visible, columns, targets in cursor.fetchall()
         if not is_visible or len(columns) > 1 or (name, columns[0]) not in _HARMLESS
     ]
@@ -148,7 +206,7 @@ def _unenforced(cursor: CursorWrapper) -> list[Reference]:
             continue
         cursor.execute(_HAS_COLUMN, {"table": table, "column": column})
         if cursor.fetchone() != (0,):
-            found.append(Reference(_quoted(table), (column,), ("id",)))
+            found.append(Reference(_quoted(table), (column,), ("id",), table))
     return found
 
 

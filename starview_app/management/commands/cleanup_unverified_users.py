@@ -52,6 +52,8 @@ class _Printer:
         self._write = write
         self._now = now
         self._days = days
+        self._changed = 0
+        self._kept: job.Kept | None = None
 
     def __call__(self, event: job.Event) -> None:
         match event:
@@ -70,10 +72,13 @@ class _Printer:
                 self._write("\nDeleting unverified users...")
             case job.Deleted(account):
                 self._write(f"  ✓ Deleted: {_who(account)}")
-            case job.Kept(name):
+            case job.ChangedMeanwhile(name):
+                self._changed += 1
                 self._write(f"  - Kept: {one_line(name)} (changed meanwhile)")
             case job.Failed(name, reason):
                 self._write(f"  ✗ Not deleted: {one_line(name)}: {reason}")
+            case job.Kept():
+                self._kept = event
 
     def finish(self, result: JobResult, *, dry_run: bool) -> None:
         found, confirmations = result.counts["found"], result.counts["confirmations"]
@@ -82,16 +87,31 @@ class _Printer:
                 f"\nDry run: would delete {found} unverified user(s), nothing changed"
             )
         elif found:
-            deleted, kept = result.counts["deleted"], result.counts["kept"]
+            deleted = result.counts["deleted"]
             self._write(
                 f"\n✓ Successfully deleted {deleted} unverified user(s)"
-                if deleted + kept == found
+                if deleted + self._changed == found
                 else f"\n✗ Deleted only {deleted} of {found} unverified user(s)"
             )
         if confirmations:
             verb = "Would remove" if dry_run else "Removed"
             self._write(f"\n{verb} {confirmations} expired email confirmation(s)")
+        if self._kept:
+            self._print_kept(self._kept)
+
+    def _print_kept(self, kept: job.Kept) -> None:
+        """Up to 20 names, then numbers."""
+        total = sum(kept.by_reason.values())
+        reasons = (
+            f"{one_line(name)} {count}" for name, count in kept.by_reason.items()
+        )
+        self._write("")
+        for account, reason in kept.named:
+            self._write(f"  - Kept: {_who(account)} ({one_line(reason)})")
+        if more := total - len(kept.named) - self._changed:
+            self._write(f"  - and {more} more")
+        self._write(f"Kept {total}: {', '.join(reasons)}")
 
 
 def _who(account: job.Account) -> str:
-    return f"{one_line(account.username)} ({one_line(account.email)})"
+    return f"{one_line(account.username)} ({one_line(account.email or 'no address')})"

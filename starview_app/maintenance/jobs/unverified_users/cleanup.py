@@ -1,20 +1,23 @@
 """Delete accounts that never verified an address, and nobody else.
 
-The rule is `_due_sql`: it runs once to list, and again at each delete, on locked rows,
-so what changed in between is decided by what is true then. Everything unknown keeps an
-account: see `references`.
+The rule runs once to list, and again at each delete, on locked rows, so what changed in
+between is decided by what is true then.
 """
 
+import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 from starview_app.maintenance.jobs import references
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.jobs.unverified_users.rule import ACCOUNT_COLUMNS, Rule
 from starview_app.maintenance.text import one_line
 
 BATCH_ACCOUNTS = 1000  # one transaction each: short locks, so the site stays quick
@@ -22,13 +25,14 @@ BATCH_CONFIRMATIONS = 5000
 # Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
 # service ever wait for each other, it is the job that gives way and tries again.
 LOCK_TIMEOUT_MS = 900
+MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
 class Account:
     id: int
     username: str
-    email: str  # the account's, else its primary address
+    email: str | None  # the account's, else its primary address
     joined: datetime
 
 
@@ -56,7 +60,7 @@ class Deleted:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ChangedMeanwhile:
     """Listed, but no longer due when its turn came. `name` as far as it is known."""
 
     name: str
@@ -68,71 +72,27 @@ class Failed:
     reason: str
 
 
-Event = Found | Listed | Deleting | Deleted | Kept | Failed
+@dataclass(frozen=True)
+class Kept:
+    """Last event, unless nothing is kept: old and unverified, but not deleted.
+
+    How many by reason, the most frequent first; and up to MOST_NAMES of them with their
+    reasons, newest first.
+    """
+
+    by_reason: dict[str, int]
+    named: list[tuple[Account, str]]
+
+
+Event = Found | Listed | Deleting | Deleted | ChangedMeanwhile | Failed | Kept
 Report = Callable[[Event], None]
-
-# Who is due, before what `references` adds. A confirmation newer than the
-# cut-off stands for an address added, or a link asked for, after it.
-_DUE = """
-    account.date_joined < %(cutoff)s
-    AND account.date_joined > '1900-01-01'  -- else nobody knows when
-    AND account.is_active
-    AND NOT account.is_staff
-    AND NOT account.is_superuser
-    AND account.last_login IS NULL
-    AND EXISTS (
-        SELECT FROM account_emailaddress AS address
-        WHERE address.user_id = account.id
-    )
-    AND NOT EXISTS (
-        SELECT FROM account_emailaddress AS address
-        WHERE address.user_id = account.id AND address.verified
-    )
-    AND NOT EXISTS (
-        SELECT FROM account_emailconfirmation AS confirmation
-        JOIN account_emailaddress AS address
-            ON address.id = confirmation.email_address_id
-        WHERE
-            address.user_id = account.id
-            AND greatest(confirmation.created, confirmation.sent)
-                >= least(%(cutoff)s, %(link_cutoff)s)
-    )
-    AND NOT EXISTS (
-        SELECT FROM starview_app_userprofile AS profile
-        WHERE
-            profile.user_id = account.id
-            AND (
-                profile.is_system_account
-                OR profile.is_verified
-                OR coalesce(profile.profile_picture, '') <> ''  -- a file would be left
-            )
-    )
-"""
-
-_ACCOUNT_COLUMNS = """
-    account.id,
-    account.username,
-    coalesce(
-        nullif(account.email, ''),
-        (
-            SELECT address.email
-            FROM account_emailaddress AS address
-            WHERE address.user_id = account.id
-            ORDER BY address."primary" DESC, address.id
-            LIMIT 1
-        )
-    ),
-    account.date_joined
-"""
 
 # The children first, in the order of Django's own delete: a request that has changed an
 # address asks for its account only when it commits, for the deferred foreign keys.
-_LOCKS = (
-    "SELECT id FROM account_emailaddress WHERE user_id = ANY(%(ids)s)"
-    " ORDER BY id FOR UPDATE",
-    "SELECT id FROM starview_app_userprofile WHERE user_id = ANY(%(ids)s)"
-    " ORDER BY id FOR UPDATE",
-    "SELECT id FROM auth_user WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE",
+_OWN = (*references.BOOKKEEPING, *references.MADE_BY_OTHERS)
+_LOCKS = tuple(
+    f"SELECT id FROM {table} WHERE {column} = ANY(%(ids)s) ORDER BY id FOR UPDATE"
+    for table, column in (*_OWN, (references.USER_TABLE, "id"))
 )
 
 _DELETE_CONFIRMATIONS_OF_ACCOUNTS = """
@@ -182,7 +142,8 @@ def cleanup_unverified_users(
     Safe to run twice and safe to kill: each batch of accounts commits by itself, with
     everything that belongs to them. An account or a confirmation that the database
     will not let go is reported, and the others of its batch are deleted all the same.
-    Counts: found, deleted, kept, confirmations.
+    Counts: found, deleted, kept, confirmations; kept are all that are old enough and
+    unverified, and each reason for it has a count of its own, such as kept_a_review.
     """
     limits = {
         "cutoff": now - timedelta(days=days),
@@ -198,6 +159,7 @@ def cleanup_unverified_users(
         for start in range(0, len(due), batch_accounts):
             job.delete(due[start : start + batch_accounts].tolist())
         job.remove_expired_confirmations()
+    job.report_kept()
     return job.result
 
 
@@ -210,7 +172,9 @@ class _Cleanup:
         self._limits = limits
         self._report = report
         self._should_stop = should_stop
-        self._due_sql = " AND ".join([_DUE, *references.protection_sql()])
+        self._rule = Rule()
+        self._kept: Counter[str] = Counter()
+        self._named: list[tuple[Account, str]] = []
         self._expired_sql = (
             f"{_EXPIRED_CONFIRMATIONS} AND "
             + references.unreferenced_sql(
@@ -236,7 +200,7 @@ class _Cleanup:
             # One snapshot, so that the count and the list say the same.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute(
-                f"SELECT count(*) FROM auth_user AS account WHERE {self._due_sql}",
+                f"SELECT count(*) FROM auth_user AS account WHERE {self._rule.is_due}",
                 self._limits,
             )
             (count,) = cursor.fetchone()
@@ -244,6 +208,7 @@ class _Cleanup:
             for account in self._stream_due(count):
                 ids.append(account.id)
                 self._report(Listed(account))
+            self._find_kept(cursor)
         self.result.counts["found"] = len(ids)
         return ids
 
@@ -293,7 +258,23 @@ class _Cleanup:
             self._remove_confirmations(ids)
             last = ids[-1]
 
+    def report_kept(self) -> None:
+        counts = self.result.counts
+        counts["kept"] = self._kept.total()
+        for reason, count in self._kept.items():
+            counts["kept_" + re.sub(r"\W+", "_", reason).lower()] = count
+        if self._kept:
+            self._report(Kept(dict(self._kept.most_common()), self._named))
+
     # -- internal helpers ---------------------------------------------------------
+
+    def _find_kept(self, cursor: CursorWrapper) -> None:
+        """Who is old enough and unverified, and why each is kept all the same."""
+        cursor.execute(self._rule.kept_sql(), self._limits)
+        for *account, reason, count in cursor.fetchall():
+            self._kept[reason] = count
+            if len(self._named) < MOST_NAMES:
+                self._named.append((Account(*account), reason))
 
     def _stream_due(self, count: int) -> Iterator[Account]:
         if not count:
@@ -301,8 +282,8 @@ class _Cleanup:
         raw: Any = connection.connection
         with raw.cursor(name="due_accounts") as cursor:
             cursor.execute(
-                f"SELECT {_ACCOUNT_COLUMNS} FROM auth_user AS account"
-                f" WHERE {self._due_sql}"
+                f"SELECT {ACCOUNT_COLUMNS} FROM auth_user AS account"
+                f" WHERE {self._rule.is_due}"
                 " ORDER BY account.date_joined DESC, account.id DESC",
                 self._limits,
             )
@@ -316,8 +297,8 @@ class _Cleanup:
                 cursor.execute(statement, {"ids": list(ids)})
             # A statement of its own: it sees what whoever held the locks committed.
             cursor.execute(
-                f"SELECT {_ACCOUNT_COLUMNS} FROM auth_user AS account"
-                f" WHERE account.id = ANY(%(ids)s) AND {self._due_sql}",
+                f"SELECT {ACCOUNT_COLUMNS} FROM auth_user AS account"
+                f" WHERE account.id = ANY(%(ids)s) AND {self._rule.is_due}",
                 {**self._limits, "ids": list(ids)},
             )
             accounts = [Account(*row) for row in cursor.fetchall()]
@@ -374,9 +355,9 @@ class _Cleanup:
             if account_id in by_id:
                 self._report(Deleted(by_id[account_id]))
             else:
-                self._report(Kept(_name(account_id)))
+                self._kept["changed meanwhile"] += 1
+                self._report(ChangedMeanwhile(_name(account_id)))
         self.result.counts["deleted"] += len(deleted)
-        self.result.counts["kept"] += len(ids) - len(deleted)
 
 
 def _reason(error: DatabaseError) -> str:
@@ -396,7 +377,7 @@ def _delete_accounts(cursor: Any, ids: list[int]) -> None:
     """Remove the rows of `ids`, children first; the foreign keys are checked here."""
     parameters = {"ids": ids}
     cursor.execute(_DELETE_CONFIRMATIONS_OF_ACCOUNTS, parameters)
-    for table, column in references.BOOKKEEPING:
+    for table, column in _OWN:
         cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%(ids)s)", parameters)
     for table, column in references.HISTORY:
         cursor.execute(
