@@ -15,6 +15,7 @@ from demo.services import LocalServices
 from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult
+from starview_app.maintenance.models import JobRun
 from starview_app.models import EmailBounce, EmailSuppression
 from tests.conftest import Manage, kill_run, started
 from tests.factories import (
@@ -599,9 +600,28 @@ def test_a_list_has_as_many_lines_as_were_found(manage: Manage) -> None:
     ]
 
 
+def test_the_report_alone_is_printed_and_nothing_is_changed_mailed_or_recorded(
+    manage: Manage, services: LocalServices
+) -> None:
+    _as_in_the_guide()
+    before, mails = contents(), len(services.sent_mail())
+
+    run = manage(
+        COMMAND, "--report", env={"JOB": "starview-cleanup-email-suppressions"}
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("STARVIEW E-MAIL HEALTH\n")
+    assert "THIS CLEAN-UP" not in run.stdout
+    assert contents() == before
+    assert not JobRun.objects.exists()
+    assert len(services.sent_mail()) == mails
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        ["--report", "--email-report=a@example.com"],
         ["--soft-bounce-days=0"],
         ["--soft-bounce-days=\u0663"],
         ["--stale-days=-1"],

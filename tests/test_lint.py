@@ -184,6 +184,12 @@ def test_nothing_is_only_tried_on_a_schedule(run_job: str) -> None:
     assert found.endswith("on a schedule: the work would never be done")
 
 
+def test_a_report_that_is_only_printed_is_not_scheduled() -> None:
+    (found,) = findings(f"{DAILY} python manage.py cleanup_email_suppressions --report")
+
+    assert found.endswith("--report on a schedule: the work would never be done")
+
+
 def test_a_command_that_is_not_ours_goes_through_run_job() -> None:
     (found,) = lint(f"{CATCH_UP}{DAILY} python manage.py clearsessions\n")
 

@@ -136,11 +136,12 @@ def _of_the_options(
             f"{name} is not run by the runner, so nothing records or repeats it",
             f"write `python manage.py run_job {name}`",
         )
-    if "--dry-run" in job.arguments:
-        yield (
-            f"{name} --dry-run on a schedule: the work would never be done",
-            "take --dry-run away",
-        )
+    for option in getattr(command, "looks_with", ("dry_run",)):
+        if (word := "--" + option.replace("_", "-")) in job.arguments:
+            yield (
+                f"{name} {word} on a schedule: the work would never be done",
+                f"take {word} away",
+            )
     if reason := _refusal(command, parser, job.arguments[1 + through_runner :]):
         yield (
             f"{name}: {reason}",

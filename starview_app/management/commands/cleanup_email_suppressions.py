@@ -16,6 +16,7 @@ from starview_app.maintenance.running.command import JobCommand, whole_number
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
+    from starview_app.maintenance.jobs.email_suppressions.health import RenderedReport
     from starview_app.maintenance.ses import SendingStatistics
 
 RULE = "=" * 80
@@ -35,6 +36,7 @@ def addresses(text: str) -> list[str]:
 
 
 class Command(JobCommand):
+    looks_with = ("dry_run", "report")
     help = (
         "Lets addresses whose last soft bounce is older than --soft-bounce-days receive"
         " mail again, deletes bounce records older than --stale-days that suppress"
@@ -50,6 +52,11 @@ class Command(JobCommand):
             help="who gets the health report (default: no report is sent)",
         )
         parser.add_argument(
+            "--report",
+            action="store_true",
+            help="print the health report, without clean-up and mail",
+        )
+        parser.add_argument(
             "--soft-bounce-days",
             type=whole_number(1, "days"),
             default=30,
@@ -62,11 +69,17 @@ class Command(JobCommand):
             help="days without a bounce after which a record is deleted (default: 90)",
         )
 
+    def check_options(self, options: dict[str, Any]) -> str:
+        if options["report"] and options["email_report"] is not None:
+            return "--report prints, --email-report mails: name one of them"
+        return ""
+
     def run(
         self,
         *,
         should_stop: ShouldStop,
         dry_run: bool,
+        report: bool,
         email_report: list[str] | None,
         soft_bounce_days: int,
         stale_days: int,
@@ -78,6 +91,9 @@ class Command(JobCommand):
         self._stale_days = stale_days
         self._dry_run = dry_run
         now = timezone.now()
+        if report:
+            self.stdout.write(_health_report(now, None).text.strip())
+            return JobResult()
         result = job.cleanup_email_suppressions(
             now=now,
             soft_bounce_days=soft_bounce_days,
@@ -130,19 +146,8 @@ class Command(JobCommand):
             return
         # Imported here: what mail needs takes longer than a clean-up without a report.
         from starview_app.maintenance import ses
-        from starview_app.maintenance.jobs.email_suppressions import (
-            health as email_health,
-        )
 
-        health = email_health.collect_email_health(
-            now=now,
-            statistics=_sending_statistics(now),
-            changes=email_health.CleanupChanges(
-                deactivated=result.counts["deactivated"],
-                deleted=result.counts["deleted"],
-            ),
-        )
-        report = email_health.render_email_health(health)
+        report = _health_report(now, result)
         ses.send_report(
             subject=report.subject,
             text=report.text,
@@ -158,6 +163,20 @@ def _last_bounce(bounce: job.SoftBounce) -> str:
     if bounce.last_bounce is None:
         return f"No bounce on record, suppressed {bounce.suppressed_on:%Y-%m-%d}"
     return f"Last bounce {bounce.last_bounce:%Y-%m-%d} ({bounce.bounce_count}x)"
+
+
+def _health_report(now: datetime, cleaned: JobResult | None) -> "RenderedReport":
+    """What the tables say at `now`, after the clean-up if there was one."""
+    from starview_app.maintenance.jobs.email_suppressions import health
+
+    changes = None
+    if cleaned:
+        counts = cleaned.counts
+        changes = health.CleanupChanges(counts["deactivated"], counts["deleted"])
+    found = health.collect_email_health(
+        now=now, statistics=_sending_statistics(now), changes=changes
+    )
+    return health.render_email_health(found)
 
 
 def _sending_statistics(now: datetime) -> "SendingStatistics":

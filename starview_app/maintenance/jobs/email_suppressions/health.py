@@ -112,7 +112,7 @@ class EmailHealth:
     suppressions: tuple[SuppressionRow, ...]
     domains: tuple[DomainRow, ...]
     statistics: SendingStatistics
-    changes: CleanupChanges
+    changes: CleanupChanges | None  # none where nothing was cleaned up
 
     @property
     def state(self) -> State:
@@ -176,7 +176,7 @@ class RenderedReport:
 
 
 def collect_email_health(
-    *, now: datetime, statistics: SendingStatistics, changes: CleanupChanges
+    *, now: datetime, statistics: SendingStatistics, changes: CleanupChanges | None
 ) -> EmailHealth:
     """Count what the tables hold at `now`; reads only.
 
