@@ -83,7 +83,7 @@ def _runner(runs: runner.RunnerFigures) -> str:
 
 Turns: {runs.turns}, medians of whole processes, start-up included; a crontab of
 {runner.JOBS} jobs; no run on record, or {runs.rows:,}. The command that does nothing is
-`clearsessions`, with sessions in the cache. The runner (claim, a second process, lock,
+`check --list-tags`. The runner (claim, a second process, lock,
 record) adds {added}; at most
 {1000 * runner.ADDED_LIMIT_SECONDS:.0f} ms are allowed, and a multiple of
 {runner.GROWTH_LIMIT}.

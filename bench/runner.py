@@ -15,9 +15,7 @@ ADDED_LIMIT_SECONDS = 0.150
 GROWTH_LIMIT = 1.2  # with the large history, as a multiple of without
 
 _JOB = "bench-{:03}"
-_LINE = (
-    "{minute} {hour} * * * JOB={job} timeout 30m python manage.py run_job clearsessions"
-)
+_LINE = "{minute} {hour} * * * JOB={job} timeout 30m python manage.py run_job check --list-tags"
 # One run of each job a day and more, over 400 days; one in 50 has failed.
 _HISTORY = """
     INSERT INTO maintenance_jobrun (
@@ -28,7 +26,7 @@ _HISTORY = """
         gen_random_uuid(),
         'bench-' || lpad((number % {jobs})::text, 3, '0'),
         now() - interval '400 days' * number / {rows},
-        1, 'schedule', 'clearsessions', 'bench', 1,
+        1, 'schedule', 'check', 'bench', 1,
         now() - interval '400 days' * number / {rows},
         now() - interval '400 days' * number / {rows} + interval '2 s',
         CASE WHEN number % 50 = 0 THEN 'failed' ELSE 'succeeded' END,
@@ -108,10 +106,14 @@ def measure(
 def _command(
     name: str, turn: int, environment: dict[str, str]
 ) -> tuple[list[str], dict[str, str]]:
+    nothing = ["check", "--list-tags"]
     if name == ALONE:
-        return [PYTHON, "manage.py", "clearsessions"], environment
+        return [PYTHON, "manage.py", *nothing], environment
     if name != RUN:
         return [PYTHON, "manage.py", *COMMANDS[name]], environment
     # A job, and so a slot, of its own for each turn: claimed, run, recorded.
     job = {"JOB": _JOB.format(turn % JOBS)}
-    return [PYTHON, "manage.py", "run_job", "clearsessions"], {**environment, **job}
+    return [PYTHON, "manage.py", "run_job", "check", "--list-tags"], {
+        **environment,
+        **job,
+    }

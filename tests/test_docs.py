@@ -84,7 +84,7 @@ GUIDE = {
     "0 2 * * *": "cleanup_unverified_users --days=7",
     "0 3 * * 0": 'cleanup_email_suppressions --email-report "$ADMIN_EMAIL"',
     "0 4 1 * *": "archive_audit_logs --days=30",
-    "0 5 * * 0": "run_job clearsessions",
+    "0 5 * * 0": "clearsessions",
 }
 
 
