@@ -15,7 +15,10 @@ ADDED_LIMIT_SECONDS = 0.150
 GROWTH_LIMIT = 1.2  # with the large history, as a multiple of without
 
 _JOB = "bench-{:03}"
-_LINE = "{minute} {hour} * * * JOB={job} timeout 30m python manage.py run_job check --list-tags"
+_NOTHING = ("check", "--list-tags")
+_LINE = "{minute} {hour} * * * JOB={job} timeout 30m python manage.py run_job " + (
+    " ".join(_NOTHING)
+)
 # One run of each job a day and more, over 400 days; one in 50 has failed.
 _HISTORY = """
     INSERT INTO maintenance_jobrun (
@@ -106,9 +109,8 @@ def measure(
 def _command(
     name: str, turn: int, environment: dict[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    nothing = ["check", "--list-tags"]
     if name == ALONE:
-        return [PYTHON, "manage.py", *nothing], environment
+        return [PYTHON, "manage.py", *_NOTHING], environment
     if name != RUN:
         return [PYTHON, "manage.py", *COMMANDS[name]], environment
     # A job, and so a slot, of its own for each turn: claimed, run, recorded.

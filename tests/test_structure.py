@@ -123,7 +123,9 @@ def test_a_file_can_be_read_in_one_go() -> None:
 
 
 def test_a_folder_has_few_files() -> None:
-    folders = {path.parent for path in MODULES.values()}
+    # A command is a file of this one folder: Django wants it so.
+    commands = ROOT / "starview_app" / "management" / "commands"
+    folders = {path.parent for path in MODULES.values()} - {commands}
 
     assert {
         str(folder.relative_to(ROOT)): count

@@ -27,6 +27,7 @@ MANUAL = {
     "audit_badges": "manual maintenance only",
     "award_pioneer_badges": "one-time retroactive setup",
     "diagnose_db": "manual debugging only",
+    "run_maintenance": "it runs the jobs that have lines of their own here",
     "setup_google_oauth": "one-time initial setup",
 }
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
