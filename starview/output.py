@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
+from starview.people import are_masked, without_people
 from starview.redaction import RedactedStream, redactor
 
 _READ_BYTES = 64 * 1024
@@ -47,7 +48,8 @@ class Passage:
         keep: Callable[[bytes], None] = lambda clean: None,
     ) -> None:
         as_json = json_is_asked()
-        whole_lines = as_json or not is_terminal
+        # A name is known by the line that it stands in.
+        whole_lines = as_json or not is_terminal or are_masked()
         self._redacted = RedactedStream(redactor(), whole_lines=whole_lines)
         self._json = JsonLines(stream) if as_json else None
         self._keep = keep
@@ -61,6 +63,9 @@ class Passage:
         return shown + self._json.finish() if self._json else shown
 
     def _shown(self, clean: bytes) -> bytes:
+        if are_masked():
+            text = clean.decode(errors="surrogateescape")
+            clean = without_people(text).encode(errors="surrogateescape")
         self._keep(clean)
         return self._json.feed(clean) if self._json else clean
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from starview.people import masked_if_asked
+
 # A shorter one would be found in every second word.
 SHORTEST_SECRET = 6  # characters
 MASK = "***"
@@ -57,8 +59,11 @@ _FOLDED = bytes.maketrans(b"-_", b"+/")
 
 
 def redact(text: str) -> str:
-    """`text` without the secrets of this process's environment."""
-    return redactor().text(text)
+    """`text` without the secrets of this process's environment.
+
+    And without names and addresses of accounts, where REDACT_EMAILS asks for that.
+    """
+    return masked_if_asked(redactor().text(text))
 
 
 @cache

@@ -80,6 +80,8 @@ ADMIN_EMAIL = env.words(
 # The only schedule; relative paths count from here.
 CRONTAB = BASE_DIR / "crontab"
 DATABASE_WAIT_SECONDS = env.whole_number("DATABASE_WAIT_SECONDS", default=60)
+# Whatever is written passes through `starview.output`, which reads it by itself.
+REDACT_EMAILS = env.boolean("REDACT_EMAILS", default=False)
 DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
 
 # -- Monitors of the runs, off when empty ---------------------------------------------

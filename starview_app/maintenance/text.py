@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show on one line, or to strangers."""
+"""Text from outside, made safe to show on one line."""
 
 import re
 
@@ -53,22 +53,3 @@ def one_line(text: object) -> str:
 def slug_of(job: str, longest: int) -> str:
     """The job's name as monitors take it: small letters, digits, - and _."""
     return re.sub(r"[^a-z0-9_-]+", "-", job.lower())[:longest]
-
-
-# Lines of the clean-up of accounts, as printed or quoted in an alert: what stands
-# between the two groups names one.
-_LINE_OF_AN_ACCOUNT = re.compile(
-    r"^([\s|]*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
-    r"( - registered \d+ days ago| \(changed meanwhile\)|(?<=\))|: .*)$",
-    re.MULTILINE,
-)
-_ADDRESS = re.compile(r"""[^\s<>()\[\]"',;:|=]+@[^\s<>()\[\]"',;:|]+""")
-
-
-def without_people(text: str) -> str:
-    """`text` for somebody else's server: names and addresses of accounts are ***.
-
-    The record and the mail to ADMIN_EMAIL, which stay in the house, have them.
-    """
-    text = _LINE_OF_AN_ACCOUNT.sub(r"\1***\2", text)
-    return _ADDRESS.sub("***", text)

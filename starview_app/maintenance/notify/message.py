@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
+from starview.people import without_people
 from starview.redaction import redact
 from starview_app.maintenance.catchup.slots import (
     FAILURES,
@@ -16,7 +17,6 @@ from starview_app.maintenance.catchup.slots import (
 from starview_app.maintenance.models import Announcement, JobRun
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
-from starview_app.maintenance.text import without_people
 
 Outcome = JobRun.Outcome
 

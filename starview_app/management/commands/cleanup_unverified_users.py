@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from starview.people import shown
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.jobs.unverified_users import cleanup as job
 from starview_app.maintenance.running.command import JobCommand, whole_number
@@ -74,9 +75,9 @@ class _Printer:
                 self._write(f"  ✓ Deleted: {_who(account)}")
             case job.ChangedMeanwhile(name):
                 self._changed += 1
-                self._write(f"  - Kept: {one_line(name)} (changed meanwhile)")
+                self._write(f"  - Kept: {one_line(shown(name))} (changed meanwhile)")
             case job.Failed(name, reason):
-                self._write(f"  ✗ Not deleted: {one_line(name)}: {reason}")
+                self._write(f"  ✗ Not deleted: {one_line(shown(name))}: {reason}")
             case job.Kept():
                 self._kept = event
 
@@ -114,4 +115,5 @@ class _Printer:
 
 
 def _who(account: job.Account) -> str:
-    return f"{one_line(account.username)} ({one_line(account.email or 'no address')})"
+    address = shown(account.email) if account.email else "no address"
+    return f"{one_line(shown(account.username))} ({one_line(address)})"
