@@ -283,6 +283,9 @@ CACHES: dict[str, dict[str, Any]] = {
         {
             "BACKEND": "django_redis.cache.RedisCache",
             "LOCATION": REDIS_URL,
+            # As the web service: under other keys nothing of it would be found.
+            "KEY_PREFIX": "starview",
+            "VERSION": 1,
             "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},  # seconds
         }
         if REDIS_URL

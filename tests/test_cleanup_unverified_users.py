@@ -339,8 +339,8 @@ def _user_type() -> ContentType:
 # (table, column) -> what makes a row of it that `user` owns; `member` owns the rest.
 CONTENT: dict[tuple[str, str], Callable[[User, User], Model]] = {
     ("starview_app_location", "added_by_id"): lambda user, member: make_location(user),
-    ("starview_app_location", "verified_by_id"): lambda user, member: (
-        make_location(member, verified_by=user)
+    ("starview_app_location", "verified_by_id"): lambda user, member: make_location(
+        member, verified_by=user
     ),
     ("starview_app_summaryfeedback", "user_id"): lambda user, member: (
         SummaryFeedback.objects.create(location=make_location(member), user=user)

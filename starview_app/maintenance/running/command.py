@@ -106,6 +106,10 @@ class JobCommand(OneLineCommand):
         """What is wrong with options taken together; empty when nothing is."""
         return ""
 
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        """Whether a run with these options is only tried: no lock, no record."""
+        return bool(options.get("dry_run"))
+
     def run(self, *args: Any, **options: Any) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix.
 
@@ -142,6 +146,7 @@ class JobCommand(OneLineCommand):
             return super().execute(*args, **options)
 
     def handle(self, *args: Any, dry_run: bool = False, **options: Any) -> None:
+        dry_run = self.changes_nothing({**options, "dry_run": dry_run})
         if wrong := self.check_options(options):
             raise CommandError(wrong, returncode=exits.WRONG_OPTIONS)
 
@@ -177,7 +182,7 @@ class JobCommand(OneLineCommand):
         """Whether it will change nothing; ends here for --help and wrong options."""
         self._called_from_command_line = True
         parser = self.create_parser(argv[0], argv[1])
-        return bool(getattr(parser.parse_args(argv[2:]), "dry_run", False))
+        return self.changes_nothing(vars(parser.parse_args(argv[2:])))
 
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
