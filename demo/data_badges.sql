@@ -11,7 +11,7 @@ JOIN starview_app_badge AS badge ON CASE slug
     WHEN 'first-light' THEN place NOT IN (31, 58, 90)
     WHEN 'scout' THEN place < 40
     -- One has taken the picture away since.
-    WHEN 'mission-ready' THEN bio <> '' AND profile_picture IS NOT NULL OR place = 12
+    WHEN 'mission-ready' THEN bio <> '' AND profile_picture IS NOT NULL OR place = 11
     -- Their reviews and visits were moderated away.
     WHEN 'explorer' THEN place = 7
     WHEN 'reviewer' THEN place IN (7, 45)

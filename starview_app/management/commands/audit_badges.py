@@ -1,7 +1,7 @@
 """`audit_badges`: the report of the badges, and the two options that change them."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
@@ -97,11 +97,15 @@ class _Printer:
                         f" ({one_line(category)})"
                     )
             case job.Audited(username, invalid, missing):
-                self._write(f"\n👤 User: {one_line(username)}")
-                verb = "✓ REVOKED" if self._fix else "⚠ WOULD REVOKE"
-                self._findings("invalid", "Invalid badges found", verb, invalid)
-                verb = "✓ AWARDED" if self._award else "⚠ WOULD AWARD"
-                self._findings("missing", "Missing badges", verb, missing)
+                revoked = "✓ REVOKED" if self._fix else "⚠ WOULD REVOKE"
+                awarded = "✓ AWARDED" if self._award else "⚠ WOULD AWARD"
+                lines = (
+                    f"\n👤 User: {one_line(username)}",
+                    *self._findings("invalid", "badges found", revoked, invalid),
+                    *self._findings("missing", "badges", awarded, missing),
+                )
+                # At once: each write is looked through for secrets.
+                self._write("\n".join(lines))
 
     def finish(self, result: JobResult) -> None:
         counts, write = result.counts, self._write
@@ -139,17 +143,16 @@ class _Printer:
             write(f"\nAuditing user: {one_line(self._user)}")
 
     def _findings(
-        self, kind: str, heading: str, verb: str, findings: list[Finding]
-    ) -> None:
+        self, kind: str, noun: str, verb: str, findings: list[Finding]
+    ) -> Iterator[str]:
         if not findings:
             return
         self._users_with[kind] += 1
-        self._write(f"   {heading}: {len(findings)}")
+        yield f"   {kind.capitalize()} {noun}: {len(findings)}"
         for each in findings:
             self._by_category[kind][each.category] += 1
-            name, category = one_line(each.badge), one_line(each.category)
-            self._write(f"   {verb}: {name} ({category})")
-            self._write(f"      Reason: {_reason(each)}")
+            yield f"   {verb}: {one_line(each.badge)} ({one_line(each.category)})"
+            yield f"      Reason: {_reason(each)}"
 
     def _last_words(self, result: JobResult) -> None:
         counts, write = result.counts, self._write

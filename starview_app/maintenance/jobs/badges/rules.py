@@ -50,19 +50,14 @@ _FACTS = """
     FROM starview_app_review
     GROUP BY user_id
     UNION ALL
-    SELECT review.user_id, 'upvotes', sum(upvotes), NULL
-    FROM starview_app_review AS review
-    JOIN votes_on_review AS votes ON votes.review_id = review.id
-    GROUP BY review.user_id
+    SELECT user_id, 'upvotes', upvotes, NULL
+    FROM votes_received
     UNION ALL
-    SELECT
-        review.user_id,
-        'rated reviews',
-        count(*),
-        coalesce(100.0 * sum(upvotes) / sum(votes), 0)
-    FROM starview_app_review AS review
-    LEFT JOIN votes_on_review AS votes ON votes.review_id = review.id
-    GROUP BY review.user_id
+    SELECT user_id, 'rated reviews', written, coalesce(100.0 * upvotes / votes, 0)
+    FROM (
+        SELECT user_id, count(*) AS written FROM starview_app_review GROUP BY user_id
+    ) AS review
+    LEFT JOIN votes_received USING (user_id)
     UNION ALL
     SELECT remark.user_id, 'comments on reviews of others', count(*), NULL
     FROM starview_app_reviewcomment AS remark
@@ -91,15 +86,19 @@ _FACTS = """
         NULL
     FROM starview_app_userprofile
 """
-_VOTES = """
+_VOTES = f"""
     SELECT
-        object_id AS review_id,
+        review.user_id,
         count(*) FILTER (WHERE is_upvote) AS upvotes,
         count(*) AS votes
-    FROM starview_app_vote
-    JOIN django_content_type AS type ON type.id = content_type_id
-    WHERE type.app_label = 'starview_app' AND type.model = 'review'
-    GROUP BY object_id
+    FROM starview_app_review AS review
+    JOIN starview_app_vote AS vote ON vote.object_id = review.id
+    JOIN django_content_type AS type ON type.id = vote.content_type_id
+    WHERE
+        type.app_label = 'starview_app'
+        AND type.model = 'review'
+        AND {_IS_ASKED_FOR.format("review.user_id")}
+    GROUP BY review.user_id
 """
 # What a badge asks for; no measure where its rule is not known. Those of TENURE are
 # for ever, and awarded by a command of their own.
@@ -137,8 +136,8 @@ _RULES = """
 """
 # Badges held and not earned, and earned and not held, by account.
 _FINDINGS = f"""
-    WITH votes_on_review AS ({_VOTES}),
-    rule AS ({_RULES}),
+    WITH votes_received AS ({_VOTES}),
+    rule AS MATERIALIZED ({_RULES}),  -- or each comparison decides it anew
     fact AS NOT MATERIALIZED (
         SELECT * FROM ({_FACTS}) AS fact WHERE {_IS_ASKED_FOR.format("user_id")}
     )
@@ -158,7 +157,9 @@ _FINDINGS = f"""
     CROSS JOIN rule
     LEFT JOIN fact ON fact.user_id = account.id AND fact.measure = rule.measure
     LEFT JOIN starview_app_userbadge AS held
-        ON held.user_id = account.id AND held.badge_id = rule.id
+        ON held.user_id = account.id
+        AND held.badge_id = rule.id
+        AND {_IS_ASKED_FOR.format("held.user_id")}
     WHERE
         {_IS_ASKED_FOR.format("account.id")}
         AND rule.measure IS NOT NULL
