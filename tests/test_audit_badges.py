@@ -9,7 +9,7 @@ import pytest
 from allauth.socialaccount.models import SocialAccount
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from starview_app.maintenance.errors import JobError
@@ -533,6 +533,54 @@ def test_who_is_locked_for_long_is_reported_and_the_others_are_mended(
         f"the badges of user {users[2].id} were left as they are: canceling statement"
         " due to lock timeout HINT: run it again"
     ]
+
+
+def test_a_run_gives_up_where_nearly_all_are_locked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job, "LOCK_TIMEOUT_MS", 1)
+    monkeypatch.setattr(job, "MOST_PROBLEMS", 2)
+    for user in crowd(5):
+        give(user, "explorer")
+
+    with session() as service:
+        run(service, "SELECT FROM auth_user FOR UPDATE")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            audit(fix=True)
+
+    assert len(holders("explorer")) == 5
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_a_lock_says_so(
+    test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    member = make_member()
+    give(member, "explorer")
+
+    with session() as service:
+        run(service, "SELECT FROM auth_user FOR UPDATE")
+        with started(COMMAND, test_environment, tmp_path, "--fix") as process:
+            wait_until_blocked_by(service)
+            process.terminate()
+            assert process.wait(DEADLINE_SECONDS) == 1
+
+    assert held(member) == {"explorer"}
+    assert "was stopped by SIGTERM" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize("words", [[], ["--fix"]])
+def test_a_database_without_the_tables_is_one_line(
+    manage: Manage, words: list[str]
+) -> None:
+    execute("ALTER TABLE starview_app_vote RENAME TO away")
+    try:
+        done = manage(COMMAND, *words)
+    finally:
+        execute("ALTER TABLE away RENAME TO starview_app_vote")
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert 'CommandError: relation "starview_app_vote" does not exist' in done.stderr
 
 
 def test_a_row_that_the_database_keeps_is_reported_and_the_others_are_mended() -> None:

@@ -25,6 +25,7 @@ BATCH_USERS = 100  # one transaction each: short locks, so the site stays quick
 # Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
 # service ever wait for each other, it is the job that gives way and tries again.
 LOCK_TIMEOUT_MS = 900
+MOST_PROBLEMS = 20  # with more it is no matter of a few rows, and each takes its time
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,10 @@ class _Audit:
                 # All rows are fetched, not only the first.
                 cursor.execute("SET LOCAL cursor_tuple_fraction = 1")
             raw: Any = connection.connection
-            with raw.cursor(name="badge_findings") as cursor:
+            with (
+                connection.wrap_database_errors,
+                raw.cursor(name="badge_findings") as cursor,
+            ):
                 rules.execute_findings(cursor, ids)
                 for user_id, findings in by_user(Finding(*row) for row in cursor):
                     if self._stopped():
@@ -202,9 +206,10 @@ class _Audit:
             with transaction.atomic():
                 findings = self._mend(ids)
         except DatabaseError as error:
-            gone = connection.connection is None or connection.connection.closed
-            if gone or self._should_stop():
+            if connection.connection is None or connection.connection.closed:
                 raise
+            if self._stopped():
+                return
             # Raises what concerns every user: a missing right, a read-only server.
             with transaction.atomic():
                 self._mend([])
@@ -259,6 +264,8 @@ class _Audit:
             self.mend(list(ids[:middle]))
             self.mend(list(ids[middle:]))
             return
+        if len(self.result.problems) >= MOST_PROBLEMS:
+            raise error
         reason = one_line(str(error).strip().splitlines()[0])
         self.result.problems.append(
             f"the badges of user {ids[0]} were left as they are: {reason} HINT: run it"
