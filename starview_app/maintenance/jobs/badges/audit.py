@@ -5,11 +5,9 @@ locked accounts, so what changed in between is decided by what is true then.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -181,7 +179,7 @@ class _Audit:
                 raw.cursor(name="badge_findings") as cursor,
             ):
                 rules.execute_findings(cursor, ids)
-                for user_id, findings in by_user(Finding(*row) for row in cursor):
+                for user_id, findings in rules.by_user(Finding(*row) for row in cursor):
                     if self._stopped():
                         return
                     note(findings)
@@ -278,13 +276,8 @@ class _Audit:
         self.result.counts["revoked"] += len(revoked)
         self.result.counts["awarded"] += len(awarded)
         self.progress.forget({each.user_id for each in (*revoked, *awarded)})
-        for _, of_one in by_user(findings):
+        for _, of_one in rules.by_user(findings):
             self.note(of_one)
-
-
-def by_user(findings: Iterable[Finding]) -> Iterator[tuple[int, list[Finding]]]:
-    for user_id, of_one in groupby(findings, attrgetter("user_id")):
-        yield user_id, list(of_one)
 
 
 def _find(username: str) -> int:

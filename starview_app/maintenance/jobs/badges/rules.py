@@ -1,8 +1,10 @@
 """Who has earned which badge: the web service's rules, one statement for everyone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 SYSTEM_USERNAME = "starview"
@@ -202,6 +204,11 @@ class Finding:
 def execute_findings(cursor: Any, ids: Sequence[int] | None) -> None:
     """Ask for the findings of `ids`, or of all members; in the order of their ids."""
     cursor.execute(_FINDINGS, {"ids": None if ids is None else list(ids)})
+
+
+def by_user(findings: Iterable[Finding]) -> Iterator[tuple[int, list[Finding]]]:
+    for user_id, of_one in groupby(findings, attrgetter("user_id")):
+        yield user_id, list(of_one)
 
 
 def badges_without_rule(cursor: Any) -> list[tuple[str, str]]:
