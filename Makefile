@@ -38,7 +38,7 @@ soak: $(INSTALLED) supercronic pgbouncer ## repeat what `test` tries a few times
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) ## measure start-up, runner and archive, 20 minutes, into docs/benchmarks.md
+bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
 requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions

@@ -91,6 +91,15 @@ class Laboratory:
             self.psql(name, fill, "VACUUM ANALYZE")
         return name
 
+    def prepare_members(self, badges: str, statement: str, *, members: int) -> str:
+        """Name a database with so many members and their badges."""
+        name = f"members_{members}"
+        if not self._exists(name):
+            self._copy(MIGRATED, name)
+            self.psql(name, badges, statement.format(members=members))
+            self.psql(name, "VACUUM ANALYZE")
+        return name
+
     def fresh(self, template: str) -> str:
         """A work database equal to `template`, with no other work left to be done."""
         self.psql("postgres", f"DROP DATABASE IF EXISTS {_WORK} WITH (FORCE)")

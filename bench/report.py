@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from bench import runner, startup
+from bench import badges, runner, startup
 from bench.archive import Comparison, Figures, Peak
 from bench.stages import COPYING, DELETING
 
@@ -23,12 +23,14 @@ def report(
     heading: Heading,
     start_up: startup.StartUp,
     runs: runner.RunnerFigures,
+    audits: badges.BadgeFigures,
     figures: Figures,
 ) -> str:
     parts = (
         _heading(heading),
         _start_up(start_up),
         _runner(runs),
+        _badges(audits),
         _comparisons(figures),
         _stages(figures),
         _server(figures),
@@ -91,6 +93,21 @@ record) adds {added}; at most
 | what | seconds with none | seconds with {runs.rows:,} | multiple |
 | --- | --- | --- | --- |
 {rows}"""
+
+
+def _badges(audits: badges.BadgeFigures) -> str:
+    held = audits.members * badges.BADGES_EACH
+    return f"""## An audit of the badges beside plain SQL
+
+{audits.members:,} members with {held:,} badges; turns: {audits.turns}, medians of whole
+processes that only read. psql has two statements for each thing that is counted, as a
+person would type them. At most {badges.LIMIT:.0f} times theirs is allowed.
+
+| what | seconds | psql's seconds | multiple |
+| --- | --- | --- | --- |
+| `audit_badges` | {statistics.median(audits.audit):.2f}\
+ | {statistics.median(audits.psql):.2f}\
+ | {audits.multiple:.2f}{_mark(audits.multiple, badges.LIMIT)} |"""
 
 
 def _comparisons(figures: Figures) -> str:

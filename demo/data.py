@@ -17,7 +17,13 @@ from django.db import transaction
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_FILES = ("data_accounts.sql", "data_mail.sql", "data_audit.sql")
+_FILES = (
+    "data_accounts.sql",
+    "badges.sql",
+    "data_badges.sql",
+    "data_mail.sql",
+    "data_audit.sql",
+)
 # Not chance: the multiples of the golden ratio spread evenly, and look as if thrown.
 _FUNCTIONS = """
     CREATE OR REPLACE FUNCTION pg_temp.ago(days numeric) RETURNS timestamptz

@@ -202,10 +202,13 @@ RETURNS timestamptz
 RETURN joined + (pg_temp.ago(0) - joined) * pg_temp.fraction(n)::float;
 
 INSERT INTO starview_app_location (
-    created_at, name, added_by_id, average_rating, rating_count
+    created_at, updated_at, name, added_by_id, average_rating, rating_count, latitude,
+    longitude, elevation, location_type, type_metadata, visitor_count, times_reported,
+    is_verified, verified_by_id, verification_notes, review_summary_stale
 )
 SELECT
     pg_temp.since(joined, place),
+    pg_temp.ago(0),
     (
         '{Cedar Ridge Overlook,Lonely Pine Meadow,Salt Flats South Rim,Glacier Lake Pier,'
         'Raven Rock Fire Tower,Blue Mesa Turnout,Old Quarry Field,Whisper Dunes,'
@@ -215,7 +218,18 @@ SELECT
     )[1 + place % 20] || CASE WHEN place < 20 THEN '' ELSE ' (upper)' END,
     id,
     3.2 + 1.8 * pg_temp.fraction(place),
-    1 + place * 7 % 29
+    1 + place * 7 % 29,
+    32 + 16 * pg_temp.fraction(3 * place),
+    -122 + 20 * pg_temp.fraction(5 * place),
+    round(2400 * pg_temp.fraction(11 * place)),
+    (ARRAY['dark_sky_site', 'campground', 'viewpoint', 'observatory'])[1 + place % 4],
+    '{}',
+    0,
+    0,
+    place % 5 = 0,
+    CASE WHEN place % 5 = 0 THEN (SELECT id FROM person WHERE kind = 'moderator') END,
+    '',
+    TRUE
 FROM member
 WHERE place < 40
 ORDER BY place;
@@ -223,8 +237,11 @@ ORDER BY place;
 CREATE TEMP TABLE place ON COMMIT DROP AS
 SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM starview_app_location;
 
-INSERT INTO starview_app_review (created_at, location_id, user_id, rating, comment)
+INSERT INTO starview_app_review (
+    created_at, updated_at, location_id, user_id, rating, comment
+)
 SELECT
+    pg_temp.since(joined, member.place + n),
     pg_temp.since(joined, member.place + n),
     place.id,
     member.id,
@@ -241,7 +258,7 @@ FROM member
 CROSS JOIN generate_series(0, 1) AS n
 JOIN place ON place.number = (member.place * 7 + n * 13) % 40
 UNION ALL
-SELECT pg_temp.ago(25), place.id, person.id, 5, 'Dark!'
+SELECT pg_temp.ago(25), pg_temp.ago(25), place.id, person.id, 5, 'Dark!'
 FROM person
 JOIN place ON place.number = 0
 WHERE kind = 'reviewer';
@@ -263,8 +280,10 @@ FROM person
 JOIN member ON member.place = 0
 WHERE kind = 'follower';
 
-INSERT INTO starview_app_vote (content_type_id, object_id, user_id, is_upvote)
-SELECT content_type.id, review.id, voter.id, voter.id % 5 > 0
+INSERT INTO starview_app_vote (
+    content_type_id, object_id, user_id, is_upvote, created_at
+)
+SELECT content_type.id, review.id, voter.id, voter.id % 5 > 0, pg_temp.ago(10)
 FROM (
     SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM starview_app_review
 ) AS review

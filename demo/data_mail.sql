@@ -7,24 +7,24 @@ CREATE TEMP TABLE event ON COMMIT DROP AS
 WITH bounces (kind, subtype, count, reason, email, days_ago) AS (
     VALUES
         -- Hard bounces: never touched, however old.
-        ('hard', 'no_email', 1, 'hard_bounce', '', '{0.6,2,5,9,13,27,48,95,180,290,340}'),
+        ('hard', 'noemail', 1, 'hard_bounce', '', '{0.6,2,5,9,13,27,48,95,180,290,340}'),
         ('hard', 'suppressed', 1, 'hard_bounce', '', '{3,66,210}'),
         ('hard', 'general', 1, NULL, '', '{130}'), -- lifted by hand
         -- Three soft bounces and more suppress: for 30 days.
-        ('soft', 'mailbox_full', 3, 'soft_bounce', '', '{1,8,19,29}'),
-        ('soft', 'mailbox_full', 4, 'soft_bounce', '', '{31.5,36,44,59,77}'),
-        ('soft', 'content_rejected', 5, 'soft_bounce', '', '{98,140,260}'),
+        ('soft', 'mailboxfull', 3, 'soft_bounce', '', '{1,8,19,29}'),
+        ('soft', 'mailboxfull', 4, 'soft_bounce', '', '{31.5,36,44,59,77}'),
+        ('soft', 'contentrejected', 5, 'soft_bounce', '', '{98,140,260}'),
         -- The webhook rewrites the type of a record, not the reason of its suppression.
-        ('hard', 'no_email', 4, 'soft_bounce', '', '{41}'),
+        ('hard', 'noemail', 4, 'soft_bounce', '', '{41}'),
         -- Bounces that suppress nothing: forgotten after 90 days.
-        ('soft', 'mailbox_full', 2, NULL, '', '{4,11,38,82,93,121}'),
-        ('soft', 'message_too_large', 1, NULL, '', '{25,150,233}'),
+        ('soft', 'mailboxfull', 2, NULL, '', '{4,11,38,82,93,121}'),
+        ('soft', 'messagetoolarge', 1, NULL, '', '{25,150,233}'),
         ('transient', 'general', 1, NULL, '', '{0.2,3,6,12,40,89}'),
         ('transient', 'general', 2, NULL, '', '{91,104,199,330}'),
         ('transient', 'undetermined', 1, NULL, '', '{10}'),
         -- Old soft bounces, but suppressed again below, under other capitals.
-        ('soft', 'mailbox_full', 3, 'soft_bounce', 'kari.nilsen@example.org', '{52}'),
-        ('soft', 'mailbox_full', 3, 'soft_bounce', 'a.lindqvist@example.net', '{47}')
+        ('soft', 'mailboxfull', 3, 'soft_bounce', 'kari.nilsen@example.org', '{52}'),
+        ('soft', 'mailboxfull', 3, 'soft_bounce', 'a.lindqvist@example.net', '{47}')
 ),
 others (kind, reason, email, days, is_active, reviewed, notes) AS (
     VALUES
@@ -95,11 +95,11 @@ SELECT
     moment,
     md5('bounce' || email)::uuid,
     CASE subtype
-        WHEN 'no_email' THEN 'smtp; 550 5.1.1 Recipient address rejected: User unknown'
+        WHEN 'noemail' THEN 'smtp; 550 5.1.1 Recipient address rejected: User unknown'
         WHEN 'suppressed' THEN 'Amazon SES has suppressed sending to this address'
-        WHEN 'mailbox_full' THEN 'smtp; 452 4.2.2 The email account is over quota'
-        WHEN 'message_too_large' THEN 'smtp; 552 5.3.4 Message size exceeds fixed limit'
-        WHEN 'content_rejected' THEN 'smtp; 554 5.7.1 Message rejected due to content'
+        WHEN 'mailboxfull' THEN 'smtp; 452 4.2.2 The email account is over quota'
+        WHEN 'messagetoolarge' THEN 'smtp; 552 5.3.4 Message size exceeds fixed limit'
+        WHEN 'contentrejected' THEN 'smtp; 554 5.7.1 Message rejected due to content'
         WHEN 'general' THEN 'smtp; 421 4.4.2 mx.example.net Error: timeout exceeded'
         ELSE ''
     END,

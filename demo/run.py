@@ -103,6 +103,8 @@ def _demo() -> int:
             [sys.executable, "manage.py", "verify_audit_archives"], environment
         )
         _show_mail(services)
+        _heading("Which badges are not as the rules say")
+        _run_command([sys.executable, "manage.py", "audit_badges"], environment)
         _heading("What is on record of these runs")
         _run_command([sys.executable, "manage.py", "jobs", "history"], environment)
     _show_next_runs(jobs)

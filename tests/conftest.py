@@ -103,15 +103,15 @@ def merged(
 
 @contextmanager
 def started(
-    command: str, environment: dict[str, str], folder: Path
+    command: str, environment: dict[str, str], folder: Path, *options: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """`manage.py COMMAND`, running; `folder` gets its `stdout` and `stderr`."""
+    """`manage.py COMMAND OPTIONS`, running; `folder` gets its `stdout` and `stderr`."""
     with (
         (folder / "stdout").open("wb") as stdout,
         (folder / "stderr").open("wb") as stderr,
     ):
         process = subprocess.Popen(
-            [sys.executable, "manage.py", command],
+            [sys.executable, "manage.py", command, *options],
             cwd=ROOT,
             env=merged(environment),
             stdout=stdout,

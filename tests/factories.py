@@ -22,6 +22,7 @@ from starview_app.models import (
     EmailBounce,
     EmailComplaint,
     EmailSuppression,
+    Location,
     UserProfile,
 )
 
@@ -95,6 +96,21 @@ def usernames() -> set[str]:
     return set(User.objects.values_list("username", flat=True))
 
 
+# -- what members contribute --------------------------------------------------------
+
+
+def make_location(owner: User, **columns: Any) -> Location:
+    return Location.objects.create(
+        **{
+            "name": "Hill",
+            "added_by": owner,
+            "latitude": 36.5,
+            "longitude": -116.9,
+            **columns,
+        }
+    )
+
+
 # -- e-mail events ------------------------------------------------------------------
 
 
@@ -103,7 +119,7 @@ def make_bounce(email: str, *, last: datetime, **columns: Any) -> EmailBounce:
         **{
             "email": email,
             "bounce_type": "soft",
-            "bounce_subtype": "mailbox_full",
+            "bounce_subtype": "mailboxfull",
             "bounce_count": 3,
             "first_bounce_date": last - timedelta(days=2),
             "last_bounce_date": last,

@@ -16,7 +16,7 @@ from django.db import connection
 from starview_app.maintenance.jobs.email_suppressions import cleanup as email_job
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.jobs.unverified_users import cleanup as user_job
-from starview_app.models import EmailBounce, EmailSuppression, Location
+from starview_app.models import EmailBounce, EmailSuppression
 from tests.factories import (
     NOW,
     contents,
@@ -25,6 +25,7 @@ from tests.factories import (
     in_thread,
     make_account,
     make_complaint,
+    make_location,
     make_member,
     make_soft_suppression,
     session,
@@ -86,8 +87,10 @@ ADD_VERIFIED_ADDRESS = """
     FROM auth_user WHERE username = 'newcomer'
 """
 WRITE_REVIEW = """
-    INSERT INTO starview_app_review (created_at, location_id, user_id, rating, comment)
-    SELECT now(), location.id, account.id, 5, 'Dark sky'
+    INSERT INTO starview_app_review (
+        created_at, updated_at, location_id, user_id, rating
+    )
+    SELECT now(), now(), location.id, account.id, 5
     FROM auth_user AS account, starview_app_location AS location
     WHERE account.username = 'newcomer'
 """
@@ -124,7 +127,7 @@ each_insert = pytest.mark.parametrize("change", INSERTS.values(), ids=INSERTS)
 
 @pytest.fixture(autouse=True)
 def location() -> None:
-    Location.objects.create(name="Hill", added_by=make_member("member"))
+    make_location(make_member("member"))
     make_account("newcomer")
 
 

@@ -25,12 +25,12 @@ from starview_app.models import (
     Badge,
     FavoriteLocation,
     Follow,
-    Location,
     LocationPhoto,
     LocationVisit,
     Report,
     Review,
     ReviewComment,
+    SummaryFeedback,
     UserBadge,
     UserProfile,
     Vote,
@@ -47,6 +47,7 @@ from tests.factories import (
     make_bounce,
     make_complaint,
     make_confirmation,
+    make_location,
     make_member,
     make_suppression,
     rows_hidden,
@@ -354,12 +355,8 @@ def test_an_address_protects_for_the_whole_limit_when_the_job_runs_every_day() -
 # -- content ------------------------------------------------------------------------
 
 
-def _location(owner: User) -> Location:
-    return Location.objects.create(name="Hill", added_by=owner)
-
-
 def _review(owner: User) -> Review:
-    return Review.objects.create(location=_location(owner), user=owner, rating=5)
+    return Review.objects.create(location=make_location(owner), user=owner, rating=5)
 
 
 def _badge() -> Badge:
@@ -374,33 +371,48 @@ def _user_type() -> ContentType:
 
 # (table, column) -> what makes a row of it that `user` owns; `member` owns the rest.
 CONTENT: dict[tuple[str, str], Callable[[User, User], Model]] = {
-    ("starview_app_location", "added_by_id"): lambda user, member: _location(user),
+    ("starview_app_location", "added_by_id"): lambda user, member: make_location(user),
+    ("starview_app_location", "verified_by_id"): lambda user, member: make_location(
+        member, verified_by=user
+    ),
+    ("starview_app_summaryfeedback", "user_id"): lambda user, member: (
+        SummaryFeedback.objects.create(location=make_location(member), user=user)
+    ),
     ("starview_app_review", "user_id"): lambda user, member: Review.objects.create(
-        location=_location(member), user=user, rating=4
+        location=make_location(member), user=user, rating=4
     ),
     ("starview_app_reviewcomment", "user_id"): lambda user, member: (
         ReviewComment.objects.create(review=_review(member), user=user, content="Hi")
     ),
     ("starview_app_locationphoto", "uploaded_by_id"): lambda user, member: (
         LocationPhoto.objects.create(
-            location=_location(member), uploaded_by=user, image="hill.jpg"
+            location=make_location(member), uploaded_by=user, image="hill.jpg"
         )
     ),
     ("starview_app_vote", "user_id"): lambda user, member: Vote.objects.create(
         content_type=_user_type(), object_id=1, user=user, is_upvote=True
     ),
     ("starview_app_locationvisit", "user_id"): lambda user, member: (
-        LocationVisit.objects.create(location=_location(member), user=user)
+        LocationVisit.objects.create(location=make_location(member), user=user)
     ),
     ("starview_app_favoritelocation", "user_id"): lambda user, member: (
-        FavoriteLocation.objects.create(location=_location(member), user=user)
+        FavoriteLocation.objects.create(location=make_location(member), user=user)
     ),
     ("starview_app_follow", "follower_id"): lambda user, member: Follow.objects.create(
         follower=user, following=member
     ),
     ("starview_app_report", "reported_by_id"): lambda user, member: (
         Report.objects.create(
-            content_type=_user_type(), object_id=1, reported_by=user, report_type="spam"
+            content_type=_user_type(), object_id=1, reported_by=user, report_type="SPAM"
+        )
+    ),
+    ("starview_app_report", "reviewed_by_id"): lambda user, member: (
+        Report.objects.create(
+            content_type=_user_type(),
+            object_id=1,
+            reported_by=member,
+            reviewed_by=user,
+            report_type="SPAM",
         )
     ),
     ("socialaccount_socialaccount", "user_id"): lambda user, member: (
@@ -663,7 +675,7 @@ def test_who_is_kept_is_printed_up_to_20_names_and_then_numbers(
     for number in range(22):
         user = make_account(f"kept{number:02d}", joined=days_ago(100 + number))
         if number < 3:
-            Review.objects.create(location=_location(member), user=user, rating=4)
+            Review.objects.create(location=make_location(member), user=user, rating=4)
         else:
             SocialAccount.objects.create(user=user, provider="google", uid=str(number))
 
@@ -696,7 +708,7 @@ def test_an_empty_table_that_refers_to_accounts_protects_nobody(
 
 def test_content_protects_also_where_the_database_does_not_enforce_its_key() -> None:
     author, member = make_account("author"), make_member("member")
-    Review.objects.create(location=_location(member), user=author, rating=4)
+    Review.objects.create(location=make_location(member), user=author, rating=4)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"

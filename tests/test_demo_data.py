@@ -8,6 +8,8 @@ from django.db import connection
 from django.utils import timezone
 
 from demo.data import DemoDataError, Loaded, load
+from starview_app.maintenance.jobs.badges.audit import audit_badges
+from starview_app.maintenance.jobs.badges.pioneers import award_pioneer_badges
 from starview_app.maintenance.jobs.unverified_users.cleanup import (
     Event,
     Kept,
@@ -68,6 +70,26 @@ def test_the_clean_up_leaves_nobody_without_a_reason() -> None:
         "a favorite location": 1,
         "staff": 2,
         "a system account": 1,
+    }
+
+
+def test_some_badges_have_drifted_and_some_pioneers_lack_theirs() -> None:
+    now = timezone.now()
+    load(connection, now)
+
+    audited = audit_badges(
+        now=now, report=lambda event: None, should_stop=lambda: False
+    )
+    awarded = award_pioneer_badges(
+        now=now, report=lambda member: None, should_stop=lambda: False
+    )
+
+    assert (audited.counts["invalid"], audited.counts["missing"]) == (6, 3)
+    assert awarded.counts == {
+        "members": 100,
+        "held": 71,
+        "awarded": 29,
+        "holders": 100,
     }
 
 

@@ -8,8 +8,15 @@ import pytest
 from demo.services import LocalServices
 from starview.people import without_people
 from starview_app.maintenance.models import JobRun
+from tests.badges import give, make_badges
 from tests.conftest import Manage
-from tests.factories import CLEANUP, days_ago, make_account, make_soft_suppression
+from tests.factories import (
+    CLEANUP,
+    days_ago,
+    make_account,
+    make_member,
+    make_soft_suppression,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -90,3 +97,17 @@ def test_without_it_they_are_shown(manage: Manage) -> None:
 )
 def test_a_line_about_an_account_keeps_what_it_says(line: str, masked: str) -> None:
     assert without_people(line) == masked
+
+
+@pytest.mark.parametrize(
+    "command", [["audit_badges"], ["award_pioneer_badges", "--dry-run"]]
+)
+def test_the_badge_commands_name_nobody(command: list[str], manage: Manage) -> None:
+    make_badges()
+    give(make_member("edwin"), "explorer")
+
+    done = manage(*command, env=MASKED)
+
+    assert done.returncode == 0, done.stderr
+    assert "***" in done.stdout
+    assert "edwin" not in done.stdout

@@ -13,6 +13,7 @@ from starview_app.models.community import (
     Review,
     ReviewComment,
     ReviewPhoto,
+    SummaryFeedback,
     Vote,
 )
 from starview_app.models.email import EmailBounce, EmailComplaint, EmailSuppression
@@ -32,6 +33,7 @@ __all__ = [
     "Review",
     "ReviewComment",
     "ReviewPhoto",
+    "SummaryFeedback",
     "UserBadge",
     "UserProfile",
     "Vote",

@@ -20,6 +20,11 @@ class AuditLog(models.Model):
         "content_moderated",
         "permission_denied",
         "access_forbidden",
+        "verification_email_resent",
+        "verification_email_failed",
+        "password_reset_failed",
+        "password_reset_email_failed",
+        "password_changed_notification_failed",
     )
 
     event_type = models.CharField(

@@ -5,11 +5,11 @@ from django.db import models
 
 
 class Badge(models.Model):
-    name = models.CharField(max_length=100, unique=True)
-    slug = models.SlugField(max_length=100, unique=True)
+    name = models.CharField(max_length=50, unique=True)
+    slug = models.SlugField(max_length=50, unique=True)
     description = models.TextField(blank=True, default="")
     category = models.CharField(max_length=20)
-    criteria_type = models.CharField(max_length=50)
+    criteria_type = models.CharField(max_length=30)
     criteria_value = models.IntegerField(default=0)
     criteria_secondary = models.IntegerField(null=True, blank=True)
     tier = models.PositiveSmallIntegerField(default=1)

@@ -13,22 +13,57 @@ def _member(**options: Any) -> Any:
     )
 
 
-class Location(models.Model):
+def _reviewer(related_name: str) -> Any:
+    """Of the staff: their account may go, what they looked at stays."""
+    return _member(
+        on_delete=models.SET_NULL, null=True, blank=True, related_name=related_name
+    )
+
+
+class _Dated(models.Model):
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        abstract = True
+
+
+class Location(_Dated):
     """The web service's table has PostGIS and other columns that are not mapped."""
 
-    created_at = models.DateTimeField(auto_now_add=True)
+    TYPES = ("dark_sky_site", "observatory", "campground", "viewpoint", "other")
+
     name = models.CharField(max_length=200)
     added_by = _member()
+    latitude = models.FloatField()
+    longitude = models.FloatField()
+    elevation = models.FloatField(default=0)
+    location_type = models.CharField(
+        max_length=20, choices=[(name, name) for name in TYPES], default="dark_sky_site"
+    )
+    type_metadata = models.JSONField(default=dict, blank=True)
     average_rating = models.DecimalField(max_digits=3, decimal_places=2, default=0)
     rating_count = models.PositiveIntegerField(default=0)
+    visitor_count = models.PositiveIntegerField(default=0)
+    times_reported = models.PositiveIntegerField(default=0)
+    is_verified = models.BooleanField(default=False)
+    verified_by = _reviewer("verified_locations")
+    verification_notes = models.TextField(blank=True, default="")
+    review_summary_stale = models.BooleanField(default=True)
 
 
-class Review(models.Model):
-    created_at = models.DateTimeField(auto_now_add=True)
+class SummaryFeedback(models.Model):
+    """What a member thinks of the summary of a location's reviews."""
+
+    user = _member()
+    location = models.ForeignKey(Location, on_delete=models.CASCADE)
+
+
+class Review(_Dated):
     location = models.ForeignKey(Location, on_delete=models.CASCADE)
     user = _member()
-    rating = models.PositiveSmallIntegerField()
-    comment = models.TextField(blank=True, default="")
+    rating = models.IntegerField()
+    comment = models.TextField(null=True, blank=True)
 
     class Meta:
         constraints = [
@@ -36,24 +71,29 @@ class Review(models.Model):
         ]
 
 
-class ReviewComment(models.Model):
-    created_at = models.DateTimeField(auto_now_add=True)
+class ReviewComment(_Dated):
     review = models.ForeignKey(Review, on_delete=models.CASCADE)
     user = _member()
     content = models.TextField()
 
 
-class ReviewPhoto(models.Model):
+class _Photo(_Dated):
+    image = models.CharField(max_length=100)
+    thumbnail = models.CharField(max_length=100, null=True, blank=True)
+    caption = models.CharField(max_length=255, blank=True, default="")
+    order = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class ReviewPhoto(_Photo):
     review = models.ForeignKey(Review, on_delete=models.CASCADE)
-    image = models.CharField(max_length=255)
-    thumbnail = models.CharField(max_length=255, blank=True, default="")
 
 
-class LocationPhoto(models.Model):
+class LocationPhoto(_Photo):
     location = models.ForeignKey(Location, on_delete=models.CASCADE)
     uploaded_by = _member(on_delete=models.SET_NULL, null=True)
-    image = models.CharField(max_length=255)
-    thumbnail = models.CharField(max_length=255, blank=True, default="")
 
 
 class Vote(models.Model):
@@ -61,6 +101,7 @@ class Vote(models.Model):
     object_id = models.PositiveIntegerField()
     user = _member()
     is_upvote = models.BooleanField()
+    created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [
@@ -84,7 +125,7 @@ class LocationVisit(models.Model):
 class FavoriteLocation(models.Model):
     user = _member()
     location = models.ForeignKey(Location, on_delete=models.CASCADE)
-    nickname = models.CharField(max_length=200, blank=True, default="")
+    nickname = models.CharField(max_length=50, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
 
@@ -101,10 +142,12 @@ class Follow(models.Model):
         ]
 
 
-class Report(models.Model):
+class Report(_Dated):
     content_type = models.ForeignKey(ContentType, on_delete=models.CASCADE)
     object_id = models.PositiveIntegerField()
     reported_by = _member()
-    report_type = models.CharField(max_length=50)
-    status = models.CharField(max_length=20, default="pending")
-    created_at = models.DateTimeField(auto_now_add=True)
+    reviewed_by = _reviewer("reviewed_reports")
+    report_type = models.CharField(max_length=20)
+    description = models.TextField(blank=True, default="")
+    status = models.CharField(max_length=20, default="PENDING")
+    review_notes = models.TextField(blank=True, default="")

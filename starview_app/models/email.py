@@ -21,12 +21,12 @@ class EmailBounce(models.Model):
         choices=_choices(
             "undetermined",
             "general",
-            "no_email",
+            "noemail",
             "suppressed",
-            "mailbox_full",
-            "message_too_large",
-            "content_rejected",
-            "attachment_rejected",
+            "mailboxfull",
+            "messagetoolarge",
+            "contentrejected",
+            "attachmentrejected",
         ),
         default="undetermined",
     )

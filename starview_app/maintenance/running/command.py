@@ -89,9 +89,6 @@ class JobCommand(OneLineCommand):
     keeps_records: ClassVar[bool] = False
     # A job that only reads has nothing to try out.
     has_dry_run: ClassVar[bool] = True
-    # The options with which it changes nothing: it then takes no slot and no lock, and
-    # is not recorded.
-    looks_with: ClassVar[tuple[str, ...]] = ("dry_run",)
     # How the one line of a run with problems begins.
     failure: ClassVar[str] = "is incomplete"
     # The entrypoint checks once; at each run it would cost more than the job itself.
@@ -108,6 +105,10 @@ class JobCommand(OneLineCommand):
     def check_options(self, options: dict[str, Any]) -> str:
         """What is wrong with options taken together; empty when nothing is."""
         return ""
+
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        """Whether a run with these options only looks: no slot, no lock, no record."""
+        return bool(options.get("dry_run"))
 
     def run(self, *args: Any, **options: Any) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix.
@@ -132,9 +133,7 @@ class JobCommand(OneLineCommand):
         Django's `call_command` goes straight to `execute`: a part of another run.
         """
         request = take_request(self.job_name, argv[2:], now=timezone.now())
-        # What only looks takes no slot, also where JOB is set.
-        looks = {f"--{name}".replace("_", "-") for name in self.looks_with} & {*argv}
-        if not looks and (request.schedule or not self._only_looks(argv)):
+        if not self._only_looks(argv, is_scheduled=request.schedule is not None):
             watcher = fork_run(request)
             if watcher:
                 sys.exit(watcher.watch())
@@ -148,7 +147,7 @@ class JobCommand(OneLineCommand):
         if wrong := self.check_options(options):
             raise CommandError(wrong, returncode=exits.WRONG_OPTIONS)
 
-        only_looks = dry_run or self._is_look(options)
+        dry_run = self.changes_nothing({**options, "dry_run": dry_run})
         report = self.stdout = _Report(self.stdout._out)  # type: ignore[arg-type]
 
         def do(stop: StopRequest) -> JobResult:
@@ -161,14 +160,14 @@ class JobCommand(OneLineCommand):
         with clear_errors(), structlog.contextvars.bound_contextvars(**self._names()):
             is_light = dry_run and not self.needs_in_dry_run
             settings.ENVIRONMENT.require(*([] if is_light else self.needs))
-            if self.keeps_records and not only_looks:
+            if self.keeps_records and not dry_run:
                 with sessions_named(self.job_name):
                     create_own_tables()
             result = work(
                 self.job_name,
                 do,
                 lock_name=self.lock_name,
-                is_locked=not only_looks,
+                is_locked=not dry_run,
                 if_unfinished=_IF_UNFINISHED,
                 dry_run=dry_run,
             )
@@ -177,17 +176,20 @@ class JobCommand(OneLineCommand):
 
     # -- internal helpers ---------------------------------------------------------
 
-    def _only_looks(self, argv: list[str]) -> bool:
-        """Whether it will change nothing; ends here for --help and wrong options."""
-        self._called_from_command_line = True
-        parser = self.create_parser(argv[0], argv[1])
-        options = vars(parser.parse_args(argv[2:]))
-        if wrong := self.check_options(options):
-            parser.error(wrong)
-        return self._is_look(options)
+    def _only_looks(self, argv: list[str], *, is_scheduled: bool) -> bool:
+        """Whether it will change nothing; ends here for --help and wrong options.
 
-    def _is_look(self, options: dict[str, Any]) -> bool:
-        return any(options.get(name) for name in self.looks_with)
+        A line of the crontab with wrong options is a run, which fails and is recorded.
+        """
+        self._called_from_command_line = not is_scheduled
+        parser = self.create_parser(argv[0], argv[1])
+        try:
+            options = vars(parser.parse_args(argv[2:]))
+            if wrong := self.check_options(options):
+                parser.error(wrong)
+        except CommandError:
+            return False
+        return self.changes_nothing(options)
 
     def _summary(self, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -137,11 +137,11 @@ def _of_the_options(
             f"{name} is not run by the runner, so nothing records or repeats it",
             f"write `python manage.py run_job {name}`",
         )
-    for option in getattr(command, "looks_with", ("dry_run",)):
-        if (word := "--" + option.replace("_", "-")) in job.arguments:
+    for option in ("--dry-run", "--report"):
+        if option in job.arguments:
             yield (
-                f"{name} {word} on a schedule: the work would never be done",
-                f"take {word} away",
+                f"{name} {option} on a schedule: the work would never be done",
+                f"take {option} away",
             )
     if reason := _refusal(command, parser, job.arguments[1 + through_runner :]):
         yield (

@@ -36,7 +36,6 @@ def addresses(text: str) -> list[str]:
 
 
 class Command(JobCommand):
-    looks_with = ("dry_run", "report")
     help = (
         "Lets addresses whose last soft bounce is older than --soft-bounce-days receive"
         " mail again, deletes bounce records older than --stale-days that suppress"
@@ -68,6 +67,9 @@ class Command(JobCommand):
             default=90,
             help="days without a bounce after which a record is deleted (default: 90)",
         )
+
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        return bool(options["dry_run"] or options["report"])
 
     def check_options(self, options: dict[str, Any]) -> str:
         if options["report"] and options["email_report"] is not None:
