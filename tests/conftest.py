@@ -18,6 +18,7 @@ from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
+from tests.launcher import Launcher
 
 # Modules with fixtures. They import models, as this one does: Django is set up by now.
 pytest_plugins = ["tests.archive_processes", "tests.pgbouncer", "tests.supercronic"]
@@ -74,21 +75,21 @@ def test_environment() -> dict[str, str]:
     return {**plugin.services.environment, "DATABASE_URL": url}
 
 
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
 @pytest.fixture
-def manage(test_environment: dict[str, str]) -> Manage:
+def manage(launcher: Launcher, test_environment: dict[str, str]) -> Manage:
     """Run `manage.py ARGS` as a process of its own; `env=` changes variables."""
 
     def run(
         *arguments: str, env: dict[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=merged(test_environment, env),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return launcher.run(arguments, merged(test_environment, env))
 
     return run
 
