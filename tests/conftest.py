@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import pytest
 from django.db import connection
@@ -125,13 +125,18 @@ def started(
         process.wait(60)
 
 
-def kill_run(process: "subprocess.Popen[Any]") -> None:
+class _WithPid(Protocol):
+    @property
+    def pid(self) -> int: ...
+
+
+def kill_run(process: _WithPid) -> None:
     """Kill a run as a container is killed: all of its processes at once."""
     pid = process.pid
     os.kill(pid, signal.SIGSTOP)  # or it would record how its command ended
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
-    process.kill()
+    os.kill(pid, signal.SIGKILL)
 
 
 def socket_folder() -> str:

@@ -153,4 +153,4 @@ def _kill_both(watcher: int) -> None:
         def kill() -> None:
             os.kill(watcher, signal.SIGKILL)
 
-    kill_run(Watcher)  # type: ignore[arg-type]
+    kill_run(Watcher)
