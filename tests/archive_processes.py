@@ -548,7 +548,7 @@ def assert_each_row_once(place: Place, originals: Rows) -> None:
 
 
 @pytest.fixture(scope="session")
-def kept() -> Iterator[list[Commands]]:
+def forking() -> Iterator[list[Commands]]:
     """The interpreter that forks, once a test has asked for it."""
     holder: list[Commands] = []
     yield holder
@@ -558,13 +558,14 @@ def kept() -> Iterator[list[Commands]]:
 
 @pytest.fixture
 def commands(
-    kept: list[Commands],
+    forking: list[Commands],
     test_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Commands:
-    if not kept:
-        kept.append(Commands(test_environment, tmp_path_factory.mktemp("commands")))
-    return kept[0]
+    if not forking:
+        folder = tmp_path_factory.mktemp("commands")
+        forking.append(Commands(test_environment, folder))
+    return forking[0]
 
 
 def wait_for_sessions_to_end() -> None:

@@ -53,16 +53,20 @@ class Launcher:
             )
 
     def run(
-        self, arguments: Sequence[str], environment: dict[str, str]
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        folder: Path = _ROOT,
     ) -> subprocess.CompletedProcess[str]:
-        """Wait for its end; from any thread."""
+        """Wait for its end; from any thread. `folder` is where manage.py is."""
         mine, theirs = socket.socketpair()
         with mine, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             with theirs:
                 handed = [theirs.fileno(), out.fileno(), error.fileno()]
                 socket.send_fds(self._socket, [b"!"], handed)
             mine.settimeout(WAIT_SECONDS)
-            mine.sendall(json.dumps([arguments, environment]).encode() + b"\n")
+            mine.sendall(json.dumps([arguments, environment, str(folder)]).encode())
+            mine.shutdown(socket.SHUT_WR)
             with mine.makefile() as answers:
                 pid = int(answers.readline())
                 try:
@@ -99,7 +103,7 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with socket.socket(fileno=handed[0]) as caller:
         with caller.makefile() as lines:
-            arguments, environment = json.loads(lines.readline())
+            arguments, environment, folder = json.load(lines)
         end_with_parent = ends_with_us(signal.SIGKILL)
         pid = os.fork()
         if pid:
@@ -116,7 +120,8 @@ def serve(descriptor: int) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["manage.py", *arguments]
-    sys.path[0] = str(_ROOT)
+    sys.path[0] = folder
+    os.chdir(folder)
 
 
 if __name__ == "__main__":
