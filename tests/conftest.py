@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,8 @@ from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
-from tests.launcher import Launcher
+from tests.launcher import Launcher, Started
+from tests.launcher import launcher as the_launcher
 
 # Modules with fixtures. They import models, as this one does: Django is set up by now.
 pytest_plugins = ["tests.archive_processes", "tests.pgbouncer", "tests.supercronic"]
@@ -76,10 +76,8 @@ def test_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
+def launcher() -> Launcher:
+    return the_launcher()
 
 
 @pytest.fixture
@@ -105,24 +103,18 @@ def merged(
 @contextmanager
 def started(
     command: str, environment: dict[str, str], folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[Started]:
     """`manage.py COMMAND`, running; `folder` gets its `stdout` and `stderr`."""
     with (
         (folder / "stdout").open("wb") as stdout,
         (folder / "stderr").open("wb") as stderr,
     ):
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", command],
-            cwd=ROOT,
-            env=merged(environment),
-            stdout=stdout,
-            stderr=stderr,
-        )
+        process = the_launcher().start([command], merged(environment), stdout, stderr)
     try:
         yield process
     finally:
         process.kill()
-        process.wait(60)
+        process.wait()
 
 
 class _WithPid(Protocol):

@@ -16,8 +16,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import IO
 
 from demo.processes import ends_with_us
 
@@ -39,6 +41,34 @@ _PACKAGES = (
 )
 
 
+class Started:
+    """A process, as its starter sees it: what is used here of a Popen."""
+
+    returncode: int | None = None
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._answers = channel.makefile()
+        channel.settimeout(WAIT_SECONDS)
+        self.pid = int(self._answers.readline())
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
+        if self.returncode is None:
+            self._channel.settimeout(seconds)
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._channel.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 class Launcher:
     """Starts `manage.py ARGS` with exactly the given variables; close it at the end."""
 
@@ -52,28 +82,35 @@ class Launcher:
                 preexec_fn=ends_with_us(signal.SIGKILL),
             )
 
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        folder: Path = _ROOT,
+    ) -> Started:
+        """From any thread; `folder` is where manage.py is."""
+        mine, theirs = socket.socketpair()
+        with theirs:
+            handed = [theirs.fileno(), stdout.fileno(), stderr.fileno()]
+            socket.send_fds(self._socket, [b"!"], handed)
+        mine.sendall(json.dumps([arguments, environment, str(folder)]).encode())
+        mine.shutdown(socket.SHUT_WR)
+        return Started(mine)
+
     def run(
         self,
         arguments: Sequence[str],
         environment: dict[str, str],
         folder: Path = _ROOT,
     ) -> subprocess.CompletedProcess[str]:
-        """Wait for its end; from any thread. `folder` is where manage.py is."""
-        mine, theirs = socket.socketpair()
-        with mine, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
-            with theirs:
-                handed = [theirs.fileno(), out.fileno(), error.fileno()]
-                socket.send_fds(self._socket, [b"!"], handed)
-            mine.settimeout(WAIT_SECONDS)
-            mine.sendall(json.dumps([arguments, environment, str(folder)]).encode())
-            mine.shutdown(socket.SHUT_WR)
-            with mine.makefile() as answers:
-                pid = int(answers.readline())
-                try:
-                    code = int(answers.readline())
-                except TimeoutError:
-                    os.kill(pid, signal.SIGKILL)
-                    raise
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
+            process = self.start(arguments, environment, out, error, folder)
+            try:
+                code = process.wait()
+            finally:
+                process.kill()
             texts = []
             for file in (out, error):
                 file.seek(0)
@@ -84,6 +121,12 @@ class Launcher:
     def close(self) -> None:
         self._socket.close()
         self._process.wait(WAIT_SECONDS)
+
+
+@cache
+def launcher() -> Launcher:
+    """The one of these tests."""
+    return Launcher()
 
 
 def serve(descriptor: int) -> None:

@@ -27,11 +27,12 @@ from starview_app.maintenance.stores.base import (
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from tests import failing_s3
+from tests.archive_chains import Place, put_many
 from tests.conftest import ROOT
 from tests.failing_s3 import FailingS3
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    pass
 
 PREFIX = "audit-archives/"
 PART = 5 << 20  # the smallest that S3 takes
@@ -188,23 +189,15 @@ def test_the_objects_are_listed_by_name_with_their_sizes(store: Store) -> None:
 
 
 def test_more_objects_than_the_store_lists_at_once_are_all_listed(
-    store: Store, services: LocalServices
+    bucket: LocalServices,
 ) -> None:
     # S3 answers with 1,000 at most.
     expected = [f"{number:04}.json" for number in range(1001)]
-    for name in reversed(expected):
-        put(store, name)
+    put_many(bucket, dict.fromkeys(reversed(expected), b""))
     try:
-        assert [found.name for found in store.objects()] == expected
+        assert [found.name for found in s3_store(bucket).objects()] == expected
     finally:
-        # One by one it takes much longer.
-        keys: list[ObjectIdentifierTypeDef] = [
-            {"Key": found.key} for found in services.archived_objects()
-        ]
-        for start in range(0, len(keys), 1000):
-            services.s3.delete_objects(
-                Bucket=BUCKET, Delete={"Objects": keys[start : start + 1000]}
-            )
+        Place(bucket).empty()  # one by one it takes much longer
 
 
 def test_what_is_being_written_is_not_listed(store: Store) -> None:
