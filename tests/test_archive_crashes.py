@@ -153,7 +153,6 @@ def assert_the_next_run_settles_it(
     ("is_folder", "options", "at", "timestamps"),
     [
         pytest.param(False, (), "before", (OCTOBER,), id="the bucket"),
-        pytest.param(True, ("--compress",), "before", (OCTOBER,), id="the folder"),
         pytest.param(False, (), "after", (OCTOBER,), id="with a request under way"),
         *(
             pytest.param(

@@ -28,6 +28,7 @@ from starview_app.maintenance.models import Job, JobRun
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running import gone as gone_module
 from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
+from tests.archive_processes import Commands
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import (
     CLEANUP,
@@ -342,16 +343,18 @@ def test_output_keeps_its_lines_and_tabs_and_loses_what_controls_a_terminal() ->
 
 
 @pytest.mark.django_db(transaction=True)
-def test_show_of_a_run_under_way_tells_what_was_saved_so_far(manage: Manage) -> None:
+def test_show_of_a_run_under_way_tells_what_was_saved_so_far(
+    commands: Commands,
+) -> None:
     run = make_run(outcome=Outcome.RUNNING, output="half of it")
     hold_lock_of(run)
 
-    shown = manage("jobs", "show", str(run.id))
-    listed = manage("jobs")
+    shown = commands.run("jobs", "show", str(run.id), supervised=True)
+    listed = commands.run("jobs", supervised=True)
 
-    assert "outcome   running\n" in shown.stdout
-    assert "output so far, as it was last saved:\nhalf of it\n" in shown.stdout
-    assert "running since 2026-03-01 02:00" in listed.stdout
+    assert "outcome   running\n" in shown.out
+    assert "output so far, as it was last saved:\nhalf of it\n" in shown.out
+    assert "running since 2026-03-01 02:00" in listed.out
     execute("SELECT pg_advisory_unlock_all()")
 
 
@@ -807,12 +810,12 @@ def test_the_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_the_exit_code_tells_wrong_options_from_what_is_not_there(
-    manage: Manage, arguments: list[str], code: int
+    commands: Commands, arguments: list[str], code: int
 ) -> None:
-    ended = manage("jobs", *arguments)
+    ended = commands.run("jobs", *arguments, supervised=True)
 
-    assert ended.returncode == code, ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.code == code, ended.err
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.django_db(transaction=True)
@@ -831,8 +834,10 @@ def test_json_stays_json_where_every_line_is_json(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_json_may_be_asked_for_before_the_subcommand(manage: Manage) -> None:
-    assert json.loads(manage("jobs", "--json", "history").stdout) == {"runs": []}
+def test_json_may_be_asked_for_before_the_subcommand(commands: Commands) -> None:
+    assert json.loads(
+        commands.run("jobs", "--json", "history", supervised=True).out
+    ) == {"runs": []}
 
 
 @pytest.mark.django_db
@@ -922,18 +927,18 @@ def test_a_database_that_does_not_answer_is_one_line(manage: Manage) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_health_exits_1_and_says_what_is_overdue(manage: Manage) -> None:
+def test_health_exits_1_and_says_what_is_overdue(commands: Commands) -> None:
     make_known(line_of(CLEANUP), since=NOW)
 
-    ended = manage("jobs", "health")
-    as_json = manage("jobs", "health", "--json")
+    ended = commands.run("jobs", "health", supervised=True)
+    as_json = commands.run("jobs", "health", "--json", supervised=True)
 
-    assert (ended.returncode, as_json.returncode) == (1, 1)
-    assert ended.stdout.startswith(f"unhealthy: {CLEANUP}: not run since ")
-    facts = json.loads(as_json.stdout)
+    assert (ended.code, as_json.code) == (1, 1)
+    assert ended.out.startswith(f"unhealthy: {CLEANUP}: not run since ")
+    facts = json.loads(as_json.out)
     assert facts["healthy"] is False
     assert [f"unhealthy: {text}" for text in facts["problems"]] == (
-        ended.stdout.splitlines()
+        ended.out.splitlines()
     )
 
 
@@ -954,21 +959,21 @@ def test_check_reads_the_crontab_without_a_database(manage: Manage) -> None:
 
 @pytest.mark.django_db
 def test_check_tells_each_mistake_with_its_line_and_exits_1(
-    manage: Manage, tmp_path: Path
+    commands: Commands, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "crontab"
     wrong.write_text("# good\n61 * * * * JOB=a timeout 1m python manage.py migrate\n")
 
-    ended = manage("jobs", "check", str(wrong))
-    missing = manage("jobs", "check", str(tmp_path / "none"))
+    ended = commands.run("jobs", "check", str(wrong), supervised=True)
+    missing = commands.run("jobs", "check", str(tmp_path / "none"), supervised=True)
 
-    assert ended.returncode == 1
+    assert ended.code == 1
     # Of the file as a whole, then of its lines.
-    whole, times, *_ = ended.stdout.splitlines()
+    whole, times, *_ = ended.out.splitlines()
     assert re.fullmatch("crontab: no line runs catch_up: .+ HINT: .+", whole)
     assert re.fullmatch("crontab line 2: bad times: bad minute: '61' HINT: .+", times)
-    assert missing.returncode == 1
-    assert missing.stderr.startswith("CommandError: cannot read ")
+    assert missing.code == 1
+    assert missing.err.startswith("CommandError: cannot read ")
 
 
 # -- text ---------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +70,8 @@ from tests.archive_chains import (
     with_one_byte_changed,
     write_manifest,
 )
-from tests.conftest import Manage, started
+from tests.archive_processes import Commands
+from tests.conftest import started
 from tests.factories import (
     DEADLINE_SECONDS,
     contents,
@@ -251,20 +251,20 @@ def test_several_findings_are_one_line_of_summary(place: Place) -> None:
 
 
 def test_as_a_process_it_exits_1_with_one_line_and_no_traceback(
-    place: Place, manage: Manage
+    place: Place, commands: Commands
 ) -> None:
     place.write("\x1b[2K\x1b[1A\u202e", b"")
 
-    done = manage("verify_audit_archives")
+    done = commands.run("verify_audit_archives", supervised=True)
 
-    started_line, finished_line, reason = done.stderr.splitlines()
-    assert done.returncode == 1
+    started_line, finished_line, reason = done.err.splitlines()
+    assert done.code == 1
     assert "job_started" in started_line
     assert "job_finished" in finished_line
     assert "outcome=failed" in finished_line
     assert reason.startswith(FOUND_WRONG)
     assert reason.isprintable()
-    assert r"\u001b[2K\u001b[1A\u202e" in done.stdout
+    assert r"\u001b[2K\u001b[1A\u202e" in done.out
 
 
 # -- manifests -----------------------------------------------------------------------
@@ -1361,7 +1361,7 @@ def test_a_byte_that_the_store_changes_on_the_way_is_found(
 
 
 def test_it_needs_no_table_made_beforehand(
-    bucket: LocalServices, manage: Manage
+    bucket: LocalServices, commands: Commands
 ) -> None:
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
@@ -1370,7 +1370,7 @@ def test_it_needs_no_table_made_beforehand(
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 
-    done: subprocess.CompletedProcess[str] = manage("verify_audit_archives")
+    done = commands.run("verify_audit_archives", supervised=True)
 
-    assert (done.returncode, "Good: 0" in done.stdout) == (0, True), done
+    assert (done.code, "Good: 0" in done.out) == (0, True), done
     assert AuditArchive.objects.count() == 0
