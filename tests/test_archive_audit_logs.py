@@ -1751,23 +1751,6 @@ def test_the_command_works_from_any_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_run_by_hand_while_one_is_under_way_exits_75(
-    commands: Commands,
-) -> None:
-    from starview_app.maintenance.running.lock import job_lock
-    from starview_app.maintenance.stores.configured import LOCK_NAME
-
-    row = add_row()
-
-    with job_lock("archive_audit_logs", LOCK_NAME, on_lost=pytest.fail):
-        done = commands.run("archive_audit_logs", supervised=True)
-
-    assert (done.code, done.out) == (75, "")
-    (line,) = done.err.splitlines()
-    assert "another run of archive_audit_logs is under way" in line
-    assert remaining_ids() == {row.id}
-
-
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "NO ACTION"])
 def test_rows_that_another_table_refers_to_are_not_deleted_from_under_it(
     action: str,

@@ -25,8 +25,7 @@ import psycopg2
 import psycopg2.errors
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import DatabaseError, OperationalError, connection, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import DatabaseError, connection, connections
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.errors import JobError
@@ -946,69 +945,6 @@ def test_when_the_database_ends_the_session_in_a_later_segment_the_first_is_kept
     assert_the_next_run_completes_it(bucket, originals)
 
 
-@pytest.fixture
-def session_ends_at_the_commit() -> Iterator[None]:
-    """PostgreSQL ends the session that is about to commit an archived segment."""
-    in_another_session(
-        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;"
-        " CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON maintenance_auditarchive"
-        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()"
-    )
-    yield
-    in_another_session(
-        "DROP TRIGGER IF EXISTS die ON maintenance_auditarchive; DROP FUNCTION die"
-    )
-
-
-@pytest.mark.usefixtures("session_ends_at_the_commit")
-def test_when_the_session_ends_in_the_commit_the_objects_stay_for_the_next_run(
-    bucket: LocalServices, manage: Manage
-) -> None:
-    originals = add_rows()
-
-    done = manage("archive_audit_logs")
-
-    assert "database: " in assert_one_clear_line(done)
-    assert table_rows() == originals
-    left = keys(bucket)
-    assert len(left) == 2
-    in_another_session("DROP TRIGGER die ON maintenance_auditarchive")
-    assert_the_next_run_completes_it(bucket, originals)
-    assert set(left).isdisjoint(keys(bucket))
-
-
-def test_when_the_answer_to_the_commit_is_lost_the_next_run_writes_the_manifest(
-    bucket: LocalServices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    originals = add_rows()
-    commit: Any = vars(BaseDatabaseWrapper)["_commit"]
-    lost: list[bool] = []
-
-    def commit_and_lose_the_answer(wrapper: BaseDatabaseWrapper) -> None:
-        commit(wrapper)
-        with session() as other:
-            cursor = other.cursor()
-            cursor.execute(
-                "SELECT count(*) FROM maintenance_auditarchive WHERE state = 'archived'"
-            )
-            is_archived = cursor.fetchone() != (0,)
-        if is_archived and not lost:
-            lost.append(True)
-            wrapper.close()
-            raise OperationalError("server closed the connection unexpectedly")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BaseDatabaseWrapper, "_commit", commit_and_lose_the_answer)
-        with pytest.raises(DatabaseError, match="server closed the connection"):
-            run(bucket.aws_url)
-
-    assert rows() == 0
-    assert keys(bucket) == [f"{NAME}.json", f"{NAME}.txt"]
-    assert_the_next_run_completes_it(bucket, originals)
-    assert keys(bucket)[:2] == [f"{NAME}.json", f"{NAME}.txt"]
-
-
 def test_when_the_database_cancels_the_copy_it_is_one_line(
     bucket: LocalServices,
 ) -> None:
@@ -1085,21 +1021,6 @@ def test_when_the_rows_are_locked_by_a_schema_change_the_run_waits_and_then_work
     unlock.join()
     assert result.counts["archived"] == 3
     assert_each_row_once(Bucket(bucket), originals)
-
-
-def test_a_database_that_is_down_is_one_line_without_the_password(
-    manage: Manage,
-) -> None:
-    url = f"postgresql://starview:0123456789abcdef@127.0.0.1:{free_port()}/starview"
-
-    done = manage("archive_audit_logs", env={"DATABASE_URL": url})
-
-    (line,) = done.stderr.splitlines()
-    assert (done.returncode, done.stdout) == (1, "")
-    assert line.startswith("CommandError: database: ")
-    assert "Connection refused" in line
-    assert "HINT: is the database running" in line
-    assert [secret for secret in SECRETS if secret in line] == []
 
 
 # -- the second session, which copies the TXT ----------------------------------------

@@ -552,32 +552,19 @@ def test_a_dry_run_changes_nothing(manage: Manage) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_with_the_database_away_catch_up_fails_in_one_line(
-    manage: Manage, tmp_path: Path
-) -> None:
-    done = manage(
-        "catch_up",
-        env={
-            "DATABASE_URL": "postgresql://u:hidden-word@127.0.0.1:9/x",
-            "TMPDIR": str(tmp_path),
-        },
-    )
-
-    assert done.returncode == 1
-    assert "Connection refused" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hidden-word" not in done.stderr
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_outage_that_only_catch_up_meets_is_mailed_once(
+def test_with_the_database_away_catch_up_fails_in_one_line_and_mails_that_once(
     manage: Manage, services: LocalServices, tmp_path: Path
 ) -> None:
     before = len(services.sent_mail())
-    away = {"DATABASE_URL": "postgresql://u@127.0.0.1:9/x", "TMPDIR": str(tmp_path)}
+    url = "postgresql://u:hidden-word@127.0.0.1:9/x"
 
     for _ in range(2):
-        manage("catch_up", env={**away})
+        done = manage("catch_up", env={"DATABASE_URL": url, "TMPDIR": str(tmp_path)})
+
+        assert done.returncode == 1
+        assert "Connection refused" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hidden-word" not in done.stderr
 
     (mail,) = services.sent_mail()[before:]
     assert "Subject: [Starview] the database does not answer" in mail

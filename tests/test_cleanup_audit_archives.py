@@ -691,12 +691,6 @@ def test_when_the_store_cannot_be_listed_nothing_is_removed(
     assert contents() == tables
 
 
-def test_a_bucket_that_is_not_there_is_one_line(place: Place, settings: Any) -> None:
-    settings.AWS_STORAGE_BUCKET_NAME = "not-there"
-
-    assert "NoSuchBucket" in failed(run_command(JOB))
-
-
 # -- many objects --------------------------------------------------------------------
 
 

@@ -1175,15 +1175,14 @@ def _no_run_is_connected() -> bool:
         return bool(cursor.fetchone() == (0,))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
-    number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
+    test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         holder.rollback()
         process.wait(DEADLINE_SECONDS)
 
@@ -1195,7 +1194,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
         .endswith("\n✗ Deleted only 2000 of 2005 unverified user(s)\n")
     )
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
+        f"CommandError: {COMMAND} was stopped by SIGTERM before it was done;"
         " what was finished is kept, the next run does the rest"
     )
 

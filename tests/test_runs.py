@@ -960,6 +960,7 @@ def test_by_hand_with_the_database_away_any_command_fails_in_a_line(
 
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
+    assert "hidden-word" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

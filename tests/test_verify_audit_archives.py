@@ -1324,12 +1324,6 @@ def test_a_store_that_refuses_is_one_line(
     assert_failed(verify(), "403 AccessDenied")
 
 
-def test_a_bucket_that_is_not_there_is_one_line(place: Place, settings: Any) -> None:
-    settings.AWS_STORAGE_BUCKET_NAME = "not-there"
-
-    assert_failed(verify(), "NoSuchBucket", "AWS_STORAGE_BUCKET_NAME")
-
-
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize(
     "fault",
