@@ -15,12 +15,14 @@ MASK = "***"
 # Lines of the clean-up of accounts, as printed or quoted in an alert: what stands
 # between the two groups names one.
 _LINE_OF_AN_ACCOUNT = re.compile(
-    r"^([\s|]*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
+    r"^([ \t|]*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
     r"( - registered \d+ days ago|(?<=\)) \([a-z][^()@]*\)| \(changed meanwhile\)"
     r"|(?<=\))|: .*)$",
     re.MULTILINE,
 )
-_ADDRESS = re.compile(r"""[^\s<>()\[\]"',;:|=]+@[^\s<>()\[\]"',;:|]+""")
+# It begins behind one of these signs: else each sign of a long word would be a begin.
+_SIGN = r"""[^\s<>()\[\]"',;:|=]"""
+_ADDRESS = re.compile(rf"""(?<!{_SIGN}){_SIGN}+@[^\s<>()\[\]"',;:|]+""")
 
 
 def without_people(text: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from copy import copy
@@ -36,6 +35,7 @@ from starview_app.models import AuditLog
 from tests.conftest import started
 from tests.factories import DEADLINE_SECONDS
 from tests.failing_s3 import Call, FailingS3
+from tests.launcher import Started
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -434,7 +434,7 @@ def killed_at(
     word: str = "",
     *,
     is_done: bool = False,
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Started]:
     """`command` waits in its first such request during the block, then is killed.
 
     `word` is a part of the key; the store carries the request out if `is_done`.

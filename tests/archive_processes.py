@@ -547,30 +547,25 @@ def assert_each_row_once(place: Place, originals: Rows) -> None:
 # -- for the tests -------------------------------------------------------------------
 
 
-class Kept:
-    """The interpreter that forks, kept for all tests of a file."""
-
-    commands: Commands | None = None
-
-
-@pytest.fixture(scope="module")
-def kept() -> Iterator[Kept]:
-    holder = Kept()
+@pytest.fixture(scope="session")
+def forking() -> Iterator[list[Commands]]:
+    """The interpreter that forks, once a test has asked for it."""
+    holder: list[Commands] = []
     yield holder
-    if holder.commands:
-        holder.commands.close()
+    for commands in holder:
+        commands.close()
 
 
 @pytest.fixture
 def commands(
-    kept: Kept,
+    forking: list[Commands],
     test_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Commands:
-    if kept.commands is None:
+    if not forking:
         folder = tmp_path_factory.mktemp("commands")
-        kept.commands = Commands(test_environment, folder)
-    return kept.commands
+        forking.append(Commands(test_environment, folder))
+    return forking[0]
 
 
 def wait_for_sessions_to_end() -> None:

@@ -3,11 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import pytest
 from django.db import connection
@@ -18,6 +17,8 @@ from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
+from tests.launcher import Launcher, Started
+from tests.launcher import launcher as the_launcher
 
 # Modules with fixtures. They import models, as this one does: Django is set up by now.
 pytest_plugins = ["tests.archive_processes", "tests.pgbouncer", "tests.supercronic"]
@@ -74,21 +75,19 @@ def test_environment() -> dict[str, str]:
     return {**plugin.services.environment, "DATABASE_URL": url}
 
 
+@pytest.fixture(scope="session")
+def launcher() -> Launcher:
+    return the_launcher()
+
+
 @pytest.fixture
-def manage(test_environment: dict[str, str]) -> Manage:
+def manage(launcher: Launcher, test_environment: dict[str, str]) -> Manage:
     """Run `manage.py ARGS` as a process of its own; `env=` changes variables."""
 
     def run(
         *arguments: str, env: dict[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=merged(test_environment, env),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return launcher.run(arguments, merged(test_environment, env))
 
     return run
 
@@ -104,33 +103,34 @@ def merged(
 @contextmanager
 def started(
     command: str, environment: dict[str, str], folder: Path, *options: str
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[Started]:
     """`manage.py COMMAND OPTIONS`, running; `folder` gets its `stdout` and `stderr`."""
     with (
         (folder / "stdout").open("wb") as stdout,
         (folder / "stderr").open("wb") as stderr,
     ):
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", command, *options],
-            cwd=ROOT,
-            env=merged(environment),
-            stdout=stdout,
-            stderr=stderr,
+        process = the_launcher().start(
+            [command, *options], merged(environment), stdout, stderr
         )
     try:
         yield process
     finally:
         process.kill()
-        process.wait(60)
+        process.wait()
 
 
-def kill_run(process: "subprocess.Popen[Any]") -> None:
+class _WithPid(Protocol):
+    @property
+    def pid(self) -> int: ...
+
+
+def kill_run(process: _WithPid) -> None:
     """Kill a run as a container is killed: all of its processes at once."""
     pid = process.pid
     os.kill(pid, signal.SIGSTOP)  # or it would record how its command ended
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
-    process.kill()
+    os.kill(pid, signal.SIGKILL)
 
 
 def socket_folder() -> str:

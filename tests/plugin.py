@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.services import LocalServices
+from tests.launcher import launcher
 
 # What nohup or a shell starts in the background ignores them, and its children do too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,5 +28,7 @@ services.verify_sender()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if launcher.cache_info().currsize:
+        launcher().close()
     services.stop()
     _folder.cleanup()

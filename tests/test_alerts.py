@@ -1054,7 +1054,7 @@ def slow_ses() -> Iterator[SlowSes]:
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     ses.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield ses

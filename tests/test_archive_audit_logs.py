@@ -47,6 +47,7 @@ from starview_app.maintenance.stores.base import (
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store
 from starview_app.models import AuditLog
+from tests.archive_processes import Commands
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import wait_until
 
@@ -1563,12 +1564,12 @@ def test_in_development_the_archives_go_to_a_folder_of_the_project(
 
 
 def test_the_command_says_when_there_is_nothing_to_archive(
-    bucket: LocalServices, manage: Manage
+    bucket: LocalServices, commands: Commands
 ) -> None:
-    done = manage("archive_audit_logs")
+    done = commands.run("archive_audit_logs", supervised=True)
 
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0
+    lines = done.out.splitlines()
+    assert done.code == 0
     assert lines[0] == "Found 0 audit logs older than 30 days"
     assert lines[2:] == ["", "No audit logs found to archive."]
     assert bucket.archived_objects() == []
@@ -1594,15 +1595,15 @@ def test_a_dry_run_fails_where_the_run_would(
 
 
 def test_a_dry_run_of_the_command_reports(
-    bucket: LocalServices, manage: Manage
+    bucket: LocalServices, commands: Commands
 ) -> None:
     row = add_row()
 
-    done = manage("archive_audit_logs", "--dry-run")
+    done = commands.run("archive_audit_logs", "--dry-run", supervised=True)
 
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == "Found 1 audit logs older than 30 days"
-    assert done.stdout.endswith(
+    assert done.code == 0
+    assert done.out.splitlines()[0] == "Found 1 audit logs older than 30 days"
+    assert done.out.endswith(
         "\n\nDry run: would archive 1 audit logs, nothing changed\n"
     )
     assert remaining_ids() == {row.id}
@@ -1610,14 +1611,14 @@ def test_a_dry_run_of_the_command_reports(
 
 @pytest.mark.parametrize("kind", ["json", "txt"])
 def test_the_command_writes_one_format_when_asked(
-    kind: str, bucket: LocalServices, manage: Manage
+    kind: str, bucket: LocalServices, commands: Commands
 ) -> None:
     add_row()
 
-    done = manage("archive_audit_logs", "--format", kind)
+    done = commands.run("archive_audit_logs", "--format", kind, supervised=True)
 
     archive, manifest = (found.key for found in bucket.archived_objects())
-    assert done.returncode == 0
+    assert done.code == 0
     assert archive.endswith(f".{kind}")
     assert manifest.startswith("audit-archives/audit_manifest_000001_")
     assert AuditLog.objects.count() == 0
@@ -1724,12 +1725,12 @@ def test_wrong_options_exit_2_with_one_line_and_touch_nothing(
 
 @pytest.mark.parametrize("days", ["1", "36500"])
 def test_the_first_and_the_last_number_of_days_are_taken(
-    days: str, manage: Manage
+    days: str, commands: Commands
 ) -> None:
-    done = manage("archive_audit_logs", f"--days={days}")
+    done = commands.run("archive_audit_logs", f"--days={days}", supervised=True)
 
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"Found 0 audit logs older than {days} days\n")
+    assert done.code == 0
+    assert done.out.startswith(f"Found 0 audit logs older than {days} days\n")
 
 
 def test_the_command_works_from_any_directory(
@@ -1749,21 +1750,6 @@ def test_the_command_works_from_any_directory(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Found 1 audit logs older than 30 days\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_second_run_by_hand_while_one_is_under_way_exits_75(manage: Manage) -> None:
-    from starview_app.maintenance.running.lock import job_lock
-    from starview_app.maintenance.stores.configured import LOCK_NAME
-
-    row = add_row()
-
-    with job_lock("archive_audit_logs", LOCK_NAME, on_lost=pytest.fail):
-        done = manage("archive_audit_logs")
-
-    assert (done.returncode, done.stdout) == (75, "")
-    (line,) = done.stderr.splitlines()
-    assert "another run of archive_audit_logs is under way" in line
-    assert remaining_ids() == {row.id}
 
 
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "NO ACTION"])
@@ -1800,15 +1786,15 @@ def test_a_row_whose_date_makes_no_sense_stays_and_the_others_go(
 
 
 def test_a_log_has_a_line_for_each_segment_and_no_bar(
-    bucket: LocalServices, manage: Manage
+    bucket: LocalServices, commands: Commands
 ) -> None:
     for days in range(3):
         add_row(message="x" * 1_000_000, timestamp=OLD + timedelta(days=days))
 
-    done = manage("archive_audit_logs", "--segment-rows=2")
+    done = commands.run("archive_audit_logs", "--segment-rows=2", supervised=True)
 
-    started, _, first, second, finished = done.stderr.splitlines()
-    assert done.returncode == 0
+    started, _, first, second, finished = done.err.splitlines()
+    assert done.code == 0
     assert "job_started" in started
     assert "job_finished" in finished
     for line, rows, megabytes in ((first, 2, 4.0), (second, 1, 2.0)):

@@ -147,9 +147,9 @@ def frozen(running: Command, others: Callable[[], Done]) -> None:
 @pytest.mark.parametrize(
     ("trouble", "rounds"),
     [
-        *sizes(8, soak=50, long=1000, of=killed),
-        *sizes(4, soak=20, long=200, of=sessions_ended),
-        *sizes(3, soak=10, long=50, of=frozen),
+        *sizes(5, soak=50, long=1000, of=killed),
+        *sizes(3, soak=20, long=200, of=sessions_ended),
+        *sizes(2, soak=10, long=50, of=frozen),
     ],
 )
 def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(

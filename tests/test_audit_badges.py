@@ -1,5 +1,6 @@
 """`audit_badges`: who keeps, loses and gets which badge, and what is said about it."""
 
+import signal
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -550,7 +551,7 @@ def test_a_run_that_is_stopped_while_it_waits_for_a_lock_says_so(
         run(service, "SELECT FROM auth_user FOR UPDATE")
         with started(COMMAND, test_environment, tmp_path, "--fix") as process:
             wait_until_blocked_by(service)
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_SECONDS) == 1
 
     assert held(member) == {"explorer"}

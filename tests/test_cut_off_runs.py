@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,7 @@ from starview_app.maintenance.schedule.crontab import parse_crontab
 from tests.app import App
 from tests.conftest import kill_run, merged
 from tests.factories import make_accounts, runs, session, wait_until_blocked_by
+from tests.launcher import Launcher
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -73,7 +75,11 @@ def environment(test_environment: dict[str, str], tmp_path: Path) -> dict[str, s
 
 @pytest.mark.parametrize("name", CUTS)
 def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
-    name: str, services: LocalServices, environment: dict[str, str], tmp_path: Path
+    name: str,
+    services: LocalServices,
+    launcher: Launcher,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     cut = CUTS[name]
     slot = timezone.now() - timedelta(hours=3)  # not due again within the hour
@@ -89,14 +95,7 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     make_accounts(5, joined=joined, prefix="second")
 
     def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=app.folder,
-            env=merged(environment),
-            capture_output=True,
-            text=True,
-            timeout=WAIT_SECONDS,
-        )
+        return launcher.run(arguments, merged(environment), app.folder)
 
     with session() as holder:
         holder.cursor().execute("SELECT id FROM auth_user FOR UPDATE")
@@ -112,7 +111,7 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
                 watcher = worker_of(timeout.pid)
                 if name == "kill -9 of all":
                     os.kill(timeout.pid, signal.SIGKILL)
-                    _kill_both(watcher)
+                    kill_run(SimpleNamespace(pid=watcher))
                 else:
                     cut.off(watcher)
             if name == "database restart":
@@ -141,16 +140,3 @@ def test_the_history_says_how_a_run_was_cut_off_and_catch_up_does_the_rest(
     assert [
         (run.attempt, run.trigger, run.outcome) for run in runs().order_by("attempt")
     ] == [(1, "schedule", cut.outcome), (2, "catch-up", "succeeded")]
-
-
-def _kill_both(watcher: int) -> None:
-    """As a container is killed."""
-
-    class Watcher:
-        pid = watcher
-
-        @staticmethod
-        def kill() -> None:
-            os.kill(watcher, signal.SIGKILL)
-
-    kill_run(Watcher)  # type: ignore[arg-type]

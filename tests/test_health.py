@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from django.db import OperationalError
+from django.db import connection
 
-from starview_app.maintenance.history import health as health_module
 from starview_app.maintenance.history.health import (
     Health,
     Scheduler,
@@ -231,19 +230,19 @@ def test_a_crontab_without_a_job_is_a_problem(proc: Path) -> None:
     ]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_database_that_does_not_answer_is_one_line_beside_the_scheduler(
     proc: Path, lines: list[ScheduledJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(jobs: list[ScheduledJob], now: datetime) -> None:
-        raise OperationalError("could not connect\nConnection refused")
-
     make_process(proc, 7, "supercronic", "Z")
-    monkeypatch.setattr(health_module, "slot_states", refuse)
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connection.settings_dict, "PORT", "9")
 
     health = check_health(lines, NOW, proc)
 
     assert health.problems[0] == Scheduler.DEAD
-    assert health.problems[1].startswith("database: could not connect Connection")
+    assert health.problems[1].startswith("database: connection to server")
     assert "\n" not in health.problems[1]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
-from starview_app.maintenance.schedule import lint as lint_module
 from starview_app.maintenance.schedule.lint import (
     MANUAL,
     Finding,
@@ -230,8 +229,7 @@ def test_run_job_needs_the_name_of_a_command(command: str, text: str) -> None:
 def test_a_command_that_cannot_be_loaded_is_a_finding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    broken = {**get_commands(), "broken": "tests.no_such_app"}
-    monkeypatch.setattr(lint_module, "get_commands", lambda: broken)
+    monkeypatch.setitem(get_commands(), "broken", "tests.no_such_app")
 
     (found,) = findings(f"{DAILY} python manage.py run_job broken")
 

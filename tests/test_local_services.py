@@ -13,9 +13,10 @@ import psycopg2
 import pytest
 
 from demo import services as services_module
-from demo.processes import STOP_SECONDS, ServiceError
+from demo.processes import ServiceError
 from demo.services import LocalServices
 from tests.conftest import ROOT
+from tests.factories import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 
@@ -43,16 +44,11 @@ def owner_of_services(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         yield owner  # then its input ends, and so does it
 
 
-def still_running(processes: list[psutil.Process]) -> list[str]:
-    """Whatever does not end within some seconds; a zombie has ended."""
-
-    def has_ended(process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return bool(process.status() == psutil.STATUS_ZOMBIE)
-        return True
-
-    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    return [" ".join(each.cmdline()) for each in alive if not has_ended(each)]
+def has_ended(process: psutil.Process) -> bool:
+    """A zombie has: who should wait for it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def test_the_services_of_a_killed_owner_end_and_the_next_start_is_fresh(
@@ -67,7 +63,7 @@ def test_the_services_of_a_killed_owner_end_and_the_next_start_is_fresh(
         assert {"postgres", "redis-server"} <= names
         with LocalServices(tmp_path, is_durable=False) as services:
             psycopg2.connect(services.database_url).close()
-        assert still_running(processes) == []
+        wait_until(lambda: all(map(has_ended, processes)), "all have ended")
 
 
 def test_a_folder_in_use_is_neither_shared_nor_removed(

@@ -12,9 +12,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from demo.services import LocalServices
 from tests import plugin
 from tests.conftest import ROOT, kill_run, merged
+from tests.launcher import Launcher
 
 WAIT_SECONDS = 20
 LABEL = "maintenance"
@@ -35,8 +35,9 @@ MARKER = ("starview_app", "standalone_database")
 class Database:
     """A database of one test."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, launcher: Launcher) -> None:
         self.url = url
+        self.launcher = launcher
         self.environment = merged(plugin.services.environment, {"DATABASE_URL": url})
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
@@ -69,9 +70,7 @@ class Database:
         return self.start_manage("migrate", *arguments)
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start_manage(*arguments)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess([], process.returncode, out, err)
+        return self.launcher.run(arguments, self.environment)
 
     def start_manage(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -84,14 +83,52 @@ class Database:
         )
 
 
-@pytest.fixture
-def empty(services: LocalServices) -> Iterator[Database]:
-    name = f"migrate_{os.getpid()}"
-    server = Database(services.database_url)
+def _url_of(name: str) -> str:
+    return plugin.services.database_url.replace("/starview", f"/{name}")
+
+
+def _drop(server: Database, name: str) -> None:
     server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def server(launcher: Launcher) -> Database:
+    return Database(plugin.services.database_url, launcher)
+
+
+@pytest.fixture(scope="session")
+def migrated_once(server: Database) -> Iterator[str]:
+    """The name of a database that `migrate` has made, to be copied."""
+    name = f"migrated_{os.getpid()}"
     server.execute(f"CREATE DATABASE {name}")
-    yield Database(services.database_url.replace("/starview", f"/{name}"))
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    done = Database(_url_of(name), server.launcher).migrate()
+    assert done.returncode == 0, done.stderr
+    yield name
+    _drop(server, name)
+
+
+@pytest.fixture
+def make(server: Database) -> Iterator[Callable[[str], Database]]:
+    """Copy a database for one test."""
+    name = f"migrate_{os.getpid()}"
+
+    def make(template: str) -> Database:
+        _drop(server, name)
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return Database(_url_of(name), server.launcher)
+
+    yield make
+    _drop(server, name)
+
+
+@pytest.fixture
+def empty(make: Callable[[str], Database]) -> Database:
+    return make("template1")
+
+
+@pytest.fixture
+def migrated(make: Callable[[str], Database], migrated_once: str) -> Database:
+    return make(migrated_once)
 
 
 @pytest.fixture
@@ -115,34 +152,31 @@ def web_service(empty: Database) -> Database:
     return empty
 
 
-def test_it_creates_the_tables_of_an_empty_database(empty: Database) -> None:
-    done = empty.migrate()
-
-    assert done.returncode == 0, done.stderr
+def test_it_creates_the_tables_of_an_empty_database_and_first_of_all_its_mark(
+    migrated: Database,
+) -> None:
     assert {
         "auth_user",
         "account_emailaddress",
         "starview_app_auditlog",
-    } <= empty.tables()
-    assert MARKER in empty.applied()
-
-
-def test_the_mark_is_the_first_thing_it_makes(empty: Database) -> None:
-    empty.migrate()
-
-    first = empty.execute("SELECT app, name FROM django_migrations ORDER BY id LIMIT 1")
+    } <= migrated.tables()
+    first = migrated.execute(
+        "SELECT app, name FROM django_migrations ORDER BY id LIMIT 1"
+    )
     assert first == [MARKER]
+    done = migrated.manage("archive_audit_logs", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Found 0 audit logs older than 30 days\n")
 
 
-def test_a_second_time_it_changes_nothing(empty: Database) -> None:
-    empty.migrate()
-    before = (empty.contents(), empty.applied())
+def test_a_second_time_it_changes_nothing(migrated: Database) -> None:
+    before = (migrated.contents(), migrated.applied())
 
-    done = empty.migrate()
+    done = migrated.migrate()
 
     assert done.returncode == 0, done.stderr
     assert "No migrations to apply." in done.stdout
-    assert (empty.contents(), empty.applied()) == before
+    assert (migrated.contents(), migrated.applied()) == before
 
 
 @pytest.mark.parametrize(
@@ -186,10 +220,9 @@ def test_a_web_service_without_any_record_of_migrations_is_refused_too(
 
 
 @pytest.fixture
-def whole_web_service(empty: Database) -> Database:
+def whole_web_service(migrated: Database) -> Database:
     """The web service's database with all its tables, made by migrations of its own."""
-    empty.migrate()
-    empty.execute(
+    migrated.execute(
         """
         DELETE FROM django_migrations WHERE name = 'standalone_database';
         DELETE FROM django_migrations WHERE app = 'maintenance';
@@ -205,7 +238,7 @@ def whole_web_service(empty: Database) -> Database:
         DELETE FROM django_site;
         """
     )
-    return empty
+    return migrated
 
 
 def test_in_the_web_services_database_only_the_images_own_tables_are_made(
@@ -349,7 +382,8 @@ def test_a_database_user_that_may_make_no_tables_is_told_so_in_one_line(
         " REVOKE CREATE ON SCHEMA public FROM PUBLIC"
     )
     try:
-        other = Database(whole_web_service.url.replace("postgres@", f"{role}@", 1))
+        url = whole_web_service.url.replace("postgres@", f"{role}@", 1)
+        other = Database(url, whole_web_service.launcher)
         done = other.manage("archive_audit_logs")
     finally:
         whole_web_service.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -412,8 +446,8 @@ def _killed_in_the_making(
 @pytest.mark.parametrize(
     "table",
     [
-        "django_content_type",
-        "auth_group",
+        pytest.param("django_content_type", marks=pytest.mark.soak),
+        pytest.param("auth_group", marks=pytest.mark.soak),
         "starview_app_auditlog",
     ],
 )
@@ -432,31 +466,14 @@ def test_killed_while_it_makes_a_table_it_can_be_run_again(
     assert "No migrations to apply." in empty.migrate().stdout
 
 
-def test_a_stand_alone_database_is_what_the_jobs_need(empty: Database) -> None:
-    empty.migrate()
-
-    done = subprocess.run(
-        [sys.executable, "manage.py", "archive_audit_logs", "--dry-run"],
-        cwd=ROOT,
-        env=empty.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Found 0 audit logs older than 30 days\n")
-
-
 @pytest.mark.parametrize("way", [["zero"], ["zero", "--fake"], ["0001", "--fake"]])
 @pytest.mark.parametrize("app", ["starview_app", "auth"])
 def test_no_table_of_a_stand_alone_database_is_dropped_by_a_slip(
-    app: str, way: list[str], empty: Database
+    app: str, way: list[str], migrated: Database
 ) -> None:
-    empty.migrate()
-    before = (empty.contents(), empty.applied())
+    before = (migrated.contents(), migrated.applied())
 
-    done = empty.migrate(app, *way)
+    done = migrated.migrate(app, *way)
 
     if (app, way[0]) != ("starview_app", "0001"):  # it is there already
         assert done.returncode == 1, done.stdout
@@ -464,17 +481,15 @@ def test_no_table_of_a_stand_alone_database_is_dropped_by_a_slip(
         assert f"{app}.00" in done.stderr
         assert "HINT: if that is meant, add --yes-drop" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert (empty.contents(), empty.applied()) == before
+    assert (migrated.contents(), migrated.applied()) == before
 
 
-def test_tables_are_dropped_by_who_says_so(empty: Database) -> None:
-    empty.migrate()
-
-    done = empty.migrate("starview_app", "zero", "--yes-drop")
+def test_tables_are_dropped_by_who_says_so(migrated: Database) -> None:
+    done = migrated.migrate("starview_app", "zero", "--yes-drop")
 
     assert done.returncode == 0, done.stderr
-    assert "starview_app_auditlog" not in empty.tables()
-    assert "auth_user" in empty.tables()
+    assert "starview_app_auditlog" not in migrated.tables()
+    assert "auth_user" in migrated.tables()
 
 
 @pytest.mark.parametrize("way", [[], ["run_job"]])
@@ -493,13 +508,6 @@ def test_no_table_is_emptied_by_a_command_of_django(
 
 
 def test_the_models_need_no_migration_that_is_not_written(empty: Database) -> None:
-    done = subprocess.run(
-        [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],
-        cwd=ROOT,
-        env=empty.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = empty.manage("makemigrations", "--check", "--dry-run")
 
     assert (done.returncode, done.stdout) == (0, "No changes detected\n"), done.stdout

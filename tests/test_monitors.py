@@ -502,7 +502,7 @@ def _expect_failure(logs: list[Any], seconds: float, *reasons: str) -> None:
         (echo, "end: HTTP 400"),
         (hang_up, "end: ProtocolError"),
         (hang, "end: "),
-        (drip, "end: no answer in time"),
+        pytest.param(drip, "end: no answer in time", marks=pytest.mark.soak),
     ],
     ids=["500", "404", "409", "200 not found", "echo", "hang up", "hang", "drip"],
 )
@@ -532,6 +532,7 @@ def test_a_refused_connection_is_one_line(settings: Settings) -> None:
     _expect_failure(logs, seconds, "Connection refused")
 
 
+@pytest.mark.soak  # in `make test` a process meets one
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_port_where_nobody_answers_costs_5_seconds(
     settings: Settings, scheme: str
@@ -587,11 +588,12 @@ def test_a_name_server_that_hangs_costs_5_seconds(
     _expect_failure(logs, seconds, "start: no answer in time; end: no answer in time")
 
 
+@pytest.mark.parametrize("seconds", [1, pytest.param(3.5, marks=pytest.mark.soak)])
 def test_an_answer_after_some_seconds_is_waited_for(
-    healthchecks: HealthchecksServer, sentry: SentryServer
+    seconds: float, healthchecks: HealthchecksServer, sentry: SentryServer
 ) -> None:
     for server in (healthchecks, sentry):
-        server.on("", late(3.5))
+        server.on("", late(seconds))
     healthchecks.checks[JOB] = {}
 
     began = time.monotonic()

@@ -111,3 +111,8 @@ def test_the_badge_commands_name_nobody(command: list[str], manage: Manage) -> N
     assert done.returncode == 0, done.stderr
     assert "***" in done.stdout
     assert "edwin" not in done.stdout
+
+
+def test_a_line_that_never_ends_takes_no_longer_than_its_length() -> None:
+    # Some minutes, where each sign of it could begin a name.
+    assert len(without_people("x." * 500_000)) == 1_000_000

@@ -25,7 +25,8 @@ from starview_app.maintenance.models import AuditArchive, AuditManifest, JobRun
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running import stop
 from starview_app.models import AuditLog
-from tests.conftest import ROOT, Manage, kill_run, merged
+from tests.archive_processes import Commands
+from tests.conftest import ROOT, kill_run, merged
 from tests.factories import (
     contents,
     execute,
@@ -1204,21 +1205,21 @@ def is_connected(count: int) -> bool:
 
 
 def test_killed_while_it_inserts_it_leaves_whole_objects_and_blocks_nobody(
-    three_objects: list[set[int]], manage: Manage, test_environment: dict[str, str]
+    three_objects: list[set[int]], commands: Commands, test_environment: dict[str, str]
 ) -> None:
     contested = min(three_objects[1])
     with session() as web:
         web.cursor().execute(INSERT_SAME, [contested])
         with running(test_environment, *ALL) as process:
             wait_until_blocked_by(web)
-            also = manage("restore_audit_logs", *ALL)
+            also = commands.run("restore_audit_logs", *ALL, supervised=True)
             kill_run(process)
             process.wait(60)
         web.rollback()
     wait_until(lambda: is_connected(0), "the killed run's session has ended")
 
-    assert also.returncode == 75
-    assert "another run of restore_audit_logs is under way" in also.stderr
+    assert also.code == 75
+    assert "another run of restore_audit_logs is under way" in also.err
     assert ids() == three_objects[2]
     assert summary(4, 3, 2) in restore(*ALL)
     assert ids() == set().union(*three_objects)
@@ -1270,20 +1271,19 @@ def test_options_that_do_not_belong_together_exit_2(
     ],
 )
 def test_a_wrong_option_is_one_line_of_the_process_exit_2_and_no_run(
-    options: list[str], expected: str, manage: Manage
+    options: list[str], expected: str, commands: Commands
 ) -> None:
-    done = manage("restore_audit_logs", *options)
+    done = commands.run("restore_audit_logs", *options, supervised=True)
 
     assert not JobRun.objects.exists()
-
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    assert done.code == 2
+    assert expected in done.err
+    assert len(done.err.splitlines()) == 1
+    assert done.out == ""
 
 
 def test_a_changed_object_is_one_line_of_the_process_and_exit_1(
-    bucket: LocalServices, manage: Manage
+    bucket: LocalServices, commands: Commands
 ) -> None:
     add()
     (name,) = archive("--format=json")
@@ -1292,9 +1292,9 @@ def test_a_changed_object_is_one_line_of_the_process_and_exit_1(
         Bucket=BUCKET, Key=PREFIX + name, Body=content.replace(b"alice", b"bob")
     )
 
-    done = manage("restore_audit_logs", PREFIX + name)
+    done = commands.run("restore_audit_logs", PREFIX + name, supervised=True)
 
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"CommandError: {refusal(name)}")
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(f"CommandError: {refusal(name)}")
+    assert "Traceback" not in done.err
     assert ids() == set()

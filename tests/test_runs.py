@@ -298,18 +298,18 @@ def test_wrong_options_on_the_schedule_are_a_failed_run(manage: Manage) -> None:
     [(["--help"], 0), (["--days=soon"], 2), (["--dry-run"], 0)],
 )
 def test_by_hand_what_changes_nothing_is_not_recorded(
-    arguments: list[str], code: int, manage: Manage
+    arguments: list[str], code: int, commands: Commands
 ) -> None:
-    done = manage("cleanup_unverified_users", *arguments)
+    done = commands.run("cleanup_unverified_users", *arguments, supervised=True)
 
-    assert done.returncode == code
+    assert done.code == code
     assert not JobRun.objects.exists()
 
 
 def test_by_hand_there_is_no_slot_and_the_name_is_that_of_the_crontab(
-    manage: Manage,
+    commands: Commands,
 ) -> None:
-    manage("cleanup_unverified_users", "--days=30")
+    commands.run("cleanup_unverified_users", "--days=30", supervised=True)
 
     recorded = only_run()
     assert (recorded.job, recorded.slot, recorded.trigger) == (
@@ -321,9 +321,9 @@ def test_by_hand_there_is_no_slot_and_the_name_is_that_of_the_crontab(
 
 
 def test_a_command_that_the_crontab_does_not_have_keeps_its_own_name(
-    manage: Manage,
+    commands: Commands,
 ) -> None:
-    manage("verify_audit_archives")
+    commands.run("verify_audit_archives", supervised=True)
 
     assert only_run().job == "verify_audit_archives"
 
@@ -960,6 +960,7 @@ def test_by_hand_with_the_database_away_any_command_fails_in_a_line(
 
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
+    assert "hidden-word" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -1047,18 +1048,20 @@ def test_options_that_another_command_refuses_are_its_error(run: Run) -> None:
     assert "error: unrecognized arguments: --nosuch" in only_run().error
 
 
-def test_run_job_of_one_of_ours_is_that_command(manage: Manage) -> None:
-    done = manage("run_job", "cleanup_unverified_users", "--days=30")
+def test_run_job_of_one_of_ours_is_that_command(commands: Commands) -> None:
+    done = commands.run(
+        "run_job", "cleanup_unverified_users", "--days=30", supervised=True
+    )
 
-    assert done.returncode == 0
+    assert done.code == 0
     assert only_run().command == "cleanup_unverified_users --days=30"
 
 
-def test_help_of_any_command_is_shown_and_not_recorded(manage: Manage) -> None:
-    done = manage("run_job", "showmigrations", "--help")
+def test_help_of_any_command_is_shown_and_not_recorded(commands: Commands) -> None:
+    done = commands.run("run_job", "showmigrations", "--help", supervised=True)
 
-    assert done.returncode == 0
-    assert "Shows all available migrations" in done.stdout
+    assert done.code == 0
+    assert "Shows all available migrations" in done.out
     assert not JobRun.objects.exists()
 
 
