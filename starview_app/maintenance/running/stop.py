@@ -40,6 +40,7 @@ class StopRequest:
     def __init__(self, wake: Callable[[bytes], object]) -> None:
         self.signal_name = ""
         self.failure = ""
+        self.is_over = False  # the job has ended: nothing is left to insist on
         self._wake = wake
 
     def __call__(self) -> bool:
@@ -74,7 +75,7 @@ def stop_on_signals(
         request.signal_name = signal.Signals(number).name
 
     def insist(number: int, frame: FrameType | None) -> None:
-        if not ended.is_set():
+        if not (request.is_over or ended.is_set()):
             raise StopNow
 
     def is_ours(data: bytes) -> bool:

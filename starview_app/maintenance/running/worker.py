@@ -137,8 +137,12 @@ def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
 
 def _until_stopped(do: Work, stop: StopRequest) -> JobResult:
     try:
-        return do(stop)
+        try:
+            return do(stop)
+        finally:
+            stop.is_over = True  # what comes now is the report
     except StopNow:
+        stop.is_over = True
         return JobResult(counts_so_far(), interrupted=True)
     except DatabaseError as error:
         if stop() and isinstance(error.__cause__, QueryCanceled):

@@ -1,0 +1,48 @@
+"""A run that is asked to stop is insisted on until it has ended, and no longer."""
+
+from contextlib import suppress
+from threading import Semaphore
+
+import pytest
+
+from starview_app.maintenance.jobs.result import JobResult, count_anew
+from starview_app.maintenance.running.stop import StopNow, StopRequest, stop_on_signals
+from starview_app.maintenance.running.worker import _until_stopped
+from tests.factories import DEADLINE_SECONDS
+
+LOST = "lost its lock and was stopped"
+
+
+def test_a_run_that_goes_on_after_its_grace_is_made_to_stop() -> None:
+    is_insisted = Semaphore(0)
+
+    def go_on(stop: StopRequest) -> JobResult:
+        result = JobResult({"deleted": 1})
+        stop.fail(LOST)
+        while is_insisted.acquire(timeout=DEADLINE_SECONDS):
+            pass
+        return result
+
+    count_anew()
+    with stop_on_signals(is_insisted.release, grace_seconds=0.0) as stop:
+        result = _until_stopped(go_on, stop)
+
+    assert result == JobResult({"deleted": 1}, interrupted=True)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("a bug"), StopNow()])
+def test_what_follows_the_job_is_left_alone(error: BaseException | None) -> None:
+    is_insisted = Semaphore(0)
+
+    def end(stop: StopRequest) -> JobResult:
+        if error:
+            raise error
+        return JobResult()
+
+    with stop_on_signals(is_insisted.release, grace_seconds=0.0) as stop:
+        with suppress(ValueError):
+            _until_stopped(end, stop)
+        stop.fail(LOST)
+        # Of the second time it is known that the first has been delivered.
+        for _ in range(2):
+            assert is_insisted.acquire(timeout=DEADLINE_SECONDS)
