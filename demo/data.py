@@ -23,6 +23,7 @@ _FILES = (
     "data_badges.sql",
     "data_mail.sql",
     "data_audit.sql",
+    "data_sites.sql",
 )
 # Not chance: the multiples of the golden ratio spread evenly, and look as if thrown.
 _FUNCTIONS = """

