@@ -164,7 +164,8 @@ class BadgeFigures:
 
 def measure(laboratory: Laboratory, *, members: int, turns: int) -> BadgeFigures:
     """The first turn warms the file cache and does not count."""
-    database = laboratory.prepare_members(_BADGES, _FILL, members=members)
+    fill = _FILL.format(members=members)
+    database = laboratory.prepare(f"members_{members}", _BADGES, fill)
     environment = laboratory.environment(database, bucket="none")
     statements = [
         template.format(badges=badges, user=user, table=table)

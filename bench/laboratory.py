@@ -91,12 +91,11 @@ class Laboratory:
             self.psql(name, fill, "VACUUM ANALYZE")
         return name
 
-    def prepare_members(self, badges: str, statement: str, *, members: int) -> str:
-        """Name a database with so many members and their badges."""
-        name = f"members_{members}"
+    def prepare(self, name: str, *statements: str) -> str:
+        """Name a template database made by these statements; made when first asked."""
         if not self._exists(name):
             self._copy(MIGRATED, name)
-            self.psql(name, badges, statement.format(members=members))
+            self.psql(name, *statements)
             self.psql(name, "VACUUM ANALYZE")
         return name
 

@@ -153,9 +153,9 @@ def test_an_account_with_two_unverified_addresses_is_counted_once() -> None:
     assert outcome == result(found=1)
     assert events == [
         job.Found(1, days_ago(7)),
-        job.Listed(account),
+        job.Listed([account]),
         job.Deleting(),
-        job.Deleted(account),
+        job.Deleted([account]),
     ]
 
 
@@ -165,8 +165,8 @@ def test_the_newest_account_is_listed_first() -> None:
 
     _, events = clean_up(dry_run=True)
 
-    listed = [e.account.username for e in events if isinstance(e, job.Listed)]
-    assert listed == ["newest", "new", "old"]
+    (listed,) = [e.accounts for e in events if isinstance(e, job.Listed)]
+    assert [account.username for account in listed] == ["newest", "new", "old"]
 
 
 def test_an_account_without_its_own_email_is_shown_with_its_primary_address() -> None:
@@ -176,8 +176,8 @@ def test_an_account_without_its_own_email_is_shown_with_its_primary_address() ->
 
     _, events = clean_up(dry_run=True)
 
-    shown = [e.account.email for e in events if isinstance(e, job.Listed)]
-    assert shown == ["b@example.com"]
+    (shown,) = [e.accounts for e in events if isinstance(e, job.Listed)]
+    assert [account.email for account in shown] == ["b@example.com"]
 
 
 def test_an_account_without_a_profile_goes_too() -> None:
@@ -791,7 +791,12 @@ def test_it_works_through_more_than_one_batch() -> None:
 
     outcome, events = clean_up(batch_accounts=2)
 
-    deleted = {e.account.username for e in events if isinstance(e, job.Deleted)}
+    deleted = {
+        account.username
+        for event in events
+        if isinstance(event, job.Deleted)
+        for account in event.accounts
+    }
     assert outcome == result(found=5)
     assert deleted == {f"bulk{number}" for number in range(5)}
     assert usernames() == set()
@@ -809,7 +814,7 @@ def test_each_batch_is_a_transaction_of_its_own() -> None:
 
     clean_up(batch_accounts=2, report=watch)
 
-    assert left_for_others == [3, 3, 1, 1, 0]
+    assert left_for_others == [3, 1, 0]
 
 
 def test_a_stop_request_ends_the_run_between_two_batches() -> None:
@@ -867,7 +872,7 @@ def test_a_dry_run_reports_what_would_go_and_changes_nothing() -> None:
         user.pk, "newcomer", "newcomer@example.com", joined=user.date_joined
     )
     assert outcome == result(found=1, deleted=0, confirmations=1)
-    assert events == [job.Found(1, days_ago(7)), job.Listed(account)]
+    assert events == [job.Found(1, days_ago(7)), job.Listed([account])]
     assert contents() == before
 
 
@@ -942,7 +947,12 @@ def test_an_account_that_the_database_silently_keeps_is_reported_and_left_whole(
 
     outcome, events = clean_up()
 
-    deleted = {e.account.username for e in events if isinstance(e, job.Deleted)}
+    deleted = {
+        account.username
+        for event in events
+        if isinstance(event, job.Deleted)
+        for account in event.accounts
+    }
     assert (usernames(), _rows_of(user)) == ({"refused"}, before)
     assert deleted == {"a", "b", "d", "e"}
     assert [problem.split(":")[0] for problem in outcome.problems] == [
@@ -1277,7 +1287,7 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
 
     run = commands.run(COMMAND, supervised=True)
 
-    assert after_the_kill == {"first": 0, "second": 1000, "third": 5}
+    assert after_the_kill == {"first": 0, "second": job.BATCH_ACCOUNTS, "third": 5}
     assert (run.code, _counts()) == (0, {"first": 0, "second": 0, "third": 0})
     assert EmailAddress.objects.count() == 0
 
@@ -1304,11 +1314,9 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
 
     assert process.returncode == 1
     assert _counts() == {"first": 0, "second": 0, "third": 5}
-    assert (
-        (tmp_path / "stdout")
-        .read_text()
-        .endswith("\n✗ Deleted only 2000 of 2005 unverified user(s)\n")
-    )
+    done = 2 * job.BATCH_ACCOUNTS
+    last = f"\n✗ Deleted only {done} of {done + 5} unverified user(s)\n"
+    assert (tmp_path / "stdout").read_text().endswith(last)
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
         f"CommandError: {COMMAND} was stopped by SIGTERM before it was done;"
         " what was finished is kept, the next run does the rest"

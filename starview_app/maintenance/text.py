@@ -47,7 +47,9 @@ def one_line(text: object) -> str:
 
     So a user name cannot forge a second line of a report or hide a part of one.
     """
-    return str(text).translate(_ESCAPES)
+    text = str(text)
+    # Python's idea of printable is narrower, and quick to ask.
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def slug_of(job: str, longest: int) -> str:

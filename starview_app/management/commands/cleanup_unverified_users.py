@@ -66,13 +66,15 @@ class _Printer:
                     self._write(f"Cutoff date: {cutoff:%Y-%m-%d %H:%M:%S}\n\n")
                 else:
                     self._write("No unverified users found to delete.")
-            case job.Listed(account):
-                age_days = (self._now - account.joined).days
-                self._write(f"  - {_who(account)} - registered {age_days} days ago")
+            case job.Listed(accounts):
+                # One text: each write passes through two processes.
+                self._write("\n".join(map(self._listed, accounts)))
             case job.Deleting():
                 self._write("\nDeleting unverified users...")
-            case job.Deleted(account):
-                self._write(f"  ✓ Deleted: {_who(account)}")
+            case job.Deleted(accounts):
+                self._write(
+                    "\n".join(f"  ✓ Deleted: {_who(each)}" for each in accounts)
+                )
             case job.ChangedMeanwhile(name):
                 self._changed += 1
                 self._write(f"  - Kept: {one_line(shown(name))} (changed meanwhile)")
@@ -80,6 +82,10 @@ class _Printer:
                 self._write(f"  ✗ Not deleted: {one_line(shown(name))}: {reason}")
             case job.Kept():
                 self._kept = event
+
+    def _listed(self, account: job.Account) -> str:
+        age_days = (self._now - account.joined).days
+        return f"  - {_who(account)} - registered {age_days} days ago"
 
     def finish(self, result: JobResult, *, dry_run: bool) -> None:
         found, confirmations = result.counts["found"], result.counts["confirmations"]
@@ -116,4 +122,4 @@ class _Printer:
 
 def _who(account: job.Account) -> str:
     address = shown(account.email) if account.email else "no address"
-    return f"{one_line(shown(account.username))} ({one_line(address)})"
+    return one_line(f"{shown(account.username)} ({address})")

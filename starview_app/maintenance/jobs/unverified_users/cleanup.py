@@ -20,7 +20,7 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.jobs.unverified_users.rule import ACCOUNT_COLUMNS, Rule
 from starview_app.maintenance.text import one_line
 
-BATCH_ACCOUNTS = 1000  # one transaction each: short locks, so the site stays quick
+BATCH_ACCOUNTS = 2000  # one transaction each: short locks, so the site stays quick
 BATCH_CONFIRMATIONS = 5000
 # Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
 # service ever wait for each other, it is the job that gives way and tries again.
@@ -46,7 +46,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Listed:
-    account: Account
+    """The next of them, in order, up to BATCH_ACCOUNTS."""
+
+    accounts: list[Account]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Deleting:
 
 @dataclass(frozen=True)
 class Deleted:
-    account: Account
+    """Those of one batch: it is committed."""
+
+    accounts: list[Account]
 
 
 @dataclass(frozen=True)
@@ -197,17 +201,15 @@ class _Cleanup:
         """
         ids = array("q")
         with transaction.atomic(), connection.cursor() as cursor:
-            # One snapshot, so that the count and the list say the same.
+            # One snapshot, so that all that is reported says the same.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(
-                f"SELECT count(*) FROM auth_user AS account WHERE {self._rule.is_due}",
-                self._limits,
-            )
-            (count,) = cursor.fetchone()
-            self._report(Found(count, self._limits["cutoff"]))
-            for account in self._stream_due(count):
-                ids.append(account.id)
-                self._report(Listed(account))
+            for accounts, count in self._stream_due():
+                if not ids:
+                    self._report(Found(count, self._limits["cutoff"]))
+                ids.extend(account.id for account in accounts)
+                self._report(Listed(accounts))
+            if not ids:
+                self._report(Found(0, self._limits["cutoff"]))
             self._find_kept(cursor)
         self.result.counts["found"] = len(ids)
         return ids
@@ -276,19 +278,18 @@ class _Cleanup:
             if len(self._named) < MOST_NAMES:
                 self._named.append((Account(*account), reason))
 
-    def _stream_due(self, count: int) -> Iterator[Account]:
-        if not count:
-            return
+    def _stream_due(self) -> Iterator[tuple[list[Account], int]]:
+        """Part by part, each with the number of all."""
         raw: Any = connection.connection
-        with raw.cursor(name="due_accounts") as cursor:
+        with connection.wrap_database_errors, raw.cursor(name="due_accounts") as cursor:
             cursor.execute(
-                f"SELECT {ACCOUNT_COLUMNS} FROM auth_user AS account"
-                f" WHERE {self._rule.is_due}"
+                f"SELECT {ACCOUNT_COLUMNS}, count(*) OVER ()"
+                f" FROM auth_user AS account WHERE {self._rule.is_due}"
                 " ORDER BY account.date_joined DESC, account.id DESC",
                 self._limits,
             )
-            for row in cursor:
-                yield Account(*row)
+            while rows := cursor.fetchmany(BATCH_ACCOUNTS):
+                yield [Account(*row[:-1]) for row in rows], rows[0][-1]
 
     def _delete_due(self, ids: Sequence[int]) -> list[Account]:
         with connection.cursor() as cursor:
@@ -351,12 +352,13 @@ class _Cleanup:
 
     def _note_deleted(self, ids: Sequence[int], deleted: list[Account]) -> None:
         by_id = {account.id: account for account in deleted}
-        for account_id in ids:
-            if account_id in by_id:
-                self._report(Deleted(by_id[account_id]))
-            else:
+        if deleted:
+            in_order = [by_id[number] for number in ids if number in by_id]
+            self._report(Deleted(in_order))
+        for number in ids:
+            if number not in by_id:
                 self._kept["changed meanwhile"] += 1
-                self._report(ChangedMeanwhile(_name(account_id)))
+                self._report(ChangedMeanwhile(_name(number)))
         self.result.counts["deleted"] += len(deleted)
 
 
