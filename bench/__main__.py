@@ -1,4 +1,4 @@
-"""Measure start-up, runner, badges and archive, and write docs/benchmarks.md.
+"""Measure start-up, runner, jobs and archive, and write docs/benchmarks.md.
 
     make bench                      all of it, some twenty minutes
     make bench BENCH_ROWS=20000     smaller and once, into .bench/benchmarks.md
@@ -12,16 +12,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import badges, runner, startup
+from bench import accounts, badges, runner, sessions, startup
 from bench.archive import ArchiveBenchmark
 from bench.laboratory import ROOT, Laboratory
 from bench.machine import machine, today, versions
-from bench.report import Heading, report
+from bench.report import Heading, Jobs, report
 from demo.services import LocalServices
 
 STARTUP_TURNS = 5  # to one turn of the archive: they are short
 HISTORY_ROWS = 1_000_000
 MEMBERS = 100_000
+SESSIONS = 1_000_000
 
 
 def main() -> None:
@@ -51,11 +52,19 @@ def main() -> None:
         audits = badges.measure(
             laboratory, members=min(MEMBERS, options.rows), turns=options.turns
         )
+        say("accounts")
+        deletions = accounts.measure(
+            laboratory, accounts=min(MEMBERS, options.rows), turns=options.turns
+        )
+        say("sessions")
+        looks = sessions.measure(
+            laboratory, sessions=min(SESSIONS, options.rows), turns=options.turns
+        )
         figures = ArchiveBenchmark(laboratory, Path(folder), say=say).run(
             rows=options.rows, large_rows=options.large_rows, turns=options.turns
         )
     say("done")
-    text = report(heading, start_up, runs, audits, figures)
+    text = report(heading, start_up, runs, Jobs(audits, deletions, looks), figures)
     print(text)
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from bench import badges, runner, startup
+from bench import accounts, badges, runner, sessions, startup
 from bench.archive import Comparison, Figures, Peak
 from bench.stages import COPYING, DELETING
 
@@ -19,18 +19,27 @@ class Heading:
     versions: str
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs but for the archive."""
+
+    audits: badges.BadgeFigures
+    deletions: accounts.AccountFigures
+    looks: sessions.SessionFigures
+
+
 def report(
     heading: Heading,
     start_up: startup.StartUp,
     runs: runner.RunnerFigures,
-    audits: badges.BadgeFigures,
+    jobs: Jobs,
     figures: Figures,
 ) -> str:
     parts = (
         _heading(heading),
         _start_up(start_up),
         _runner(runs),
-        _badges(audits),
+        _jobs(jobs),
         _comparisons(figures),
         _stages(figures),
         _server(figures),
@@ -95,19 +104,49 @@ record) adds {added}; at most
 {rows}"""
 
 
-def _badges(audits: badges.BadgeFigures) -> str:
+def _jobs(jobs: Jobs) -> str:
+    audits, deletions, looks = jobs.audits, jobs.deletions, jobs.looks
     held = audits.members * badges.BADGES_EACH
-    return f"""## An audit of the badges beside plain SQL
+    rows = "\n".join(
+        f"| {what} | {statistics.median(ours):.2f} | {against}"
+        f" | {statistics.median(others):.2f} | {multiple:.2f}{_mark(multiple, limit)}"
+        f" | {limit} |"
+        for what, ours, against, others, multiple, limit in (
+            (
+                f"`cleanup_unverified_users` deletes {deletions.accounts:,} accounts",
+                deletions.command,
+                "psql: five statements that do the same",
+                deletions.psql,
+                deletions.multiple,
+                accounts.LIMIT,
+            ),
+            (
+                f"`audit_badges` of {audits.members:,} members with {held:,} badges",
+                audits.audit,
+                "psql: two statements for each thing that is counted",
+                audits.psql,
+                audits.multiple,
+                badges.LIMIT,
+            ),
+            (
+                f"`clearsessions` of {looks.sessions:,} sessions",
+                looks.command,
+                "redis-py: a bare SCAN of them",
+                looks.scan,
+                looks.multiple,
+                sessions.LIMIT,
+            ),
+        )
+    )
+    return f"""## The other jobs beside what a person would type
 
-{audits.members:,} members with {held:,} badges; turns: {audits.turns}, medians of whole
-processes that only read. psql has two statements for each thing that is counted, as a
-person would type them. At most {badges.LIMIT:.0f} times theirs is allowed.
+Whole processes, start-up and report included; turns: {deletions.turns}, medians.
+`clearsessions` needs {looks.peak_mb:.0f} MB, and {looks.peak_mb_of_none:.0f} MB without
+a session.
 
-| what | seconds | psql's seconds | multiple |
-| --- | --- | --- | --- |
-| `audit_badges` | {statistics.median(audits.audit):.2f}\
- | {statistics.median(audits.psql):.2f}\
- | {audits.multiple:.2f}{_mark(audits.multiple, badges.LIMIT)} |"""
+| what | seconds | against | seconds | multiple | limit |
+| --- | --- | --- | --- | --- | --- |
+{rows}"""
 
 
 def _comparisons(figures: Figures) -> str:
