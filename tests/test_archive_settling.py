@@ -787,3 +787,30 @@ def test_a_manifest_that_finds_no_room_is_written_by_the_next_run(
     assert (table_rows(), folder.unfinished()) == ({}, [])
     run(store)
     assert_good(store, folder, originals)
+
+
+def test_a_record_that_was_given_up_before_its_rows_were_read_is_never_archived(
+    store: S3Store, place: Bucket
+) -> None:
+    # A run that is frozen between two of its commits, and wakes up later.
+    add_rows()
+    originals = table_rows()
+    planned = segments.plan(cutoff=NOW, after=segments.START, segment_rows=100)
+    assert planned
+    record = segments.open_segment(
+        location=store.location,
+        archived_at=NOW,
+        retention_days=30,
+        first=planned[0],
+        last=planned[1],
+        kinds=("json", "txt"),
+        number=1,
+    )
+    assert segments.abandon(record)
+
+    with pytest.raises(segments.ChangedMeanwhileError):
+        segments.SegmentArchiver(store, lambda: False).archive(record)
+
+    assert table_rows() == originals
+    run(store)
+    assert_good(store, place, originals)
