@@ -7,6 +7,7 @@ take turns, on two databases of one server and with the same crontab of 200 jobs
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 from bench.laboratory import PYTHON, Laboratory, measured
 
@@ -43,6 +44,12 @@ COMMANDS = {
     "`jobs history --failed`": ["jobs", "history", "--failed"],
     "`jobs history NAME`": ["jobs", "history", _JOB.format(7)],
     "`jobs health`": ["jobs", "health"],
+    "`jobs report`": [
+        "jobs",
+        "report",
+        "--html",
+        f"{gettempdir()}/starview-bench.html",
+    ],
 }
 ALONE = "the command alone"
 RUN = "the command in the runner"

@@ -156,6 +156,17 @@ class SendingStatistics:
     last_week: SendingWeek | None = None
     unknown_because: str = ""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """This week's, as a run's record has them; none while they are unknown."""
+        if (week := self.this_week) is None:
+            return {}
+        return {
+            "ses_attempts": week.attempts,
+            "ses_bounces": week.bounces,
+            "ses_complaints": week.complaints,
+        }
+
 
 def sending_statistics(
     *,

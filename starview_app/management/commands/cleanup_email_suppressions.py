@@ -158,6 +158,7 @@ class Command(JobCommand):
             recipients=recipients,
             region=settings.AWS_SES_REGION_NAME,
         )
+        result.counts |= report.counts
         self.stdout.write(f"\nEmail report sent to {to}")
 
 

@@ -68,6 +68,7 @@ _SUBCOMMANDS = {
     "pause": "Keep the schedule from running a job until a moment.",
     "resume": "End the pause of a job.",
     "health": "Say whether the scheduler lives and no job is overdue; exits 1 if not.",
+    "report": "Write one page of HTML that shows it all; for a browser, or to print.",
     "check": "Read the crontab over for mistakes; needs no database.",
 }
 
@@ -120,6 +121,14 @@ class Command(OneLineCommand):
             type=_moment,
             required=True,
             help="YYYY-MM-DD or YYYY-MM-DDTHH:MM, UTC",
+        )
+        parsers["report"].add_argument(
+            *("--html",),
+            dest="path",
+            metavar="FILE",
+            type=Path,
+            required=True,
+            help="the file to write; one that is there is replaced",
         )
         parsers["check"].add_argument(
             "file", metavar="FILE", nargs="?", help="by default the image's crontab"
@@ -245,6 +254,17 @@ class Command(OneLineCommand):
             return _Report(facts, [*lines, *failing], exit_code=1)
         text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, none overdue"
         return _Report(facts, ["; ".join([text, *failing])])
+
+    def _report(self, *, path: Path, now: datetime, **options: Any) -> _Report:
+        # Imported here: Django's templates take longer than any other subcommand.
+        from starview_app.maintenance.history import page
+        from starview_app.maintenance.history.report import collect
+
+        try:
+            page.replace_file(path, page.render(collect(scheduled_jobs(), now)))
+        except OSError as error:
+            raise CommandError(one_line(f"cannot write {path}: {error}")) from error
+        return _Report({"file": str(path)}, [f"Report written to {path}"])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
         path = Path(file or settings.CRONTAB)

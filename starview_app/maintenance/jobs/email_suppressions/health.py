@@ -165,11 +165,15 @@ def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """One mail; `subject` is one line of ASCII."""
+    """One mail; `subject` is one line of ASCII.
+
+    `counts` are SES's figures of this week, for the record; none where SES gave none.
+    """
 
     subject: str
     text: str
     html: str
+    counts: dict[str, int]
 
 
 # -- Collecting ---------------------------------------------------------------------
@@ -336,6 +340,7 @@ def render_email_health(health: EmailHealth) -> RenderedReport:
         f" {health.headline}",
         text=render_to_string("maintenance/email_health.txt", context),
         html=render_to_string("maintenance/email_health.html", context),
+        counts=health.statistics.counts,
     )
 
 

@@ -1,0 +1,243 @@
+"""All that the report page shows, as plain values: no words of a page, no pictures.
+
+Every query goes by an index, and reads no more rows than are shown.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from starview.people import without_people
+from starview_app.maintenance.history.runs import JobOverview, overview
+from starview_app.maintenance.models import JobRun
+from starview_app.maintenance.own_tables import rows_of
+from starview_app.maintenance.schedule.crontab import ScheduledJob
+
+RUNS_OF_A_JOB = 30
+RUNS = 50
+DAYS_AHEAD = 35
+WEEKS = 12
+_OUTPUT_CHARACTERS = 8000  # the last of a run's output
+_OFTEN = timedelta(hours=1)  # what comes more often has no days of its own
+
+# By the index jobrun_of_job.
+_OF_EACH_JOB = """
+    SELECT run.*
+    FROM unnest(%(jobs)s::text[]) AS wanted (job)
+    CROSS JOIN LATERAL (
+        SELECT job, id, outcome, started_at, seconds, counts, error
+        FROM maintenance_jobrun
+        WHERE job BETWEEN wanted.job AND wanted.job
+        ORDER BY job, started_at DESC
+        LIMIT %(runs)s
+    ) AS run
+    ORDER BY run.job, run.started_at DESC
+"""
+# By the index jobrun_by_time.
+_NEWEST = """
+    SELECT
+        id, job, started_at, outcome, seconds, counts, error,
+        right(output, %(characters)s)
+    FROM maintenance_jobrun
+    ORDER BY started_at DESC
+    LIMIT %(runs)s
+"""
+_ARCHIVE = """
+    SELECT
+        date_trunc('month', first_timestamp AT TIME ZONE 'UTC')::date,
+        sum(row_count)::bigint,
+        count(*),
+        sum(
+            (
+                SELECT coalesce(sum((entry ->> 'size_bytes')::bigint), 0)
+                FROM jsonb_array_elements(objects_written) AS entry
+            )
+        )::bigint
+    FROM maintenance_auditarchive
+    WHERE state = 'archived'
+    GROUP BY 1
+    ORDER BY 1 DESC
+"""
+# By the index jobrun_of_job, for each of the names that such a run may have.
+_VERIFIED = """
+    SELECT max(finished_at)
+    FROM maintenance_jobrun
+    WHERE
+        job IN ('verify_audit_archives', 'starview-verify-audit-archives')
+        AND outcome = 'succeeded'
+"""
+_MAIL = """
+    SELECT started_at, counts
+    FROM maintenance_jobrun
+    WHERE
+        job = ANY(%(jobs)s)
+        AND started_at > %(since)s
+        AND counts ? 'ses_attempts'
+    ORDER BY started_at
+"""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    id: int
+    outcome: str
+    started_at: datetime
+    seconds: float | None  # none: it is under way
+    counts: dict[str, Any]
+    error: str
+
+
+@dataclass(frozen=True)
+class JobOnPage:
+    overview: JobOverview
+    runs: list[PastRun]  # oldest first, RUNS_OF_A_JOB at most
+    usual_seconds: float | None  # the median of those that succeeded
+    days_ahead: list[bool]  # whether it is due, for each of DAYS_AHEAD from today
+    is_frequent: bool  # several times on each day
+
+
+@dataclass(frozen=True)
+class RunOnPage(PastRun):
+    job: str
+    output: str
+
+
+@dataclass(frozen=True)
+class ArchiveMonth:
+    month: date
+    rows: int
+    segments: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class MailWeek:
+    """SES's figures of the week before a health report was mailed."""
+
+    until: datetime
+    attempts: int
+    bounces: int
+    complaints: int
+
+
+@dataclass(frozen=True)
+class Report:
+    now: datetime
+    jobs: list[JobOnPage]
+    runs: list[RunOnPage]  # newest first
+    archive: list[ArchiveMonth]  # newest first
+    verified_at: datetime | None
+    mail: list[MailWeek]  # oldest first
+
+    @property
+    def failing(self) -> list[JobOnPage]:
+        return [job for job in self.jobs if job.overview.failing_run]
+
+    @property
+    def overdue(self) -> list[JobOnPage]:
+        return [job for job in self.jobs if job.overview.overdue]
+
+
+def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
+    """Look at everything once; names and addresses of accounts are left out."""
+    of_each = _runs_of_each([line.job for line in lines if line.job])
+    jobs = [
+        _job(line, found, of_each.get(line.job, []), now)
+        for line, found in zip(lines, overview(lines, now), strict=True)
+    ]
+    mail_jobs = [
+        line.job for line in lines if line.django_command == _MAIL_COMMAND and line.job
+    ]
+    verified = rows_of(_VERIFIED, {})
+    return Report(
+        now=now,
+        jobs=jobs,
+        runs=_newest(),
+        archive=[ArchiveMonth(*row) for row in rows_of(_ARCHIVE, {})],
+        verified_at=verified[0][0] if verified else None,
+        mail=_mail([*mail_jobs, _MAIL_COMMAND], now),
+    )
+
+
+# -- internal helpers -----------------------------------------------------------------
+
+_MAIL_COMMAND = "cleanup_email_suppressions"
+
+
+def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
+    """Oldest first."""
+    found: dict[str, list[PastRun]] = {}
+    limits = {"jobs": jobs, "runs": RUNS_OF_A_JOB}
+    for job, number, outcome, at, seconds, counts, error in rows_of(
+        _OF_EACH_JOB, limits
+    ):
+        run = PastRun(
+            number, outcome, at, seconds, json.loads(counts), without_people(error)
+        )
+        found.setdefault(job, []).insert(0, run)
+    return found
+
+
+def _job(
+    line: ScheduledJob, found: JobOverview, runs: list[PastRun], now: datetime
+) -> JobOnPage:
+    done = [
+        run.seconds
+        for run in runs
+        if run.outcome == JobRun.Outcome.SUCCEEDED and run.seconds is not None
+    ]
+    following = line.next_after(found.next_run_at)
+    is_frequent = following - found.next_run_at < _OFTEN
+    return JobOnPage(
+        overview=found,
+        runs=runs,
+        usual_seconds=statistics.median(done) if done else None,
+        days_ahead=[True] * DAYS_AHEAD if is_frequent else _days_ahead(line, now),
+        is_frequent=is_frequent,
+    )
+
+
+def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    due = []
+    for number in range(DAYS_AHEAD):
+        begin = max(midnight + timedelta(days=number), now)
+        end = midnight + timedelta(days=number + 1)
+        due.append(line.next_after(begin - timedelta(microseconds=1)) < end)
+    return due
+
+
+def _newest() -> list[RunOnPage]:
+    limits = {"runs": RUNS, "characters": _OUTPUT_CHARACTERS}
+    return [
+        RunOnPage(
+            id=number,
+            job=job,
+            started_at=at,
+            outcome=outcome,
+            seconds=seconds,
+            counts=json.loads(counts),
+            error=without_people(error),
+            output=without_people(output),
+        )
+        for number, job, at, outcome, seconds, counts, error, output in rows_of(
+            _NEWEST, limits
+        )
+    ]
+
+
+def _mail(jobs: list[str], now: datetime) -> list[MailWeek]:
+    rows = rows_of(_MAIL, {"jobs": jobs, "since": now - timedelta(weeks=WEEKS)})
+    weeks = [(at, json.loads(counts)) for at, counts in rows]
+    return [
+        MailWeek(
+            at,
+            counts["ses_attempts"],
+            counts.get("ses_bounces", 0),
+            counts.get("ses_complaints", 0),
+        )
+        for at, counts in weeks[-WEEKS:]
+    ]

@@ -1,0 +1,184 @@
+"""`jobs report --html`: one page that needs nothing else and shows no name."""
+
+import re
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from starview_app.maintenance.history.report import RUNS, RUNS_OF_A_JOB, collect
+from starview_app.maintenance.models import AuditArchive, JobRun
+from starview_app.maintenance.schedule.registry import scheduled_jobs
+from tests.conftest import Manage
+from tests.factories import CLEANUP, contents, make_run
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOSTILE = '<script>alert(1)</script> & "quoted"'
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def page(manage: Manage, tmp_path: Path) -> "Page":
+    return Page(manage, tmp_path / "report.html")
+
+
+class Page:
+    def __init__(self, manage: Manage, path: Path) -> None:
+        self._manage = manage
+        self.path = path
+
+    def write(self) -> str:
+        done = self._manage("jobs", "report", "--html", str(self.path))
+        assert (done.returncode, done.stdout) == (0, f"Report written to {self.path}\n")
+        return self.path.read_text(encoding="utf-8")
+
+
+class Text(HTMLParser):
+    """What a reader sees, and what the page would ask others for."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(
+        self, tag: str, attributes: list[tuple[str, str | None]]
+    ) -> None:
+        self.tags.add(tag)
+        self.addresses += [
+            value or "" for name, value in attributes if name in ("src", "href")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def verdict(page: str) -> str:
+    match = re.search(r"<h1[^>]*>(.*?)</h1>", page)
+    assert match
+    return match[1]
+
+
+def test_the_first_sentence_says_that_all_is_well(page: Page) -> None:
+    make_run(CLEANUP, started_at=timezone.now() - MINUTE)
+
+    assert verdict(page.write()) == "All is well: 5 jobs, none failing, none overdue."
+
+
+def test_what_fails_is_named_first_with_its_error_and_what_to_do(page: Page) -> None:
+    failed = make_run(
+        CLEANUP,
+        outcome="failed",
+        trigger="manual",
+        slot=None,
+        started_at=timezone.now(),
+        error="nothing was deleted HINT: connect as the owner",
+    )
+
+    text = page.write()
+
+    assert verdict(text) == f"1 job is failing: {CLEANUP}."
+    assert "nothing was deleted<br><strong>What to do:</strong> connect as the" in text
+    assert f"python manage.py jobs show {failed.pk}" in text
+
+
+def test_the_page_asks_nobody_for_anything_and_runs_no_script(page: Page) -> None:
+    make_run(CLEANUP, output=HOSTILE, error=HOSTILE, counts={HOSTILE: 1})
+
+    text = page.write()
+
+    seen = Text(text)
+    assert not seen.tags & {"script", "link", "img", "iframe", "object"}
+    assert seen.addresses == []
+    assert "url(" not in text
+    assert HOSTILE in seen.text
+
+
+def test_names_and_addresses_are_left_out(page: Page) -> None:
+    make_run(
+        CLEANUP,
+        output="  - bob (bob@example.com) - registered 9 days ago\n",
+        error="to bob@example.com",
+    )
+
+    text = page.write()
+
+    assert "bob" not in text
+    assert "*** - registered 9 days ago" in text
+
+
+def test_it_shows_the_newest_runs_and_no_more() -> None:
+    now = timezone.now()
+    for number in range(RUNS + 5):
+        make_run(CLEANUP, started_at=now - number * MINUTE, seconds=float(number))
+
+    report = collect(scheduled_jobs(), now)
+
+    job = next(job for job in report.jobs if job.overview.name == CLEANUP)
+    assert [run.seconds for run in job.runs] == list(range(RUNS_OF_A_JOB))[::-1]
+    assert [run.seconds for run in report.runs] == list(range(RUNS))
+    assert job.usual_seconds == (RUNS_OF_A_JOB - 1) / 2
+
+
+def test_the_archive_is_shown_by_month_with_its_last_proof(page: Page) -> None:
+    at = timezone.now() - timedelta(days=40)
+    for number in range(2):
+        AuditArchive.objects.create(
+            location="s3",
+            stem=f"a{number}",
+            state="archived",
+            archived_at=at,
+            retention_days=30,
+            first_timestamp=at.replace(year=2025, month=3),
+            first_id=1,
+            last_timestamp=at,
+            last_id=2,
+            names=[],
+            row_count=1500,
+            objects_written=[{"size_bytes": 2_000_000}],
+        )
+
+    text = page.write()
+    make_run("verify_audit_archives", finished_at=at)
+    proved = page.write()
+
+    cells = re.sub(r"<[^>]+>", " ", text)
+    assert re.search(r"2025-03 +3,000 +2 +4\.0", cells)
+    assert "Nobody has verified the chain yet" in text
+    assert f"last verified on {at:%Y-%m-%d %H:%M}" in proved
+
+
+def test_the_rates_of_the_weekly_reports_are_drawn(page: Page) -> None:
+    for week in range(15):
+        make_run(
+            "starview-cleanup-email-suppressions",
+            started_at=timezone.now() - timedelta(weeks=week, hours=1),
+            counts={"ses_attempts": 1000, "ses_bounces": 60, "ses_complaints": 1},
+        )
+
+    text = page.write()
+
+    assert text.count(": 6.0 % of 1,000</title>") == 12
+    assert text.count(": 0.10 % of 1,000</title>") == 12
+
+
+def test_looking_changes_nothing_and_needs_no_table_of_ours(page: Page) -> None:
+    before = contents()
+
+    page.write()
+
+    assert contents() == before
+    assert not JobRun.objects.exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(manage: Manage) -> None:
+    done = manage("jobs", "report", "--html", "/nowhere/report.html")
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "cannot write /nowhere/report.html: " in line
