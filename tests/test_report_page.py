@@ -1,7 +1,8 @@
 """`jobs report --html`: one page that needs nothing else and shows no name."""
 
 import re
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.history.report import RUNS, RUNS_OF_A_JOB, collect
 from starview_app.maintenance.models import AuditArchive, JobRun
+from starview_app.maintenance.schedule.crontab import parse_crontab
 from starview_app.maintenance.schedule.registry import scheduled_jobs
 from tests.conftest import Manage
 from tests.factories import CLEANUP, contents, make_run
@@ -182,3 +184,24 @@ def test_a_file_that_cannot_be_written_is_one_line(manage: Manage) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "cannot write /nowhere/report.html: " in line
+
+
+@pytest.mark.parametrize(
+    ("times", "days"),
+    [
+        ("0 2 * * *", range(1, 35)),
+        ("0 13 * * *", range(35)),
+        ("0 3 * * 0", [2, 9, 16, 23, 30]),
+        ("0 4 1 * *", [26]),
+        ("0 */2 * * *", range(35)),
+    ],
+)
+def test_the_coming_days_are_those_of_the_crontab(
+    times: str, days: Iterable[int]
+) -> None:
+    friday = datetime(2026, 3, 6, 12, tzinfo=UTC)
+    (line,), _ = parse_crontab(f"{times} JOB=a timeout 1h python manage.py a\n")
+
+    (job,) = collect([line], friday).jobs
+
+    assert [number for number, due in enumerate(job.days_ahead) if due] == [*days]

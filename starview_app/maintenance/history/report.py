@@ -202,12 +202,13 @@ def _job(
 
 def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    due = []
-    for number in range(DAYS_AHEAD):
-        begin = max(midnight + timedelta(days=number), now)
-        end = midnight + timedelta(days=number + 1)
-        due.append(line.next_after(begin - timedelta(microseconds=1)) < end)
-    return due
+    days = [False] * DAYS_AHEAD
+    due = line.next_after(now)
+    while (number := (due - midnight).days) < DAYS_AHEAD:
+        days[number] = True
+        tomorrow = midnight + timedelta(days=number + 1)
+        due = line.next_after(tomorrow - timedelta(microseconds=1))
+    return days
 
 
 def _newest() -> list[RunOnPage]:
