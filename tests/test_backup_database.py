@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import pyrage
 import pytest
 from django.db import connection
 
-from demo.services import BUCKET, LocalServices
+from demo.services import LocalServices
 from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX

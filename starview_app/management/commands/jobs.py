@@ -244,7 +244,8 @@ class Command(OneLineCommand):
             lines = [f"unhealthy: {one_line(text)}" for text in health.problems]
             return _Report(facts, [*lines, *failing], exit_code=1)
         text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, none overdue"
-        return _Report(facts, ["; ".join([text, *failing])])
+        backups = [health.backups] if health.backups else []
+        return _Report(facts, ["; ".join([text, *backups, *failing])])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
         path = Path(file or settings.CRONTAB)
