@@ -256,7 +256,9 @@ class _Run:
         ours = unless_missing(records.records(self.store.location))
         known = {record.name for record in ours}
         for name in sorted(listed):
-            if name.removesuffix(records.DESCRIPTION) not in known:
+            dump = name.removesuffix(records.DESCRIPTION)
+            is_told = dump != name and dump in listed  # with its dump
+            if dump not in known and not is_told:
                 self.result.counts["unknown"] += 1
                 self.report(Unknown(name))
 
