@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -118,7 +118,7 @@ def make_older() -> None:
 
 
 @pytest.fixture
-def rng() -> Iterator[random.Random]:
+def rng() -> random.Random:
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(10**9))
     print(f"CRASH_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     return random.Random(seed)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+from urllib.parse import quote
 
 import psycopg2
 import pyrage
@@ -28,9 +29,11 @@ from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX
 from tests import failing_s3
+from tests.archive_processes import Commands
 from tests.conftest import Manage
-from tests.factories import days_ago, execute, make_accounts
+from tests.factories import days_ago, execute, make_accounts, session
 from tests.failing_s3 import FailingS3
+from tests.pgbouncer import Pooler
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -277,6 +280,42 @@ def test_a_store_that_refuses_fails_the_run_and_costs_no_backup(
     assert "403 AccessDenied" in done.stderr
     (good,) = Backup.objects.filter(state=State.GOOD)
     assert names(bucket) == objects_of(good)
+
+
+def test_a_pooler_is_refused_since_it_would_hand_on_what_pg_dump_sets(
+    run: Run, pooler: Pooler, test_environment: dict[str, str]
+) -> None:
+    found = pooler(4)
+    url = (
+        f"postgresql://postgres@/{connection.settings_dict['NAME']}"
+        f"?host={quote(found['HOST'])}&port={found['PORT']}"
+    )
+
+    done = run("backup_database", DATABASE_URL=url)
+
+    assert done.returncode == 1
+    assert "must not work through a pooler HINT: " in done.stderr
+
+
+def test_a_table_that_is_being_changed_is_waited_for_and_then_named(
+    bucket: LocalServices, commands: Commands, backup_path: str
+) -> None:
+    with session() as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE auth_user")
+
+        done = commands.run(
+            "backup_database",
+            environment={"PATH": backup_path},
+            settings={"AWS_S3_ENDPOINT_URL": bucket.aws_url},
+            constants={
+                "starview_app.maintenance.jobs.database_backup.backup.LOCK_WAIT_MS": 100
+            },
+        )
+
+    assert done.code == 1
+    assert "lock timeout" in done.err
+    assert "HINT: something else holds the rows or the table" in done.err
+    assert Backup.objects.get().state == State.ABANDONED
 
 
 def test_an_unencrypted_backup_never_goes_to_a_bucket_for_everybody(run: Run) -> None:

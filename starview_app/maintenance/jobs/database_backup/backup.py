@@ -24,7 +24,10 @@ from starview_app.maintenance.jobs.database_backup.contents import (
     set_text_forms,
 )
 from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
-from starview_app.maintenance.jobs.database_backup.programs import PostgresPrograms
+from starview_app.maintenance.jobs.database_backup.programs import (
+    LOCK_WAIT_MS,
+    PostgresPrograms,
+)
 from starview_app.maintenance.jobs.database_backup.records import State
 from starview_app.maintenance.jobs.database_backup.transfer import (
     Digest,
@@ -270,6 +273,8 @@ def _snapshot() -> Iterator[tuple[CursorWrapper, str]]:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # While the dump is sent the session has nothing to do.
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        # For a table that somebody is changing, as pg_dump waits.
+        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
         set_text_forms(cursor)
         cursor.execute("SELECT pg_export_snapshot()")
         (snapshot,) = cursor.fetchone()

@@ -47,7 +47,6 @@ _HINTS = {
     "row-level security": "connect as its owner, or as a user with BYPASSRLS",
     "canceling statement due to lock timeout": "a table is being changed; run it again",
     "could not obtain lock": "a table is being changed; run it again",
-    "snapshot": "a pooler is between: use the database's direct address",
     "No space left on device": "the server's disk is full",
 }
 
@@ -117,7 +116,15 @@ class PostgresPrograms:
     """The programs on PATH, for a database of the server of DATABASE_URL."""
 
     def check(self) -> None:
-        """Refuse programs that are missing, or older than the server."""
+        """Refuse programs that are missing or older than the server, and a pooler."""
+        connection.ensure_connection()
+        if connection.connection.is_pooled:
+            # What the programs set for a session, an empty search_path among it, would
+            # meet the web service in the next transaction.
+            raise JobError(
+                "pg_dump and pg_restore must not work through a pooler HINT: name the"
+                " database's direct address in DATABASE_URL"
+            )
         for name in ("pg_restore", "pg_dump"):
             version = _major_version(name)
             if version < self.server_major:
@@ -173,7 +180,7 @@ class Restore:
     """
 
     def __init__(self, database: str, *, is_whole: bool) -> None:
-        self._is_whole = is_whole
+        self._database, self._is_whole = database, is_whole
         connector = _connector(database)
         connector.drop = connector.if_exists = False
         connector.single_transaction = is_whole
@@ -184,9 +191,16 @@ class Restore:
         self.program: Program = connector.restore_dump(None)
 
     def wait_for_success(self) -> None:
-        self.program.wait_for_success(
-            forgiven="" if self._is_whole else '"transaction_timeout"'
-        )
+        try:
+            self.program.wait_for_success(
+                forgiven="" if self._is_whole else '"transaction_timeout"'
+            )
+        except JobError as error:
+            if self._is_whole:
+                raise
+            raise JobError(
+                f"{error}; {self._database} may be half filled: drop it"
+            ) from error
 
 
 def connect(database: str) -> Connection:

@@ -148,8 +148,11 @@ def write_description(
         "server_version": record.server_version,
         "contents": contents,
     }
-    with store.writer(record.name + DESCRIPTION) as target:
-        target.write(json.dumps(text, indent=1).encode() + b"\n")
+    name, body = record.name + DESCRIPTION, json.dumps(text, indent=1).encode()
+    with store.writer(name) as target:
+        target.write(body)
+    if b"".join(store.read(name)) != body:
+        raise JobError(f"{name} came back from the store changed")
 
 
 def read_description(store: Store, name: str) -> Backup:

@@ -232,7 +232,11 @@ def _find(store: Store, name: str) -> tuple[Backup, bool]:
 def _newest_described(store: Store) -> str:
     """Names begin with the moment: the last one is the newest."""
     listed = {found.name for found in store.objects()}
-    whole = [name for name in listed if name + DESCRIPTION in listed]
+    # What is on record is not good, or it would have been found.
+    on_record = {
+        record.name for record in unless_missing(records.records(store.location))
+    }
+    whole = [name for name in listed - on_record if name + DESCRIPTION in listed]
     if not whole:
         raise JobError(f"there is no backup in {store.location}")
     return max(whole)
