@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 from collections.abc import Callable
 from functools import partial
 
+import pyrage
 import pytest
 from django.db import connection
 
@@ -237,3 +239,51 @@ def test_a_second_run_beside_the_first_is_refused(
     assert second.code == 75, second
     assert first.finish().code == 0
     assert_clean(bucket)
+
+
+KEY = str(pyrage.x25519.Identity.generate())
+
+
+@pytest.mark.parametrize("key", ["", KEY], ids=["plain", "encrypted"])
+def test_a_run_that_is_told_to_stop_gives_its_backup_up(
+    key: str, start: Callable[..., Command], bucket: LocalServices
+) -> None:
+    with FailingS3(bucket.aws_url) as s3:
+        hold = Hold(s3, "PutObject", ".dump")
+        running = start(
+            settings={"AWS_S3_ENDPOINT_URL": s3.url, "BACKUP_ENCRYPTION_KEY": key},
+            constants={"starview_app.maintenance.running.stop.GRACE_SECONDS": 0.1},
+        )
+        hold.wait()
+
+        os.kill(running.pid, signal.SIGTERM)
+        done = running.finish()
+        hold.release(is_killed=True)
+
+    assert done.code == 1, done
+    assert "was stopped by SIGTERM before it was done" in done.err
+    assert Backup.objects.get().state == State.ABANDONED
+    assert stored(bucket) == {}
+
+
+def test_a_drill_that_is_told_to_stop_leaves_no_database(
+    start: Callable[..., Command], run: Callable[..., Done], bucket: LocalServices
+) -> None:
+    assert run().code == 0
+    with FailingS3(bucket.aws_url) as s3:
+        hold = Hold(s3, "GetObject", ".dump", nth=2)  # it has compared the object
+        running = start(
+            "--drill",
+            settings={"AWS_S3_ENDPOINT_URL": s3.url},
+            constants={"starview_app.maintenance.running.stop.GRACE_SECONDS": 0.1},
+        )
+        hold.wait()
+        assert len(drill_databases()) == 1
+
+        os.kill(running.pid, signal.SIGTERM)
+        done = running.finish()
+        hold.release(is_killed=True)
+
+    assert done.code == 1, done
+    assert drill_databases() == []
+    assert Backup.objects.get().proved_at is None
