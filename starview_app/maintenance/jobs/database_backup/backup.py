@@ -233,8 +233,8 @@ class _Run:
         for record in removing.order_by("started_at", "id"):
             if self.should_stop():
                 raise StopRequested
-            if self._is_gone(record, listed, "not kept any longer"):
-                records.mark_removed(record)
+            is_gone = self._is_gone(record, listed, "not kept any longer")
+            if is_gone and records.mark_removed(record):
                 self.result.counts["removed"] += 1
         self._report_unknown(listed)
 

@@ -13,9 +13,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
+from psycopg2.errors import LockNotAvailable
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.database_backup.contents import Contents
@@ -83,7 +84,8 @@ def mark_good(record: Backup, sent: Digest, contents: Contents) -> None:
     }
     if not _change(opened, state=State.GOOD, finished_at=Now(), **values):
         raise JobError(
-            f"another run has given up {record.name}, and it does not count"
+            f"another run has given up {record.name}, or is about to, and it does"
+            " not count"
             " HINT: run it again"
         )
     record.refresh_from_db()
@@ -177,9 +179,18 @@ def read_description(store: Store, name: str) -> Backup:
 
 
 def _change(due: QuerySet[Backup], **values: Any) -> bool:
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
-        return due.update(**values) == 1
+    """Whether the one row was changed; not when another run holds it, perhaps frozen.
+
+    What is left undone then, the next run does.
+    """
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+            return due.update(**values) == 1
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            return False
+        raise
 
 
 def _described(name: str, text: dict[str, Any], location: str) -> Backup:
