@@ -20,6 +20,7 @@ from django.core.validators import validate_email
 EVERY_COMMAND = "every command"
 ARCHIVE = "archive_audit_logs"
 MAIL = "the e-mail report"
+BACKUP = "backup_database"
 
 _DATABASE_SCHEMES = ("postgres", "postgresql", "postgis", "pgsql")
 _DATABASE_PARTS = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
@@ -320,6 +321,12 @@ def origin_problem(value: str) -> str | None:
 def key_problem(value: str) -> str | None:
     """A blank or line end in a key is a slip of copying, and would reach the logs."""
     return None if re.fullmatch(r"[!-~]+", value) else "holds a blank or a line end"
+
+
+def age_identity_problem(value: str) -> str | None:
+    if re.fullmatch(r"AGE-SECRET-KEY-1[0-9A-Z]{58}", value):
+        return None
+    return "is not a key of age, one line that begins with AGE-SECRET-KEY-1"
 
 
 def bucket_problem(value: str) -> str | None:

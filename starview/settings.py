@@ -14,7 +14,7 @@ from typing import Any
 
 from starview import database
 from starview import env as environment
-from starview.env import ARCHIVE, MAIL
+from starview.env import ARCHIVE, BACKUP, MAIL
 from starview.logging import configure_logging
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -177,6 +177,17 @@ if not env.is_set("AWS_S3_ENDPOINT_URL"):
     )
     AWS_S3_ENDPOINT_URL = f"https://{CLOUDFLARE_ACCOUNT_ID}.r2.cloudflarestorage.com"
 
+# -- Backups of the database: beside the archives -------------------------------------
+
+DATABASE_BACKUP_FOLDER = BASE_DIR / "database_backups"
+BACKUP_ENCRYPTION_KEY = env.text(
+    "BACKUP_ENCRYPTION_KEY",
+    needed_by=BACKUP,
+    where="the line that `age-keygen` prints; leave it empty for no encryption",
+    check=environment.age_identity_problem,
+    secret=True,
+)
+
 # -- Mail: Amazon SES; files when DEBUG ---------------------------------------------
 
 DEFAULT_FROM_EMAIL = environment.quoted_sender(
@@ -314,12 +325,14 @@ configure_logging(LOG_FORMAT)
 # The variables that a command needs besides every command's, by a word of its line:
 # all that is wrong for it is one error. `check` names what is wrong for any.
 _NEEDS = {
-    "adopt_audit_archives": ARCHIVE,
-    "archive_audit_logs": ARCHIVE,
-    "cleanup_audit_archives": ARCHIVE,
-    "restore_audit_logs": ARCHIVE,
-    "verify_audit_archives": ARCHIVE,
-    "--email-report": MAIL,
+    "adopt_audit_archives": (ARCHIVE,),
+    "archive_audit_logs": (ARCHIVE,),
+    "backup_database": (ARCHIVE, BACKUP),
+    "cleanup_audit_archives": (ARCHIVE,),
+    "restore_audit_logs": (ARCHIVE,),
+    "restore_database": (ARCHIVE, BACKUP),
+    "verify_audit_archives": (ARCHIVE,),
+    "--email-report": (MAIL,),
 }
 _words = {word.partition("=")[0] for word in sys.argv}
 # These answer on a machine that has nothing configured yet.
@@ -327,7 +340,7 @@ _needs_nothing = bool({"-h", "--help", "help", "--version", "version"} & _words)
     word for word in sys.argv[1:] if not word.startswith("-")
 ][:2] == ["jobs", "check"]
 if env.problems_for() and not _needs_nothing:
-    _needs = {need for word, need in _NEEDS.items() if word in _words}
+    _needs = {need for word in _words for need in _NEEDS.get(word, ())}
     environment.raise_for(
         env.problems if "check" in _words else env.problems_for(*_needs)
     )

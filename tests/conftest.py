@@ -100,6 +100,12 @@ def merged(
     return {name: value for name, value in combined.items() if value is not None}
 
 
+@pytest.fixture
+def backup_path(services: LocalServices) -> str:
+    """PATH with pg_dump and pg_restore as new as the tests' server."""
+    return f"{services.psql_path.parent}{os.pathsep}{os.environ['PATH']}"
+
+
 @contextmanager
 def started(
     command: str, environment: dict[str, str], folder: Path, *options: str

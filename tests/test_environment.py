@@ -266,8 +266,8 @@ def test_the_commands_of_the_archive_are_known_to_the_settings(load: Load) -> No
 
     needs = {name: getattr(each, "needs", ()) for name, each in commands.items()}
     assert {name: each for name, each in needs.items() if each} == {
-        name: (need,)
-        for name, need in load(GOOD)["_NEEDS"].items()
+        name: needs
+        for name, needs in load(GOOD)["_NEEDS"].items()
         if not name.startswith("-")
     }
 

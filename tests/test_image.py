@@ -305,6 +305,41 @@ def test_archives_are_verified_and_restored_from_the_bucket() -> None:
     assert int(psql(f"{due}::interval")) > 0
 
 
+def test_the_images_own_programs_back_the_database_up_prove_and_restore_it() -> None:
+    backup = ("python", "manage.py", "backup_database")
+
+    made = run_once(*backup)
+    proved = run_once(*backup, "--drill")
+    psql("CREATE DATABASE restored")
+    restored = run_once(
+        *("python", "manage.py", "restore_database", "newest", "--into=restored")
+    )
+
+    assert made.returncode == 0, made.stdout
+    assert "Read back and equal: SHA-256 " in made.stdout
+    assert proved.returncode == 0, proved.stdout
+    assert "Proved: restored and compared" in proved.stdout
+    assert restored.returncode == 0, restored.stdout
+    assert "Restored into restored and compared" in restored.stdout
+    left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'starview_drill_%'"
+    assert psql(left) == "0"
+
+
+def test_an_encrypted_backup_passes_through_the_images_own_library() -> None:
+    key = run_once(
+        *("python", "-c"),
+        "import pyrage; print(pyrage.x25519.Identity.generate())",
+    ).stdout.split()[-1]
+    backup = ("python", "manage.py", "backup_database")
+
+    made = run_once(*backup, BACKUP_ENCRYPTION_KEY=key)
+    proved = run_once(*backup, "--drill", BACKUP_ENCRYPTION_KEY=key)
+
+    assert made.returncode == 0, made.stdout
+    assert ".dump.age" in made.stdout
+    assert proved.returncode == 0, proved.stdout
+
+
 def test_the_schedule_runs_a_job_and_stops_cleanly(tmp_path: Path) -> None:
     line = "JOB=probe timeout -k 60 1h python manage.py cleanup_unverified_users"
     with scheduled(tmp_path / "crontab", line) as container:

@@ -87,6 +87,58 @@ class AuditArchive(models.Model):
         ]
 
 
+class Backup(models.Model):
+    """One backup of the database: what was, or is being, written to a store.
+
+    A state is left once and never returned to:
+
+        open ──► good ──► removing ──► removed
+          │        └────► lost
+          └────► abandoned
+
+    `open` is committed before the first byte is written. `good` is committed once the
+    object was read back and equal, and `pg_restore` could list it; nothing else counts
+    as a backup. `abandoned` is committed before an open one's objects are removed,
+    `removing` before a good one's are. `lost`: it was good, and was not in the store
+    when a run looked.
+
+    Rows are never deleted, so that the names of a record's objects stay its own; no
+    backup holds the rows of this table, so that no copy of the database takes itself
+    for their owner.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        GOOD = "good"
+        ABANDONED = "abandoned"
+        LOST = "lost"
+        REMOVING = "removing"
+        REMOVED = "removed"
+
+    location = models.CharField(max_length=1000)
+    # Of the dump; its description has the same name and `.json` behind it.
+    name = models.CharField(max_length=255)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)  # when it became good
+    # When a drill last restored it and found everything in it.
+    proved_at = models.DateTimeField(null=True)
+    server_version = models.CharField(max_length=50)
+    is_encrypted = models.BooleanField()
+    # Of the object as it is stored.
+    size_bytes = models.PositiveBigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, default="")
+    # What the database held in the dump's own snapshot: see `contents.Contents`.
+    contents = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["location", "name"], name="backup_name_once"
+            )
+        ]
+
+
 class ScheduleLine(models.Model):
     """A line of the crontab, as the ticks of catch-up have seen it.
 

@@ -21,6 +21,7 @@ _TABLES = """
             AND to_regclass('maintenance_jobrun') IS NOT NULL
             AND to_regclass('maintenance_scheduleline') IS NOT NULL
             AND to_regclass('maintenance_announcement') IS NOT NULL
+            AND to_regclass('maintenance_backup') IS NOT NULL
 """
 # A table of each migration: a dump may have left it out, and not the record of it.
 _FORGET_IF_GONE = """
@@ -30,7 +31,8 @@ _FORGET_IF_GONE = """
             ('0002_job_runs', 'maintenance_jobrun'),
             ('0003_abandoned_segments', 'maintenance_auditmanifest'),
             ('0004_schedule_memory', 'maintenance_scheduleline'),
-            ('0005_announcements', 'maintenance_announcement')
+            ('0005_announcements', 'maintenance_announcement'),
+            ('0006_backups', 'maintenance_backup')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """

@@ -10,12 +10,21 @@ from django.db import DatabaseError
 
 from starview_app.maintenance.catchup.slots import slot_states
 from starview_app.maintenance.database_errors import in_one_line
+from starview_app.maintenance.history.lines import utc
 from starview_app.maintenance.history.runs import failing_run
+from starview_app.maintenance.own_tables import rows_of
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.schedule.registry import is_recorded
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"
+# Of any store: which one the settings name is no matter of the database.
+_BACKUPS = """
+    SELECT
+        max(started_at) FILTER (WHERE state = 'good'),
+        max(proved_at)
+    FROM maintenance_backup
+"""
 _NOT_ALIVE = "TtXZ"  # stopped, traced, dead, zombie: see proc(5)
 
 
@@ -33,6 +42,8 @@ class Health:
     jobs: int
     # Shown, and no problem: a restart mends neither a job that fails nor its cause.
     failing: list[str]
+    # When the last good backup and the last drill was; empty where none is on record.
+    backups: str = ""
 
     @property
     def is_healthy(self) -> bool:
@@ -47,6 +58,7 @@ def check_health(
     jobs = list(filter(is_recorded, lines))
     problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
     failing: list[str] = []
+    backups = ""
     if not lines:  # then nothing runs, and nothing is overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
@@ -55,9 +67,19 @@ def check_health(
                 problems.append(f"{state.job}: {state.overdue}")
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
+        backups = _last_backups()
     except DatabaseError as error:
         problems.append(in_one_line(error))
-    return Health(scheduler, problems, len(jobs), failing)
+    return Health(scheduler, problems, len(jobs), failing, backups)
+
+
+def _last_backups() -> str:
+    """No problem, whatever it says: the run that fails is one."""
+    for made_at, proved_at in rows_of(_BACKUPS, {}):
+        if made_at:
+            drill = f"last drill {utc(proved_at)}" if proved_at else "no drill yet"
+            return f"last good backup {utc(made_at)}, {drill}"
+    return ""
 
 
 def find_scheduler(proc: Path = PROC) -> Scheduler:

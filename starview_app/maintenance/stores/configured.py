@@ -1,4 +1,6 @@
-"""The store that the settings name for the audit archive."""
+"""The stores that the settings name for the audit archive and for backups."""
+
+from pathlib import Path
 
 import structlog
 from django.conf import settings
@@ -10,27 +12,39 @@ from starview_app.maintenance.stores.s3 import S3Store, Variables
 # Jobs that write to the archive's chain of manifests must not run side by side.
 LOCK_NAME = "audit_archives"
 PREFIX = "audit-archives/"
+# A backup is not removed while it is restored.
+BACKUP_LOCK_NAME = "database_backups"
+BACKUP_PREFIX = "database-backups/"
 
 logger = structlog.get_logger(__name__)
 
 
 def archive_store() -> Store:
     """The separate audit bucket where there is one, a folder in development."""
+    return _store("archive_store", PREFIX, settings.AUDIT_ARCHIVE_FOLDER)
+
+
+def backup_store() -> Store:
+    """In the archive's bucket, with its key pair; a folder in development."""
+    return _store("backup_store", BACKUP_PREFIX, settings.DATABASE_BACKUP_FOLDER)
+
+
+def _store(event: str, prefix: str, folder: Path) -> Store:
     if settings.DEBUG:
-        return FolderStore(settings.AUDIT_ARCHIVE_FOLDER)
+        return FolderStore(folder)
     pair = "AUDIT_R2" if settings.AUDIT_R2_ACCESS_KEY_ID else "AWS"
     variables = Variables(
         key_id=f"{pair}_ACCESS_KEY_ID",
         secret=f"{pair}_SECRET_ACCESS_KEY",
         bucket=_bucket_variable(),
     )
-    logger.info("archive_store", bucket=_bucket(), keys=variables.key_id)
+    logger.info(event, bucket=_bucket(), keys=variables.key_id)
     return S3Store(
         endpoint_url=settings.AWS_S3_ENDPOINT_URL,
         access_key_id=getattr(settings, variables.key_id),
         secret_access_key=getattr(settings, variables.secret),
         bucket=_bucket(),
-        prefix=PREFIX,
+        prefix=prefix,
         variables=variables,
     )
 
@@ -42,10 +56,15 @@ def archive_location() -> str:
     return f'R2 bucket "{_bucket()}" in {PREFIX} folder'
 
 
+def is_public() -> bool:
+    """Whether the bucket is served to the world."""
+    is_served = settings.R2_PUBLIC_URL and not settings.AUDIT_R2_BUCKET_NAME
+    return bool(is_served) and not settings.DEBUG
+
+
 def public_warning() -> str:
     """What to say when the bucket is served to the world; else empty."""
-    is_public = settings.R2_PUBLIC_URL and not settings.AUDIT_R2_BUCKET_NAME
-    if settings.DEBUG or not is_public:
+    if not is_public():
         return ""
     return (
         f"the archives, with IP addresses and user names, go to bucket {_bucket()!r},"

@@ -253,7 +253,8 @@ class Command(OneLineCommand):
             lines = [f"unhealthy: {one_line(text)}" for text in health.problems]
             return _Report(facts, [*lines, *failing], exit_code=1)
         text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, none overdue"
-        return _Report(facts, ["; ".join([text, *failing])])
+        backups = [health.backups] if health.backups else []
+        return _Report(facts, ["; ".join([text, *backups, *failing])])
 
     def _report(self, *, path: Path, now: datetime, **options: Any) -> _Report:
         # Imported here: Django's templates take longer than any other subcommand.

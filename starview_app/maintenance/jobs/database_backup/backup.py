@@ -1,0 +1,281 @@
+"""Back the database up to a store, prove it, and remove what need not be kept.
+
+The dump passes from pg_dump to the store through memory. It counts once its object was
+read back, is equal, and pg_restore could list it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import Error as DatabaseErrors
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.database_backup import records
+from starview_app.maintenance.jobs.database_backup.contents import (
+    Contents,
+    as_contents,
+    read_sequences,
+    read_tables,
+    rows_of,
+    set_text_forms,
+)
+from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
+from starview_app.maintenance.jobs.database_backup.programs import (
+    LOCK_WAIT_MS,
+    PostgresPrograms,
+)
+from starview_app.maintenance.jobs.database_backup.records import State
+from starview_app.maintenance.jobs.database_backup.transfer import (
+    Digest,
+    StopRequested,
+    read_back,
+    send,
+)
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.models import Backup
+from starview_app.maintenance.own_tables import unless_missing
+from starview_app.maintenance.stores.base import Store, StoreError
+
+
+@dataclass(frozen=True)
+class BackedUp:
+    """`record` is good: in the store, read back and equal."""
+
+    record: Backup
+    tables: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Removed:
+    name: str
+    why: str  # "not kept any longer", "abandoned"
+
+
+@dataclass(frozen=True)
+class KeptByLock:
+    """A rule of the store keeps it; the next run tries again."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An object that this database has not on record; it is not touched."""
+
+    name: str
+
+
+Event = BackedUp | Removed | KeptByLock | Unknown
+Report = Callable[[Event], None]
+_COUNTS = (
+    *("backed_up", "tables", "rows", "size_bytes"),
+    *("kept", "removed", "abandoned", "kept_by_lock", "unknown"),
+)
+
+
+def backup_database(
+    *,
+    now: datetime,
+    store: Store,
+    key: str,
+    keep: Keep,
+    report: Report,
+    should_stop: ShouldStop,
+    dry_run: bool = False,
+) -> JobResult:
+    """Make one backup; keep what `keep` says of the good ones, and remove the rest.
+
+    `key` encrypts it, unless it is empty. What runs before have left unfinished is
+    given up and removed. The newest good one is never removed, nor is what this
+    database has not on record; what a lock of the store keeps is removed later. A
+    backup that is on record and not in the store is a problem, once.
+
+    A dry run makes nothing: it counts what would be kept and removed after one.
+
+    Safe to kill and to run beside another. Raises JobError.
+    """
+    run = _Run(now, store, key, keep, report, should_stop, PostgresPrograms())
+    run.programs.check()
+    try:
+        if dry_run:
+            run.look()
+        else:
+            run.run()
+    except StoreError as error:
+        raise JobError(str(error)) from error
+    except StopRequested:
+        run.result.interrupted = True
+    return run.result
+
+
+class _Run:
+    def __init__(
+        self,
+        now: datetime,
+        store: Store,
+        key: str,
+        keep: Keep,
+        report: Report,
+        should_stop: ShouldStop,
+        programs: PostgresPrograms,
+    ) -> None:
+        self.now, self.store, self.key, self.keep = now, store, key, keep
+        self.report, self.should_stop, self.programs = report, should_stop, programs
+        self.result = JobResult(dict.fromkeys(_COUNTS, 0))
+
+    def look(self) -> None:
+        good = records.good_ones(self.store.location)
+        listed = self._listed()
+        good = [record for record in good if record.name in listed]
+        new = Backup(started_at=self.now, pk=0)
+        stay = {record.pk for record in kept([new, *good], self.keep)}
+        self.result.counts["kept"] = len(stay)
+        self.result.counts["removed"] = len(good) + 1 - len(stay)
+        self._report_unknown(listed)
+
+    def run(self) -> None:
+        self._remove_unfinished()
+        record = self._make()
+        counts = self.result.counts
+        tables, rows = len(record.contents["tables"]), rows_of(record.contents)
+        counts |= {"backed_up": 1, "tables": tables, "rows": rows}
+        counts["size_bytes"] = record.size_bytes
+        self.report(BackedUp(record, tables, rows))
+        self._remove_old()
+
+    # -- one backup -----------------------------------------------------------------
+
+    def _make(self) -> Backup:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW server_version")
+            (version,) = cursor.fetchone()
+        record = records.open_backup(
+            location=self.store.location, now=self.now, key=self.key, version=version
+        )
+        try:
+            sent, contents = self._dump(record)
+            self._prove(record, sent)
+            records.write_description(self.store, record, sent, contents)
+            records.mark_good(record, sent, contents)
+        except BaseException:
+            # When the answer to the commit was lost, it is not open any more.
+            with suppress(DatabaseErrors, StoreError):
+                if records.abandon(record):
+                    self._remove_objects(record)
+            raise
+        return record
+
+    def _dump(self, record: Backup) -> tuple[Digest, Contents]:
+        with _snapshot() as (cursor, snapshot):
+            tables = read_tables(cursor)
+            before = read_sequences(cursor)
+            with (
+                self.programs.dump(snapshot=snapshot) as program,
+                self.store.writer(record.name) as target,
+            ):
+                sent = send(
+                    program.stdout, target, key=self.key, should_stop=self.should_stop
+                )
+                program.wait_for_success()  # or the object must not appear
+            return sent, as_contents(tables, before, read_sequences(cursor))
+
+    def _prove(self, record: Backup, sent: Digest) -> None:
+        with self.programs.list() as program:
+            stored = read_back(
+                self.store,
+                record.name,
+                program.stdin,
+                key=self.key,
+                should_stop=self.should_stop,
+            )
+            if stored != sent:
+                raise JobError(
+                    f"{record.name} came back from the store changed: sent"
+                    f" {sent.size_bytes} bytes with SHA-256 {sent.sha256}, got"
+                    f" {stored.size_bytes} bytes with {stored.sha256}"
+                )
+            program.wait_for_success()
+
+    # -- what is removed ------------------------------------------------------------
+
+    def _remove_unfinished(self) -> None:
+        """Give up what is open, and remove what bears an abandoned name."""
+        of_ours = records.records(self.store.location)
+        for record in of_ours.filter(state=State.OPEN):
+            records.abandon(record)
+        listed = self._listed()
+        for record in of_ours.filter(state=State.ABANDONED).order_by("id"):
+            if self._is_gone(record, listed, "abandoned") and record.name in listed:
+                self.result.counts["abandoned"] += 1
+
+    def _remove_old(self) -> None:
+        # In this order: what is good was in the store before.
+        good = records.good_ones(self.store.location)
+        listed = self._listed()
+        for record in good:
+            if record.name not in listed and records.mark_lost(record):
+                self.result.problems.append(
+                    f"{record.name} is on record and not in the store HINT: find out"
+                    " who removed it; this is said once"
+                )
+        there = [record for record in good if record.name in listed]
+        stay = kept(there, self.keep)
+        self.result.counts["kept"] = len(stay)
+        for record in reversed(there):
+            if record not in stay:
+                records.mark_removing(record)
+        removing = records.records(self.store.location).filter(state=State.REMOVING)
+        for record in removing.order_by("started_at", "id"):
+            if self.should_stop():
+                raise StopRequested
+            is_gone = self._is_gone(record, listed, "not kept any longer")
+            if is_gone and records.mark_removed(record):
+                self.result.counts["removed"] += 1
+        self._report_unknown(listed)
+
+    def _is_gone(self, record: Backup, listed: set[str], why: str) -> bool:
+        """Whether no lock of the store keeps what is `listed` of the record."""
+        outcome = records.remove_objects(self.store, record, listed)
+        if outcome is records.Outcome.KEPT:
+            self.result.counts["kept_by_lock"] += 1
+            self.report(KeptByLock(record.name))
+        elif outcome is records.Outcome.REMOVED:
+            self.report(Removed(record.name, why))
+        return outcome is not records.Outcome.KEPT
+
+    def _listed(self) -> set[str]:
+        return {found.name for found in self.store.objects()}
+
+    def _remove_objects(self, record: Backup) -> None:
+        names = {record.name, record.name + records.DESCRIPTION}
+        records.remove_objects(self.store, record, names)
+
+    def _report_unknown(self, listed: set[str]) -> None:
+        ours = unless_missing(records.records(self.store.location))
+        known = {record.name for record in ours}
+        for name in sorted(listed):
+            dump = name.removesuffix(records.DESCRIPTION)
+            is_told = dump != name and dump in listed  # with its dump
+            if dump not in known and not is_told:
+                self.result.counts["unknown"] += 1
+                self.report(Unknown(name))
+
+
+@contextmanager
+def _snapshot() -> Iterator[tuple[CursorWrapper, str]]:
+    """A transaction that changes nothing, and its snapshot's name for others."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # While the dump is sent the session has nothing to do.
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        # For a table that somebody is changing, as pg_dump waits.
+        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
+        set_text_forms(cursor)
+        cursor.execute("SELECT pg_export_snapshot()")
+        (snapshot,) = cursor.fetchone()
+        yield cursor, snapshot

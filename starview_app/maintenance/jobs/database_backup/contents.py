@@ -1,0 +1,153 @@
+"""What a database holds: its tables with their rows, and its sequences.
+
+Counted at the time of the dump, in the dump's own snapshot, and once more wherever the
+dump was restored: then both must be the same, row for row.
+"""
+
+from typing import Any, NamedTuple, TypedDict
+
+from django.db.backends.utils import CursorWrapper
+from psycopg2.extensions import cursor as Cursor
+
+from starview_app.maintenance.jobs.database_backup.programs import RECORDS
+
+# Text that is the same in every session.
+_TEXT_FORMS = """
+    SET LOCAL search_path = '';
+    SET LOCAL TimeZone = 'UTC';
+    SET LOCAL DateStyle = 'ISO';
+    SET LOCAL IntervalStyle = 'postgres';
+    SET LOCAL extra_float_digits = 1;
+    SET LOCAL bytea_output = 'hex'
+"""
+# Not those of an extension, which makes them anew, nor the records of backups.
+_TABLES = """
+    SELECT
+        format('%%I.%%I', schema.nspname, found.relname)
+    FROM pg_catalog.pg_class AS found
+    JOIN pg_catalog.pg_namespace AS schema ON schema.oid = found.relnamespace
+    WHERE found.relkind = 'r'
+        AND found.relpersistence <> 't'
+        AND schema.nspname <> 'information_schema'
+        AND schema.nspname !~ '^pg_'
+        AND (schema.nspname, found.relname) <> ('public', %(records)s)
+        AND NOT EXISTS (
+            SELECT
+            FROM pg_catalog.pg_depend
+            WHERE classid = 'pg_catalog.pg_class'::regclass
+                AND objid = found.oid
+                AND deptype = 'e'
+        )
+    ORDER BY 1
+"""
+# A sum of hashes, since rows have no order.
+_ROWS = """
+    SELECT
+        count(*),
+        coalesce(sum(hashtextextended((found.*)::text, 0)::numeric), 0)::text
+    FROM ONLY {table} AS found
+"""
+_SEQUENCES = """
+    SELECT
+        format('%I.%I', schemaname, sequencename),
+        last_value
+    FROM pg_catalog.pg_sequences
+    WHERE NOT EXISTS (
+        SELECT
+        FROM pg_catalog.pg_depend
+        WHERE classid = 'pg_catalog.pg_class'::regclass
+            AND objid = format('%I.%I', schemaname, sequencename)::regclass
+            AND deptype = 'e'
+    )
+    ORDER BY 1
+"""
+
+
+class Table(NamedTuple):
+    rows: int
+    checksum: str
+
+
+Sequences = dict[str, int | None]
+
+
+class Contents(TypedDict):
+    """As it is remembered, in JSON.
+
+    A sequence moves while the dump is made, in no snapshot: both ends are kept.
+    """
+
+    tables: dict[str, list[Any]]
+    sequences: dict[str, list[int | None]]
+
+
+def set_text_forms(cursor: CursorWrapper | Cursor) -> None:
+    """For the rest of the transaction."""
+    cursor.execute(_TEXT_FORMS)
+
+
+def read_tables(cursor: CursorWrapper | Cursor) -> dict[str, Table]:
+    cursor.execute(_TABLES, {"records": RECORDS})
+    names = [name for (name,) in cursor.fetchall()]
+    return {name: _read_table(cursor, name) for name in names}
+
+
+def _read_table(cursor: CursorWrapper | Cursor, name: str) -> Table:
+    cursor.execute(_ROWS.format(table=name))
+    return Table(*(cursor.fetchone() or (0, "")))
+
+
+def read_sequences(cursor: CursorWrapper | Cursor) -> Sequences:
+    """The last value of each; None for one that was never used."""
+    cursor.execute(_SEQUENCES)
+    return dict(cursor.fetchall())
+
+
+def as_contents(
+    tables: dict[str, Table], before: Sequences, after: Sequences
+) -> Contents:
+    return {
+        "tables": {name: list(table) for name, table in tables.items()},
+        "sequences": {name: [before[name], after.get(name)] for name in before},
+    }
+
+
+def rows_of(contents: Contents) -> int:
+    return sum(int(rows) for rows, _ in contents["tables"].values())
+
+
+def differences(
+    contents: Contents, tables: dict[str, Table], sequences: Sequences
+) -> list[str]:
+    """What is restored otherwise than the backup's record says; one line each."""
+    found = []
+    wanted = {name: Table(*values) for name, values in contents["tables"].items()}
+    for name in sorted(wanted.keys() | tables.keys()):
+        if name not in tables:
+            found.append(f"table {name} is missing")
+        elif name not in wanted:
+            found.append(f"table {name} is not on record")
+        elif wanted[name].rows != tables[name].rows:
+            found.append(
+                f"table {name} has {tables[name].rows} rows instead of"
+                f" {wanted[name].rows}"
+            )
+        elif wanted[name] != tables[name]:
+            found.append(f"table {name} has other rows than were backed up")
+    for name, (before, after) in sorted(contents["sequences"].items()):
+        if name not in sequences:
+            found.append(f"sequence {name} is missing")
+        elif not _lies_between(sequences[name], before, after):
+            found.append(
+                f"sequence {name} is at {sequences[name]} instead of {before}"
+                + ("" if before == after else f" to {after}")
+            )
+    return found
+
+
+def _lies_between(value: int | None, before: int | None, after: int | None) -> bool:
+    if value in (before, after):
+        return True
+    if value is None or after is None:
+        return False
+    return before is None or min(before, after) <= value <= max(before, after)

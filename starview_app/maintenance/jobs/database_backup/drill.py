@@ -1,0 +1,151 @@
+"""Restore the newest backup into a database made for it, compare, and remove that."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg2
+from django.db import connection
+from psycopg2 import errors as postgres
+from psycopg2.extensions import connection as Connection
+from psycopg2.sql import SQL, Identifier
+
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.database_backup import records
+from starview_app.maintenance.jobs.database_backup.contents import rows_of
+from starview_app.maintenance.jobs.database_backup.programs import (
+    PostgresPrograms,
+    connect,
+)
+from starview_app.maintenance.jobs.database_backup.restore import (
+    Chosen,
+    Report,
+    Restorer,
+)
+from starview_app.maintenance.jobs.database_backup.transfer import StopRequested
+from starview_app.maintenance.jobs.result import JobResult, ShouldStop
+from starview_app.maintenance.models import Backup
+from starview_app.maintenance.stores.base import Store, StoreError
+
+_PREFIX = "starview_drill_"
+_OID = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
+# Of this database's drills, and this user's own.
+_LEFT = """
+    SELECT datname
+    FROM pg_database
+    WHERE starts_with(datname, %(begin)s)
+        AND pg_has_role(datdba, 'USAGE')
+    ORDER BY datname
+"""
+
+
+def drill(
+    *,
+    store: Store,
+    key: str,
+    report: Report,
+    should_stop: ShouldStop,
+    dry_run: bool = False,
+) -> JobResult:
+    """Prove the newest good backup: restore it, and compare it with its record.
+
+    Tables, their rows and sequences must be those of the snapshot that was backed up;
+    what differs is a problem. The record then says when it was proved. The database
+    made for it is removed however this ends; one that a killed run has left is removed
+    by the next drill. No other database is touched. A dry run reads the object only.
+
+    Counts: tables, rows, size_bytes, removed_databases. Raises JobError.
+    """
+    names = ("tables", "rows", "size_bytes", "removed_databases")
+    result = JobResult(dict.fromkeys(names, 0))
+    restorer = Restorer(store, key, should_stop, PostgresPrograms())
+    restorer.programs.check()
+    good = records.good_ones(store.location)
+    if not good:
+        raise JobError(
+            "there is no good backup on record HINT: python manage.py backup_database"
+        )
+    newest = good[0]
+    report(Chosen(newest, is_on_record=True))
+    try:
+        restorer.check_object(newest)
+        if dry_run:
+            return result
+        scratch = _Scratch.of_this_database()
+        result.counts["removed_databases"] = scratch.remove_left()
+        with scratch.made() as database:
+            restorer.restore(newest, database)
+            result.problems += restorer.compare(newest, database)
+    except StoreError as error:
+        raise JobError(str(error)) from error
+    except StopRequested:
+        result.interrupted = True
+        return result
+    _count(result, newest)
+    if not result.problems and not records.mark_proved(newest):
+        raise JobError(f"{newest.name} was removed meanwhile HINT: run the drill again")
+    return result
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """Databases named `prefix` and 16 digits: those of no other database's drills."""
+
+    prefix: str
+
+    @classmethod
+    def of_this_database(cls) -> "_Scratch":
+        with connection.cursor() as cursor:
+            cursor.execute(_OID)
+            (oid,) = cursor.fetchone()
+        return cls(f"{_PREFIX}{oid}_")
+
+    def remove_left(self) -> int:
+        """Remove what killed drills have left; says how many."""
+        with connection.cursor() as cursor:
+            cursor.execute(_LEFT, {"begin": self.prefix})
+            names = [name for (name,) in cursor.fetchall()]
+        pattern = f"{self.prefix}[0-9a-f]{{16}}"
+        left = [name for name in names if re.fullmatch(pattern, name)]
+        for name in left:
+            _execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+        return len(left)
+
+    @contextmanager
+    def made(self) -> Iterator[str]:
+        name = f"{self.prefix}{secrets.token_hex(8)}"
+        try:
+            _execute("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", name)
+            yield name
+        finally:
+            # What a dead server keeps from us, the next drill removes.
+            with suppress(psycopg2.OperationalError):
+                _execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def _execute(statement: str, name: str) -> None:
+    """In a session of its own: a database is made and removed in no transaction."""
+    with closing(_session()) as opened, opened.cursor() as cursor:
+        try:
+            cursor.execute(SQL(statement).format(Identifier(name)))
+        except postgres.InsufficientPrivilege as error:
+            raise JobError(
+                f"a drill needs a database for a while: {str(error).strip()}"
+                f" HINT: ALTER ROLE {opened.info.user} CREATEDB, as a superuser"
+            ) from error
+
+
+def _session() -> Connection:
+    opened = connect(connection.get_connection_params()["dbname"])
+    opened.autocommit = True
+    return opened
+
+
+def _count(result: JobResult, record: Backup) -> None:
+    result.counts |= {
+        "tables": len(record.contents["tables"]),
+        "rows": rows_of(record.contents),
+        "size_bytes": record.size_bytes,
+    }

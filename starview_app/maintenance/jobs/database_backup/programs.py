@@ -1,0 +1,291 @@
+"""pg_dump and pg_restore, with the command lines of django-dbbackup, as streams.
+
+dbbackup's own connector keeps the dump in a file of /tmp; here it passes through a
+pipe, so that no disk is needed. Its connector gives what the programs are called with;
+we give it every option of DATABASE_URL that is libpq's, where it knows six.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO, Any, Self, cast
+from urllib.parse import quote
+
+import psycopg2
+from django.db import connection
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
+
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.text import one_line
+
+# The records of backups are no part of a backup: see `models.Backup`.
+RECORDS = "maintenance_backup"
+LOCK_WAIT_MS = 60_000  # for a table that somebody is changing
+_TRANSACTION_TIMEOUT_SINCE = 17
+_END_SECONDS = 10
+# What psycopg2 takes besides libpq's options, and what must not be seen in a list of
+# processes.
+_NOT_SHOWN = {"connection_factory", "cursor_factory", "dbname", "password"}
+_GET_IT = (
+    "run it in this project's image, which carries the programs of PostgreSQL 17"
+    " (on Debian: apt-get install postgresql-client-17)"
+)
+# Parts of what the programs say, and what then helps.
+_HINTS = {
+    "server version mismatch": "use a pg_dump as new as the server",
+    "unsupported version": "use a pg_restore as new as the pg_dump that made it",
+    "extension": "install it on the server, or let this user create it",
+    "permission denied": "connect as the owner of what it names",
+    "must be owner": "connect as the owner of what it names",
+    "row-level security": "connect as its owner, or as a user with BYPASSRLS",
+    "canceling statement due to lock timeout": "a table is being changed; run it again",
+    "could not obtain lock": "a table is being changed; run it again",
+    "No space left on device": "the server's disk is full",
+}
+
+
+class Program:
+    """A program that runs; whatever ends the block ends it too."""
+
+    def __init__(
+        self, words: list[str], environment: Mapping[str, str], *, reads: bool
+    ) -> None:
+        self.name = words[0]
+        # A file, since it must not wait for us to read what it says.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if reads else subprocess.PIPE,
+                stderr=self._said,
+                env=environment,
+            )
+        except OSError as error:
+            self._said.close()
+            raise JobError(_not_started(self.name, error)) from error
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        return cast(IO[bytes], self._process.stdin)
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        return cast(IO[bytes], self._process.stdout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with suppress(OSError):  # what was not flushed is not wanted
+                    pipe.close()
+        self._process.wait()
+        self._said.close()
+
+    def wait_for_success(self, *, forgiven: str = "") -> None:
+        """Raise JobError with what it says, unless it has done its work.
+
+        `forgiven`: words of the one error that it may have ignored.
+        """
+        if self._process.stdin:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        code = self._process.wait()
+        if not code:
+            return
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace")
+        if forgiven and forgiven in said and "ignored on restore: 1\n" in said:
+            return
+        raise JobError(f"{self.name} failed: {_explained(said, code)}")
+
+
+@dataclass(frozen=True)
+class PostgresPrograms:
+    """The programs on PATH, for a database of the server of DATABASE_URL."""
+
+    def check(self) -> None:
+        """Refuse programs that are missing or older than the server, and a pooler."""
+        connection.ensure_connection()
+        if connection.connection.is_pooled:
+            # What the programs set for a session, an empty search_path among it, would
+            # meet the web service in the next transaction.
+            raise JobError(
+                "pg_dump and pg_restore must not work through a pooler HINT: name the"
+                " database's direct address in DATABASE_URL"
+            )
+        for name in ("pg_restore", "pg_dump"):
+            version = _major_version(name)
+            if version < self.server_major:
+                raise JobError(
+                    f"{name} is of PostgreSQL {version} and the server of"
+                    f" {self.server_major}: an older one cannot back it up"
+                    " HINT: the image carries the client of PostgreSQL 17; for a newer"
+                    " server change the stage `postgresql` of Dockerfile.cron"
+                    f" to install postgresql-client-{self.server_major}"
+                )
+
+    @cached_property
+    def server_major(self) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW server_version_num")
+            return int(cursor.fetchone()[0]) // 10_000
+
+    def dump(self, *, snapshot: str) -> Program:
+        """pg_dump, which writes to its `stdout` what `snapshot` shows."""
+        connector = _connector(_parameters()["dbname"])
+        connector.exclude = [f"public.{RECORDS}"]
+        connector.dump_suffix = (
+            f"--no-password --lock-wait-timeout={LOCK_WAIT_MS}"
+            f" --snapshot={shlex.quote(snapshot)}"
+        )
+        program: Program = connector.create_dump()
+        return program
+
+    def list(self) -> Program:
+        """pg_restore, which reads a dump's table of contents from its `stdin`."""
+        return Program(["pg_restore", "--list"], os.environ, reads=True)
+
+    def restore(self, database: str) -> "Restore":
+        return Restore(database, is_whole=self._restores_whole)
+
+    @property
+    def _restores_whole(self) -> bool:
+        """Whether the server knows every setting that pg_restore begins with.
+
+        From 17 on it sets transaction_timeout, which an older server refuses.
+        """
+        return (
+            self.server_major >= _TRANSACTION_TIMEOUT_SINCE
+            or _major_version("pg_restore") < _TRANSACTION_TIMEOUT_SINCE
+        )
+
+
+class Restore:
+    """pg_restore into `database`: all of it in one transaction, or nothing.
+
+    Where it is not `is_whole`, without one: the database is then left half filled by
+    a failure.
+    """
+
+    def __init__(self, database: str, *, is_whole: bool) -> None:
+        self._database, self._is_whole = database, is_whole
+        connector = _connector(database)
+        connector.drop = connector.if_exists = False
+        connector.single_transaction = is_whole
+        connector.pg_options = [
+            *(["--exit-on-error"] if is_whole else []),
+            *("--no-owner", "--no-privileges", "--no-subscriptions", "--no-password"),
+        ]
+        self.program: Program = connector.restore_dump(None)
+
+    def wait_for_success(self) -> None:
+        try:
+            self.program.wait_for_success(
+                forgiven="" if self._is_whole else '"transaction_timeout"'
+            )
+        except JobError as error:
+            if self._is_whole:
+                raise
+            raise JobError(
+                f"{error}; {self._database} may be half filled: drop it"
+            ) from error
+
+
+def connect(database: str) -> Connection:
+    """A session with another database of the server, as Django's own are made."""
+    opened: Connection = psycopg2.connect(**{**_parameters(), "dbname": database})
+    return opened
+
+
+def _parameters() -> dict[str, Any]:
+    parameters: dict[str, Any] = connection.get_connection_params()
+    parameters.pop("cursor_factory", None)
+    return parameters
+
+
+def _connector(database: str) -> Any:
+    # Imported here: it reads Django's settings.
+    from dbbackup.db.postgresql import PgDumpBinaryConnector
+
+    class Connector(PgDumpBinaryConnector):  # type: ignore[misc]
+        """Starts the program, instead of waiting for its end."""
+
+        def run_command(
+            self, command: str, stdin: object = None, env: dict[str, str] | None = None
+        ) -> tuple[Program, None]:
+            words = shlex.split(command)
+            reads = words[0] == self.restore_cmd
+            return Program(words, {**os.environ, **(env or {})}, reads=reads), None
+
+    connector = Connector()
+    # What its base would read from Django's: here the address is one URL, in which
+    # nothing needs quoting by the shell, and the password a variable.
+    connector._settings = {
+        "NAME": _address(database),
+        "HOST": "",
+        "PASSWORD": _parameters().get("password"),
+    }
+    return connector
+
+
+def _address(database: str) -> str:
+    """`NAME?option=value&...`, with all that is libpq's in Django's parameters."""
+    options = {
+        name: str(value)
+        for name, value in _parameters().items()
+        if name not in _NOT_SHOWN and value is not None and _is_libpqs(name, value)
+    }
+    query = "&".join(f"{name}={quote(options[name], safe='')}" for name in options)
+    return f"{quote(database, safe='')}?{query}"
+
+
+def _is_libpqs(name: str, value: Any) -> bool:
+    try:
+        make_dsn(None, **{name: value})
+    except psycopg2.ProgrammingError:
+        return False
+    return True
+
+
+def _major_version(name: str) -> int:
+    try:
+        done = subprocess.run(
+            [name, "--version"], capture_output=True, text=True, timeout=_END_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise JobError(_not_started(name, error)) from error
+    found = re.search(r"PostgreSQL\) (\d+)", done.stdout)
+    if not found:
+        raise JobError(f"{name} --version says nothing of PostgreSQL HINT: {_GET_IT}")
+    return int(found[1])
+
+
+def _not_started(name: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {name} on this machine HINT: {_GET_IT}"
+    return one_line(f"{name} cannot be started: {error}")
+
+
+def _explained(said: str, code: int) -> str:
+    """Its first error, in one line, with what helps."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line or "ERROR:" in line]
+    details = [line for line in lines if line.startswith("pg_dump: detail: ")]
+    text = (errors or lines or [f"it ended with {code}"])[0]
+    text = re.sub(r"^pg_\w+: (error: )?", "", text)
+    if details and "ERROR" not in text:
+        text += f" ({details[0].removeprefix('pg_dump: detail: ')})"
+    hint = next((hint for part, hint in _HINTS.items() if part in said), "")
+    return one_line(text) + (f" HINT: {hint}" if hint else "")

@@ -1,0 +1,203 @@
+"""A dump on its way to the store and back: encrypted, hashed, counted.
+
+Encryption is age's (https://age-encryption.org): streamed, every piece authenticated,
+and readable with `age --decrypt` where there is none of this image. Nothing is held in
+memory but one piece, and nothing on a disk.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import IO, NamedTuple
+
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.result import ShouldStop
+from starview_app.maintenance.stores.base import ObjectWriter, Store
+
+PIECE_BYTES = 1 << 18
+SUFFIX = ".age"  # of the names of encrypted objects
+_KEY_HINT = "HINT: set BACKUP_ENCRYPTION_KEY to the key that was set when it was made"
+
+
+class StopRequested(Exception):
+    """Unwinds to where the record is given up."""
+
+
+class Digest(NamedTuple):
+    """An object's bytes, as they are stored."""
+
+    size_bytes: int
+    sha256: str
+
+
+def is_encrypted(name: str) -> bool:
+    return name.endswith(SUFFIX)
+
+
+def send(
+    source: IO[bytes], target: ObjectWriter, *, key: str, should_stop: ShouldStop
+) -> Digest:
+    """Pass `source` on to `target`, encrypted with `key` where there is one."""
+    meter = _Meter(target, should_stop)
+    if not key:
+        while piece := source.read(PIECE_BYTES):
+            meter.write(piece)
+        return meter.digest()
+
+    import pyrage
+
+    reader = _Reader(source)
+    recipient = pyrage.x25519.Identity.from_str(key).to_public()
+    try:
+        pyrage.encrypt_io(reader, meter, [recipient])
+    except Exception:
+        # The library makes another one of it.
+        if error := reader.error or meter.error:
+            raise error from None
+        raise
+    return meter.digest()
+
+
+def read_back(
+    store: Store,
+    name: str,
+    target: IO[bytes] | None,
+    *,
+    key: str,
+    should_stop: ShouldStop,
+) -> Digest:
+    """Read the whole object; its dump goes to `target`, for as long as that reads.
+
+    Raises JobError when it cannot be decrypted, and StoreError.
+    """
+    source = _Source(store.read(name), should_stop)
+    sink = _Sink(target)
+    if target and is_encrypted(name):
+        _decrypt(name, source, sink, key)
+    else:
+        while piece := source.read(PIECE_BYTES):
+            sink.write(piece)
+    source.read_rest()
+    return source.digest()
+
+
+def _decrypt(name: str, source: "_Source", sink: "_Sink", key: str) -> None:
+    if not key:
+        raise JobError(f"{name} is encrypted and there is no key {_KEY_HINT}")
+
+    import pyrage
+
+    identity = pyrage.x25519.Identity.from_str(key)
+    try:
+        pyrage.decrypt_io(source, sink, [identity])
+    except Exception as error:
+        if ended := source.error or sink.error:
+            raise ended from None
+        text = str(error).lower()
+        if "matching keys" in text:
+            raise JobError(
+                f"{name} was encrypted with another key {_KEY_HINT}"
+            ) from None
+        raise JobError(f"{name} cannot be decrypted: {text}") from None
+
+
+class _Reader:
+    """`error` is what ended the reading: a signal may make it stop."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def read(self, size_bytes: int) -> bytes:
+        try:
+            return self._file.read(size_bytes)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Meter:
+    """Hashes and counts what passes. `error` is what ended the writing."""
+
+    def __init__(self, target: ObjectWriter, should_stop: ShouldStop) -> None:
+        self._target = target
+        self._should_stop = should_stop
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            if self._should_stop():
+                raise StopRequested
+            self._target.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+        self._sha256.update(data)
+        self._size_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def digest(self) -> Digest:
+        return Digest(self._size_bytes, self._sha256.hexdigest())
+
+
+class _Source:
+    """A file over pieces, hashed. `error` is what ended the reading."""
+
+    def __init__(self, pieces: Iterable[bytes], should_stop: ShouldStop) -> None:
+        self._pieces = iter(pieces)
+        self._should_stop = should_stop
+        self._rest = b""
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+        self.error: BaseException | None = None
+
+    def read(self, size_bytes: int = PIECE_BYTES) -> bytes:
+        if not self._rest:
+            self._rest = self._next()
+        piece, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
+        return piece
+
+    def read_rest(self) -> None:
+        while self._next():
+            pass
+
+    def digest(self) -> Digest:
+        return Digest(self._size_bytes, self._sha256.hexdigest())
+
+    def _next(self) -> bytes:
+        try:
+            if self._should_stop():
+                raise StopRequested
+            piece = next(self._pieces, b"")
+        except BaseException as error:
+            self.error = error
+            raise
+        self._sha256.update(piece)
+        self._size_bytes += len(piece)
+        return piece
+
+
+class _Sink:
+    """Writes to a program until that has read enough. `error`: what ended it."""
+
+    def __init__(self, target: IO[bytes] | None) -> None:
+        self._target = target
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        if self._target:
+            try:
+                self._target.write(data)
+            except BrokenPipeError:
+                self._target = None
+            except BaseException as error:
+                self.error = error
+                raise
+        return len(data)
+
+    def flush(self) -> None:
+        pass  # closing the pipe does
