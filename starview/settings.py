@@ -318,6 +318,7 @@ _NEEDS = {
     "archive_audit_logs": ARCHIVE,
     "cleanup_audit_archives": ARCHIVE,
     "restore_audit_logs": ARCHIVE,
+    "send_analytics_report": MAIL,
     "verify_audit_archives": ARCHIVE,
     "--email-report": MAIL,
 }

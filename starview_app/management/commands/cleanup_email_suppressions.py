@@ -1,6 +1,5 @@
 """`cleanup_email_suppressions`: the clean-up, then the weekly report by mail."""
 
-from argparse import ArgumentTypeError
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +7,15 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from starview.env import MAIL, plain_email_problem
+from starview.env import MAIL
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.running.command import (
+    JobCommand,
+    addresses,
+    whole_number,
+)
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
@@ -20,19 +23,6 @@ if TYPE_CHECKING:
     from starview_app.maintenance.ses import SendingStatistics
 
 RULE = "=" * 80
-
-
-def addresses(text: str) -> list[str]:
-    """An argparse type: e-mail addresses, comma-separated.
-
-    None at all is not refused here: the schedule passes on an unset ADMIN_EMAIL, and
-    the clean-up shall be done before the run fails for it.
-    """
-    found = [address.strip() for address in text.split(",") if address.strip()]
-    for address in found:
-        if plain_email_problem(address):
-            raise ArgumentTypeError(f"{address!r} is not an e-mail address")
-    return list(dict.fromkeys(found))
 
 
 class Command(JobCommand):
