@@ -106,7 +106,8 @@ def send_report(
     for name, png in (pictures or {}).items():
         picture = MIMEImage(png, "png")
         picture.add_header("Content-ID", f"<{name}>")
-        picture.add_header("Content-Disposition", "inline", filename=f"{name}.png")
+        file = f"{name.partition('@')[0]}.png"
+        picture.add_header("Content-Disposition", "inline", filename=file)
         message.attach(picture)
     try:
         message.send()

@@ -148,7 +148,7 @@ def _sender(recipients: list[str]) -> "Callable[[Analytics], None]":
             from_email=settings.DEFAULT_FROM_EMAIL,
             recipients=recipients,
             region=settings.AWS_SES_REGION_NAME,
-            pictures={chart.name: chart.png for chart in mail.charts},
+            pictures={chart.content_id: chart.png for chart in mail.charts},
         )
 
     return send

@@ -15,7 +15,7 @@ import pygal
 import resvg_py
 from pygal.style import Style
 
-WIDTH, HEIGHT = 608, 250  # as shown
+WIDTH, HEIGHT = 520, 260  # shown up to 608 wide; on a telephone the text stays legible
 SCALE = 2  # pixels for each, for screens that have them
 MOST_VALUES_PRINTED = 8  # of a series; more would overlap
 _FONT = "Lato"
@@ -34,13 +34,13 @@ _STYLE = Style(
     major_guide_stroke_color="#d8dee4",
     major_guide_stroke_dasharray="1,0",
     colors=("#0969da", "#b6c2cf"),
-    value_colors=("#ffffff", "#1f2328"),
+    value_colors=("#1f2328", "#1f2328"),
     opacity="1",
     font_family=_FONT,
-    label_font_size=13,
-    major_label_font_size=13,
-    legend_font_size=13,
-    value_font_size=12,
+    label_font_size=14,
+    major_label_font_size=14,
+    legend_font_size=15,
+    value_font_size=13,
 )
 
 
@@ -51,8 +51,11 @@ class Chart:
     name: str
     png: bytes
     alt: str
-    width: int = WIDTH
-    height: int = HEIGHT
+
+    @property
+    def content_id(self) -> str:
+        """What the HTML calls it, within one mail."""
+        return f"{self.name}@starview"
 
 
 def bar_chart(
@@ -76,10 +79,11 @@ def bar_chart(
         legend_at_bottom_columns=len(series),
         legend_box_size=11,
         print_values=prints,
-        print_values_position="center",
+        print_values_position="top",
         print_zeroes=False,
+        truncate_label=-1,
         # Whole numbers of things: never half a sign-up on the axis.
-        range=(0, max(most, 4)),
+        range=(0, max(most * 1.08, 4)),
         min_scale=2,
         max_scale=4,
         value_formatter=lambda value: f"{value:.0f}" if value == int(value) else "",

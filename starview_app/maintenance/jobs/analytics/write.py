@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Mail:
-    """`subject` is one line of ASCII. The HTML names its pictures by `cid:NAME`."""
+    """`subject` is one line of ASCII. The HTML names its pictures by `cid:`."""
 
     subject: str
     text: str
@@ -72,7 +72,9 @@ class Mail:
         html = self.html
         for chart in self.charts:
             data = base64.b64encode(chart.png).decode("ascii")
-            html = html.replace(f"cid:{chart.name}", f"data:image/png;base64,{data}")
+            html = html.replace(
+                f"cid:{chart.content_id}", f"data:image/png;base64,{data}"
+            )
         return html
 
 
@@ -97,7 +99,12 @@ def write_report(analytics: Analytics) -> Mail:
     return Mail(
         subject=f"[Starview] {period.name[0].upper()}{period.name[1:]}:"
         f" {_many(joined or 0, 'sign-up')}, {headline}",
-        text=render_to_string("maintenance/analytics.txt", context),
+        text="\n".join(
+            line.rstrip()
+            for line in render_to_string(
+                "maintenance/analytics.txt", context
+            ).splitlines()
+        ),
         html=render_to_string("maintenance/analytics.html", context),
         charts=tuple(charts.values()),
     )
@@ -138,12 +145,11 @@ def _charts(analytics: Analytics) -> tuple[dict[str, Chart], str]:
                     "locations": "locations",
                     "reviews": "reviews",
                     "comments": "comments",
-                    "photos of reviews": "rev. photos",
-                    "photos of locations": "loc. photos",
+                    "photos": "photos",
                     "visits": "visits",
                     "badges earned": "badges",
                 },
-                analytics.community,
+                _with_photos(analytics.community),
             ),
             "security": _figures_chart(
                 bar_chart,
@@ -151,11 +157,10 @@ def _charts(analytics: Analytics) -> tuple[dict[str, Chart], str]:
                 "Security events",
                 names,
                 {
-                    "login_failed": "log-in failed",
-                    "login_locked": "locked out",
+                    "login_failed": "failed log-ins",
+                    "login_locked": "lock-outs",
                     "permission_denied": "denied",
                     "access_forbidden": "forbidden",
-                    "password_reset_requested": "password reset",
                 },
                 analytics.security.events,
             ),
@@ -189,6 +194,14 @@ def _figures_chart(
     return bar_chart(name=name, title=title, labels=list(labels.values()), series=known)
 
 
+def _with_photos(figures: Sequence[Figure]) -> list[Figure]:
+    """And both kinds of photos as one."""
+    photos = [figure for figure in figures if figure.name.startswith("photos of ")]
+    this = sum(figure.this or 0 for figure in photos)
+    before = sum(figure.before or 0 for figure in photos)
+    return [*figures, Figure("photos", this, before)]
+
+
 def _day_labels(analytics: Analytics) -> list[str]:
     if analytics.period.kind is Kind.WEEK:
         return [f"{day:%a} {day.day}" for day in analytics.period.days]
@@ -200,7 +213,7 @@ def _day_labels(analytics: Analytics) -> list[str]:
 
 
 def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
-    period = analytics.period
+    period, standing = analytics.period, analytics.standing
     columns = ("", period.short_name, period.before.short_name, "change")
     remembered = [_REMEMBERED] if analytics.is_before_remembered else []
     return [
@@ -209,8 +222,6 @@ def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
             columns,
             [
                 *map(_row, analytics.members),
-                ("accounts in all, now", str(analytics.standing.accounts), "", ""),
-                ("of them verified, now", str(analytics.standing.verified), "", ""),
             ],
             [_by_day(analytics), _MEMBERS, *remembered],
             charts.get("members"),
@@ -223,13 +234,18 @@ def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
             charts.get("community"),
         ),
         Section(
-            "What is waiting",
-            ("", "now", "warns above"),
+            "As of now",
+            ("", "number", "limit"),
             [
-                (limit.name, str(limit.number), str(limit.most))
-                for limit in analytics.limits
+                *(
+                    (limit.name, str(limit.number), str(limit.most))
+                    for limit in analytics.limits
+                ),
+                ("accounts", str(standing.accounts), ""),
+                ("of them verified", str(standing.verified), ""),
+                ("addresses suppressed", str(standing.active_suppressions), ""),
             ],
-            [],
+            ["A number above its limit is a warning."],
         ),
         Section(
             "Security events",
@@ -245,15 +261,7 @@ def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
         Section(
             "E-mail",
             columns,
-            [
-                *map(_row, analytics.mail),
-                (
-                    "addresses suppressed, now",
-                    str(analytics.standing.active_suppressions),
-                    "",
-                    "",
-                ),
-            ],
+            [*map(_row, analytics.mail)],
             [_MAIL],
         ),
         Section(
@@ -292,7 +300,7 @@ def _job_rows(job: JobFigures) -> list[tuple[str, ...]]:
 
 
 def _by_day(analytics: Analytics) -> str:
-    """What the picture shows, in words."""
-    labels = _day_labels(analytics)
-    days = zip(labels, analytics.sign_ups_by_day[0], strict=False)
-    return "Sign-ups by day: " + ", ".join(f"{day}: {n}" for day, n in days) + "."
+    """What the picture shows, in words; days without one are left out."""
+    days = zip(_day_labels(analytics), analytics.sign_ups_by_day[0], strict=False)
+    found = [f"{day}: {number}" for day, number in days if number]
+    return f"Sign-ups by day: {', '.join(found) or 'none'}."
