@@ -49,6 +49,7 @@ class Chart:
     """One picture; `alt` says what it shows to who does not see it."""
 
     name: str
+    title: str
     png: bytes
     alt: str
 
@@ -103,7 +104,7 @@ def bar_chart(
         background="#ffffff",
         zoom=SCALE,
     )
-    return Chart(name, bytes(png), _alt(title, labels, series))
+    return Chart(name, title, bytes(png), _alt(title, labels, series))
 
 
 def _alt(

@@ -6,7 +6,7 @@ up to `start`. System accounts are no members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,10 @@ _ACTIVE = f"""
             AND timestamp < %(end)s
             AND event_type = 'login_success'
             AND success
+        UNION ALL
+        SELECT unnest(%(archived_this)s::bigint[]), %(start)s
+        UNION ALL
+        SELECT unnest(%(archived_before)s::bigint[]), %(before)s
     )
     SELECT
         count(DISTINCT member_id) FILTER (WHERE at >= %(start)s),
@@ -243,10 +247,16 @@ _COUNTS = """
 
 
 def sign_ups(period: Period) -> list[Figure]:
-    """Sign-ups, how many of them are verified, and who was active."""
-    joined = _figures(_SIGN_UPS, period)
-    ((this, before),) = _rows(_ACTIVE, period)
-    return [*joined, Figure("active members", this, before)]
+    """Sign-ups, and how many of them are verified."""
+    return _figures(_SIGN_UPS, period)
+
+
+def active(period: Period, archived_logins: tuple[Set[int], Set[int]]) -> Figure:
+    """Who did something; `archived_logins` are ids that only the archive has."""
+    this, before = map(list, archived_logins)
+    parameters = {"archived_this": this, "archived_before": before}
+    ((in_this, in_before),) = _rows(_ACTIVE, period, **parameters)
+    return Figure("active members", in_this, in_before)
 
 
 def community(period: Period) -> list[Figure]:
@@ -306,7 +316,7 @@ def _figures(statement: str, period: Period) -> list[Figure]:
     ]
 
 
-def _rows(statement: str, period: Period) -> Iterable[Any]:
+def _rows(statement: str, period: Period, **also: Any) -> Iterable[Any]:
     with connection.cursor() as cursor:
-        cursor.execute(statement, bounds(period))
+        cursor.execute(statement, {**bounds(period), **also})
         return list(cursor.fetchall())

@@ -143,6 +143,7 @@ def measure(
                 "members",
                 [
                     *figures.sign_ups(period),
+                    figures.active(period, registered.archived_logins),
                     replace(
                         registered.figure("registration_success"),
                         name="registrations logged",

@@ -52,6 +52,7 @@ ALWAYS_SHOWN = (
     "password_reset_failed",
     "registration_failed",
 )
+LOGIN = "login_success"
 MOST_TYPES = 40
 BATCH_ROWS = 5_000
 OTHER_LINES = 2  # an object's head and tail
@@ -89,7 +90,15 @@ _NOT_ROWS = (
 )
 
 OpenStore = Callable[[], Store]
-Event = tuple[int, datetime, str]  # id, moment, type
+Event = tuple[int, datetime, str, int | None]  # id, moment, type, who logged in
+
+
+@dataclass
+class Tally:
+    """Of one period: events by type, and whose log-ins the archive has."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    logins: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,10 @@ class Security:
 
     events: tuple[Figure, ...]
     notes: tuple[str, ...]
+    # Ids of accounts with a log-in that is in the archive only: this period, before.
+    archived_logins: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
+    # Periods of which the archive could not be read.
+    unknown: tuple[Period, ...] = ()
 
     def figure(self, name: str) -> Figure:
         found = (figure for figure in self.events if figure.name == name)
@@ -135,8 +148,8 @@ def security_events(
 @dataclass
 class _Counting:
     period: Period
-    this: Counter[str] = field(default_factory=Counter)
-    before: Counter[str] = field(default_factory=Counter)
+    this: Tally = field(default_factory=Tally)
+    before: Tally = field(default_factory=Tally)
     # Why a part is not known, the newest reason last.
     unknown: dict[Period, str] = field(default_factory=dict)
     archived_rows: int = 0
@@ -149,7 +162,7 @@ class _Counting:
         with connection.cursor() as cursor:
             cursor.execute(_EVENTS, bounds(self.period))
             for name, this, before in cursor.fetchall():
-                self.this[name], self.before[name] = this, before
+                self.this.events[name], self.before.events[name] = this, before
 
     def give_up(self, parts: Iterable[Period], reason: str) -> None:
         for part in parts:
@@ -194,13 +207,15 @@ class _Counting:
         pieces = bounded(store.read(entry.name), entry.size_bytes)
         most_lines = None if entry.is_adopted else entry.rows + OTHER_LINES
         source = Source(entry.name, pieces, should_stop, most_lines=most_lines)
-        this: Counter[str] = Counter()
-        before: Counter[str] = Counter()
+        this, before = Tally(), Tally()
         try:
             lines = lines_of(source) if entry.is_adopted else _lines(source)
             for batch in _batches(_events(lines)):
-                for _, moment, name in self._unseen(batch, seen):
-                    (this if moment >= self.period.start else before)[name] += 1
+                for _, moment, name, member in self._unseen(batch, seen):
+                    tally = this if moment >= self.period.start else before
+                    tally.events[name] += 1
+                    if member is not None:
+                        tally.logins.add(member)
         except StoreError as error:
             self.give_up(concerned, f"{entry.name}: {error}")
             return
@@ -210,9 +225,10 @@ class _Counting:
         if source.digest().sha256 != entry.sha256:
             self.give_up(concerned, f"{entry.name} is not what was archived")
             return
-        self.this += this
-        self.before += before
-        self.archived_rows += this.total() + before.total()
+        for whole, part in ((self.this, this), (self.before, before)):
+            whole.events += part.events
+            whole.logins |= part.logins
+            self.archived_rows += part.events.total()
 
     def _unseen(self, batch: list[Event], seen: set[int] | None) -> list[Event]:
         """Those of the period that neither the table nor another object has."""
@@ -230,9 +246,10 @@ class _Counting:
         return [event for event in events if event[0] not in known]
 
     def result(self) -> Security:
+        this_events, earlier = self.this.events, self.before.events
         found = sorted(
-            {*self.this, *self.before} - set(ALWAYS_SHOWN),
-            key=lambda name: (-self.this[name] - self.before[name], name),
+            {*this_events, *earlier} - set(ALWAYS_SHOWN),
+            key=lambda name: (-this_events[name] - earlier[name], name),
         )
         names = [*ALWAYS_SHOWN, *found[:MOST_TYPES]]
         this, before = (part in self.unknown for part in self.parts)
@@ -240,12 +257,17 @@ class _Counting:
             events=tuple(
                 Figure(
                     one_line(name),
-                    None if this else self.this[name],
-                    None if before else self.before[name],
+                    None if this else this_events[name],
+                    None if before else earlier[name],
                 )
                 for name in names
             ),
             notes=tuple(self._notes()),
+            archived_logins=(
+                frozenset(self.this.logins),
+                frozenset(self.before.logins),
+            ),
+            unknown=tuple(self.unknown),
         )
 
     def _notes(self) -> Iterator[str]:
@@ -308,7 +330,9 @@ def _events(lines: Iterable[bytes]) -> Iterator[Event]:
         moment = datetime.fromisoformat(row["timestamp"])
         if type(row["id"]) is not int or moment.tzinfo is None:
             raise ValueError
-        yield row["id"], moment, str(row["event_type"])
+        name, member = str(row["event_type"]), row["user_id"]
+        is_login = name == LOGIN and row["success"] and type(member) is int
+        yield row["id"], moment, name, member if is_login else None
 
 
 def _batches(events: Iterator[Event]) -> Iterator[list[Event]]:

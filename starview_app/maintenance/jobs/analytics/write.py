@@ -223,7 +223,7 @@ def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
             [
                 *map(_row, analytics.members),
             ],
-            [_by_day(analytics), _MEMBERS, *remembered],
+            [_by_day(analytics), _MEMBERS, *_too_low(analytics), *remembered],
             charts.get("members"),
         ),
         Section(
@@ -271,6 +271,16 @@ def _sections(analytics: Analytics, charts: dict[str, Chart]) -> list[Section]:
             [_MAINTENANCE],
             nothing="nothing on record",
         ),
+    ]
+
+
+def _too_low(analytics: Analytics) -> list[str]:
+    names = [part.name for part in analytics.security.unknown]
+    if not names:
+        return []
+    return [
+        f"Who did nothing but log in is missing among the active of"
+        f" {' and '.join(names)}: see the security events."
     ]
 
 
