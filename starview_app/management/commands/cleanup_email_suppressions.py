@@ -20,9 +20,10 @@ from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from starview_app.maintenance.jobs.email_suppressions.health import RenderedReport
-    from starview_app.maintenance.ses import SendingStatistics
+    from starview_app.maintenance.ses import SendingStatistics, SuppressedAtSes
 
 RULE = "=" * 80
+_NOT_ASKED = "DISABLE_EXTERNAL_APIS is set"
 
 
 class Command(JobCommand):
@@ -166,7 +167,10 @@ def _health_report(now: datetime, cleaned: JobResult | None) -> "RenderedReport"
         counts = cleaned.counts
         changes = health.CleanupChanges(counts["deactivated"], counts["deleted"])
     found = health.collect_email_health(
-        now=now, statistics=_sending_statistics(now), changes=changes
+        now=now,
+        statistics=_sending_statistics(now),
+        changes=changes,
+        at_ses=_suppressed_at_ses(),
     )
     return health.render_email_health(found)
 
@@ -175,11 +179,22 @@ def _sending_statistics(now: datetime) -> "SendingStatistics":
     from starview_app.maintenance import ses
 
     if settings.DISABLE_EXTERNAL_APIS:
-        return ses.SendingStatistics(unknown_because="DISABLE_EXTERNAL_APIS is set")
-    return ses.sending_statistics(
-        access_key_id=settings.AWS_SES_ACCESS_KEY_ID,
-        secret_access_key=settings.AWS_SES_SECRET_ACCESS_KEY,
-        region=settings.AWS_SES_REGION_NAME,
-        endpoint_url=settings.AWS_SES_REGION_ENDPOINT_URL,
-        now=now,
-    )
+        return ses.SendingStatistics(unknown_because=_NOT_ASKED)
+    return ses.sending_statistics(**_ses_account(), now=now)
+
+
+def _suppressed_at_ses() -> "SuppressedAtSes":
+    from starview_app.maintenance import ses
+
+    if settings.DISABLE_EXTERNAL_APIS:
+        return ses.SuppressedAtSes(unknown_because=_NOT_ASKED)
+    return ses.suppressed_at_ses(**_ses_account())
+
+
+def _ses_account() -> dict[str, str]:
+    return {
+        "access_key_id": settings.AWS_SES_ACCESS_KEY_ID,
+        "secret_access_key": settings.AWS_SES_SECRET_ACCESS_KEY,
+        "region": settings.AWS_SES_REGION_NAME,
+        "endpoint_url": settings.AWS_SES_REGION_ENDPOINT_URL,
+    }
