@@ -6,6 +6,7 @@ together 5 MB, and nothing of the system's.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ import font_lato
 import pygal
 import resvg_py
 from pygal.style import Style
+
+# For its maps, which nobody draws here, pygal adds a finder of a kind that Python has
+# given up: every later import would warn of it.
+sys.meta_path[:] = [
+    finder
+    for finder in sys.meta_path
+    if not isinstance(finder, pygal.PluginImportFixer)
+]
 
 WIDTH, HEIGHT = 520, 260  # shown up to 608 wide; on a telephone the text stays legible
 SCALE = 2  # pixels for each, for screens that have them
