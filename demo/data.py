@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FILES = (
     "data_accounts.sql",
+    "data_report.sql",
     "badges.sql",
     "data_badges.sql",
     "data_mail.sql",

@@ -331,6 +331,7 @@ _NEEDS = {
     "cleanup_audit_archives": (ARCHIVE,),
     "restore_audit_logs": (ARCHIVE,),
     "restore_database": (ARCHIVE, BACKUP),
+    "send_analytics_report": (MAIL,),
     "verify_audit_archives": (ARCHIVE,),
     "--email-report": (MAIL,),
 }

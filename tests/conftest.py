@@ -12,7 +12,13 @@ import pytest
 from django.db import connection
 
 from demo.services import BUCKET, LocalServices
-from starview_app.maintenance.models import Announcement, Job, JobRun, ScheduleLine
+from starview_app.maintenance.models import (
+    Announcement,
+    Job,
+    JobRun,
+    ScheduleLine,
+    SentReport,
+)
 from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
@@ -52,6 +58,7 @@ def _no_run_on_record(request: pytest.FixtureRequest) -> None:
         Job.objects.all().delete()
         Announcement.objects.all().delete()
         ScheduleLine.objects.all().delete()
+        SentReport.objects.all().delete()
 
 
 @pytest.fixture

@@ -206,6 +206,7 @@ def contents(*tables: str) -> dict[str, list[str]]:
     if not tables:
         about_runs = {"maintenance_job", "maintenance_jobrun"}
         about_runs |= {"maintenance_scheduleline", "maintenance_announcement"}
+        about_runs |= {"maintenance_sentreport"}
         found = set(connection.introspection.table_names()) - about_runs
         tables = tuple(sorted(found))
     return {table: _rows(table) for table in tables}

@@ -121,6 +121,8 @@ class Call(BaseHTTPRequestHandler):
             status, text, headers = refusal.status, str(refusal), {}
         self.answer(status, text, headers)
 
+    do_GET = do_POST
+
     def answer(self, status: int, text: str, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():

@@ -23,8 +23,8 @@ from starview_app.maintenance.jobs.email_suppressions import health as job
 from starview_app.maintenance.jobs.email_suppressions.health import (
     DomainRow,
     Row,
-    State,
 )
+from starview_app.maintenance.jobs.email_suppressions.rates import Rate, State, rates
 from starview_app.maintenance.ses import SendingStatistics, SendingWeek
 from tests.conftest import ROOT
 from tests.factories import make_bounce, make_complaint, make_suppression
@@ -226,8 +226,8 @@ class TestState:
         assert (str(bounces), str(complaints)) == ("0.0 %", "0.00 %")
 
 
-def ses_rates(**counts: int) -> tuple[job.Rate, job.Rate]:
-    return job.rates(SendingWeek(**counts))
+def ses_rates(**counts: int) -> tuple[Rate, Rate]:
+    return rates(SendingWeek(**counts))
 
 
 # -- writing ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ OWN_TABLES = {
     f"maintenance_{name}"
     for name in (
         *("auditarchive", "auditmanifest", "job", "jobrun", "scheduleline"),
-        *("announcement", "backup"),
+        *("announcement", "backup", "sentreport"),
     )
 }
 MIGRATIONS = sorted(
@@ -229,6 +229,7 @@ def whole_web_service(migrated: Database) -> Database:
         DROP TABLE maintenance_auditarchive, maintenance_auditmanifest;
         DROP TABLE maintenance_job, maintenance_jobrun, maintenance_scheduleline;
         DROP TABLE maintenance_announcement, maintenance_backup;
+        DROP TABLE maintenance_sentreport;
         DELETE FROM auth_permission
         USING django_content_type AS type
         WHERE content_type_id = type.id AND app_label = 'maintenance';

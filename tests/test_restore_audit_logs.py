@@ -1013,7 +1013,7 @@ def test_a_database_built_anew_is_restored_from_the_bucket_alone(
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
         " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
-        " maintenance_announcement, maintenance_backup;"
+        " maintenance_announcement, maintenance_backup, maintenance_sentreport;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
     try:

@@ -1360,7 +1360,7 @@ def test_it_needs_no_table_made_beforehand(
     execute(
         "DROP TABLE maintenance_auditarchive, maintenance_auditmanifest,"
         " maintenance_job, maintenance_jobrun, maintenance_scheduleline,"
-        " maintenance_announcement, maintenance_backup;"
+        " maintenance_announcement, maintenance_backup, maintenance_sentreport;"
         " DELETE FROM django_migrations WHERE app = 'maintenance'"
     )
 

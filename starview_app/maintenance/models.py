@@ -191,6 +191,27 @@ class Announcement(models.Model):
         ]
 
 
+class SentReport(models.Model):
+    """A report that was mailed: each period once.
+
+    The row is written in the transaction in which the mail is sent. `figures` are as
+    they were measured then, {group: {name: count}}: accounts and bounces are deleted
+    later, and the next report compares with what there was.
+    """
+
+    kind = models.CharField(max_length=10)  # week, month
+    period_start = models.DateTimeField()
+    sent_at = models.DateTimeField()
+    figures = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "period_start"], name="sentreport_once"
+            )
+        ]
+
+
 class JobRun(models.Model):
     """One run of a job. Written by the process that watches over it.
 

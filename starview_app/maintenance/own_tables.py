@@ -22,6 +22,7 @@ _TABLES = """
             AND to_regclass('maintenance_scheduleline') IS NOT NULL
             AND to_regclass('maintenance_announcement') IS NOT NULL
             AND to_regclass('maintenance_backup') IS NOT NULL
+            AND to_regclass('maintenance_sentreport') IS NOT NULL
 """
 # A table of each migration: a dump may have left it out, and not the record of it.
 _FORGET_IF_GONE = """
@@ -32,7 +33,8 @@ _FORGET_IF_GONE = """
             ('0003_abandoned_segments', 'maintenance_auditmanifest'),
             ('0004_schedule_memory', 'maintenance_scheduleline'),
             ('0005_announcements', 'maintenance_announcement'),
-            ('0006_backups', 'maintenance_backup')
+            ('0006_backups', 'maintenance_backup'),
+            ('0007_reports', 'maintenance_sentreport')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """
@@ -65,6 +67,13 @@ def rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]
             yield from cursor.fetchall()
 
     return unless_missing(read())
+
+
+def has_table(name: str) -> bool:
+    """Asked first where a query for a table that is not there would cost the others."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name})
+        return bool(cursor.fetchone() == (True,))
 
 
 def create_own_tables() -> bool:

@@ -5,9 +5,11 @@ This imports boto3 and django-ses, which costs 0.3 s: import it when a mail is s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from email.mime.image import MIMEImage
 from smtplib import SMTPException, SMTPServerDisconnected
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +29,15 @@ from starview_app.maintenance.text import one_line
 if TYPE_CHECKING:
     from mypy_boto3_ses import SESClient
     from mypy_boto3_ses.type_defs import SendDataPointTypeDef
+    from mypy_boto3_sesv2.type_defs import ListSuppressedDestinationsRequestTypeDef
 
 WEEK = timedelta(days=7)
 CONNECT_SECONDS = 5
 SEND_SECONDS = 20
 STATISTICS_SECONDS = 5  # an extra of the report, not worth a wait
+LIST_SECONDS = 30  # for all pages of SES's own list
+LIST_PAGE = 1_000  # addresses
+MOST_LISTED = 100_000  # addresses
 
 _KEYS_HINT = (
     "AWS_SES_ACCESS_KEY_ID and AWS_SES_SECRET_ACCESS_KEY are the access key of an IAM"
@@ -47,6 +53,7 @@ _HINTS = {
     "SignatureDoesNotMatch": _KEYS_HINT,
     "Throttling": "the sending quota of SES, region {region}, is used up; try later",
 }
+_NO_SUCH_LIST = ("404", "501", "NotFound", "UnknownOperation")  # of fakes of SES
 _OTHER_ANSWER_HINT = "look at the SES console, region {region}"
 _NO_ANSWER_HINT = "check AWS_SES_REGION_NAME={region}, AWS_SES_ENDPOINT_URL and network"
 _LONGEST_REASON = 300  # characters
@@ -89,14 +96,25 @@ def send_report(
     from_email: str,
     recipients: Sequence[str],
     region: str,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Send one mail to all `recipients` through EMAIL_BACKEND, in one attempt.
 
-    Raises JobError, which says when it is unknown whether the mail went out.
+    `pictures` are PNGs, which the HTML shows as `cid:NAME`. Raises JobError, which says
+    when it is unknown whether the mail went out.
     """
 
     message = EmailMultiAlternatives(subject, text, from_email, list(recipients))
     message.attach_alternative(html, "text/html")
+    if pictures:
+        # They are shown in it, not listed below.
+        message.mixed_subtype = "related"  # type: ignore[attr-defined]
+    for name, png in (pictures or {}).items():
+        picture = MIMEImage(png, "png")
+        picture.add_header("Content-ID", f"<{name}>")
+        file = f"{name.partition('@')[0]}.png"
+        picture.add_header("Content-Disposition", "inline", filename=file)
+        message.attach(picture)
     try:
         message.send()
     except (
@@ -199,6 +217,66 @@ def sending_statistics(
         return SendingStatistics(unknown_because=redact(_reason(error)))
 
 
+# -- What SES itself suppresses -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SuppressedAtSes:
+    """SES's own list, in small letters, or one line on why it is not known."""
+
+    addresses: frozenset[str] = frozenset()
+    is_whole: bool = True
+    unknown_because: str = ""
+
+
+def suppressed_at_ses(
+    *,
+    access_key_id: str,
+    secret_access_key: str,
+    region: str,
+    endpoint_url: str,
+) -> SuppressedAtSes:
+    """The account's list, page by page, for LIST_SECONDS and MOST_LISTED at most.
+
+    Never raises: many an account may only send, and no fake of SES has such a list.
+    """
+    if not (access_key_id and secret_access_key):
+        return SuppressedAtSes(unknown_because="AWS_SES_ACCESS_KEY_ID is not set")
+    deadline = time.monotonic() + LIST_SECONDS
+    found: set[str] = set()
+    try:
+        client = boto3.client(
+            "sesv2",
+            aws_access_key_id=access_key_id,
+            aws_secret_access_key=secret_access_key,
+            region_name=region,
+            endpoint_url=endpoint_url or None,
+            config=_reading(),
+        )
+        request: ListSuppressedDestinationsRequestTypeDef = {"PageSize": LIST_PAGE}
+        while True:
+            page = client.list_suppressed_destinations(**request)
+            for entry in page.get("SuppressedDestinationSummaries", []):
+                found.add(entry["EmailAddress"].lower())
+            token = page.get("NextToken", "")
+            if not token or token == request.get("NextToken"):
+                return SuppressedAtSes(frozenset(found))
+            if time.monotonic() >= deadline or len(found) >= MOST_LISTED:
+                return SuppressedAtSes(frozenset(found), is_whole=False)
+            request["NextToken"] = token
+    except Exception as error:  # nothing here may cost the report
+        return SuppressedAtSes(unknown_because=_why_no_list(error))
+
+
+def _why_no_list(error: Exception) -> str:
+    code = _error_code(error)
+    if code in _NO_SUCH_LIST:
+        return f"this SES has none, it answered {code}"
+    hint = " HINT: allow the IAM user of AWS_SES_ACCESS_KEY_ID"
+    hint += " ses:ListSuppressedDestinations"
+    return redact(_reason(error)) + (hint if code == "AccessDenied" else "")
+
+
 def _client(
     *, access_key_id: str, secret_access_key: str, region: str, endpoint_url: str
 ) -> SESClient:
@@ -209,11 +287,15 @@ def _client(
         aws_secret_access_key=secret_access_key,
         region_name=region,
         endpoint_url=endpoint_url or None,
-        config=Config(
-            retries={"total_max_attempts": 2, "mode": "standard"},
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=STATISTICS_SECONDS,
-        ),
+        config=_reading(),
+    )
+
+
+def _reading() -> Config:
+    return Config(
+        retries={"total_max_attempts": 2, "mode": "standard"},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=STATISTICS_SECONDS,
     )
 
 

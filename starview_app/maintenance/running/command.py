@@ -17,6 +17,7 @@ from django.core.management.base import (
 )
 from django.utils import timezone
 
+from starview.env import plain_email_problem
 from starview_app.maintenance import exits
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.own_tables import create_own_tables
@@ -220,6 +221,19 @@ def whole_number(
         return int(text)
 
     return parse
+
+
+def addresses(text: str) -> list[str]:
+    """An argparse type: e-mail addresses, comma-separated.
+
+    None at all is not refused here: the schedule passes on an unset ADMIN_EMAIL, and
+    the clean-up shall be done before the run fails for it.
+    """
+    found = [address.strip() for address in text.split(",") if address.strip()]
+    for address in found:
+        if plain_email_problem(address):
+            raise ArgumentTypeError(f"{address!r} is not an e-mail address")
+    return list(dict.fromkeys(found))
 
 
 def utc_day(text: str) -> datetime:

@@ -1,6 +1,5 @@
 """`cleanup_email_suppressions`: the clean-up, then the weekly report by mail."""
 
-from argparse import ArgumentTypeError
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,31 +7,23 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from starview.env import MAIL, plain_email_problem
+from starview.env import MAIL
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.email_suppressions import cleanup as job
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
-from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.running.command import (
+    JobCommand,
+    addresses,
+    whole_number,
+)
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from starview_app.maintenance.jobs.email_suppressions.health import RenderedReport
-    from starview_app.maintenance.ses import SendingStatistics
+    from starview_app.maintenance.ses import SendingStatistics, SuppressedAtSes
 
 RULE = "=" * 80
-
-
-def addresses(text: str) -> list[str]:
-    """An argparse type: e-mail addresses, comma-separated.
-
-    None at all is not refused here: the schedule passes on an unset ADMIN_EMAIL, and
-    the clean-up shall be done before the run fails for it.
-    """
-    found = [address.strip() for address in text.split(",") if address.strip()]
-    for address in found:
-        if plain_email_problem(address):
-            raise ArgumentTypeError(f"{address!r} is not an e-mail address")
-    return list(dict.fromkeys(found))
+_NOT_ASKED = "DISABLE_EXTERNAL_APIS is set"
 
 
 class Command(JobCommand):
@@ -177,7 +168,10 @@ def _health_report(now: datetime, cleaned: JobResult | None) -> "RenderedReport"
         counts = cleaned.counts
         changes = health.CleanupChanges(counts["deactivated"], counts["deleted"])
     found = health.collect_email_health(
-        now=now, statistics=_sending_statistics(now), changes=changes
+        now=now,
+        statistics=_sending_statistics(now),
+        changes=changes,
+        at_ses=_suppressed_at_ses(),
     )
     return health.render_email_health(found)
 
@@ -186,11 +180,22 @@ def _sending_statistics(now: datetime) -> "SendingStatistics":
     from starview_app.maintenance import ses
 
     if settings.DISABLE_EXTERNAL_APIS:
-        return ses.SendingStatistics(unknown_because="DISABLE_EXTERNAL_APIS is set")
-    return ses.sending_statistics(
-        access_key_id=settings.AWS_SES_ACCESS_KEY_ID,
-        secret_access_key=settings.AWS_SES_SECRET_ACCESS_KEY,
-        region=settings.AWS_SES_REGION_NAME,
-        endpoint_url=settings.AWS_SES_REGION_ENDPOINT_URL,
-        now=now,
-    )
+        return ses.SendingStatistics(unknown_because=_NOT_ASKED)
+    return ses.sending_statistics(**_ses_account(), now=now)
+
+
+def _suppressed_at_ses() -> "SuppressedAtSes":
+    from starview_app.maintenance import ses
+
+    if settings.DISABLE_EXTERNAL_APIS:
+        return ses.SuppressedAtSes(unknown_because=_NOT_ASKED)
+    return ses.suppressed_at_ses(**_ses_account())
+
+
+def _ses_account() -> dict[str, str]:
+    return {
+        "access_key_id": settings.AWS_SES_ACCESS_KEY_ID,
+        "secret_access_key": settings.AWS_SES_SECRET_ACCESS_KEY,
+        "region": settings.AWS_SES_REGION_NAME,
+        "endpoint_url": settings.AWS_SES_REGION_ENDPOINT_URL,
+    }

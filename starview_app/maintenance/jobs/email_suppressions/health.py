@@ -6,68 +6,30 @@ says how much was sent. Rates are SES's alone, as SES judges the account by them
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from fractions import Fraction
 from typing import TypeVar
 
 from django.db import connection
 from django.db.models import Count, Model, Q
 from django.template.loader import render_to_string
 
-from starview_app.maintenance.ses import WEEK, SendingStatistics, SendingWeek
+from starview_app.maintenance.jobs.email_suppressions.at_ses import (
+    Comparison,
+    compare,
+)
+from starview_app.maintenance.jobs.email_suppressions.rates import (
+    FEWEST_ATTEMPTS_TO_JUDGE,
+    State,
+    rates,
+)
+from starview_app.maintenance.ses import WEEK, SendingStatistics, SuppressedAtSes
 from starview_app.maintenance.text import one_line
 from starview_app.models import EmailBounce, EmailComplaint, EmailSuppression
 
 DOMAIN_DAYS = 30
 WORST_DOMAINS = 10
-FEWEST_ATTEMPTS_TO_JUDGE = 200  # below, one bounce more or less changes the verdict
-
-
-class State(StrEnum):
-    HEALTHY = "healthy"
-    REVIEW = "review"
-    PAUSE = "sending may be paused"
-    TOO_FEW = "too few mails to judge"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`events` of `attempts`, both SES's; unknown without attempts.
-
-    On reaching the share `review` SES reviews the account, on reaching `pause` it may
-    stop the account's sending.
-    """
-
-    name: str
-    events: int
-    attempts: int
-    review: Fraction
-    pause: Fraction
-    decimals: int
-
-    @property
-    def state(self) -> State:
-        if not self.attempts:
-            return State.UNKNOWN
-        share = Fraction(self.events, self.attempts)
-        if share >= self.pause:
-            return State.PAUSE
-        return State.REVIEW if share >= self.review else State.HEALTHY
-
-    def __str__(self) -> str:
-        """Rounded down, so that a limit shows only once it is reached."""
-        if not self.attempts:
-            return "unknown"
-        steps = 10**self.decimals  # per percent
-        shown = math.floor(Fraction(100 * steps * self.events, self.attempts))
-        if self.events and not shown:
-            return f"<{1 / steps} %"
-        return f"{shown / steps:.{self.decimals}f} %"
 
 
 @dataclass(frozen=True)
@@ -113,6 +75,7 @@ class EmailHealth:
     domains: tuple[DomainRow, ...]
     statistics: SendingStatistics
     changes: CleanupChanges | None  # none where nothing was cleaned up
+    at_ses: Comparison | None = None  # none where nobody asked
 
     @property
     def state(self) -> State:
@@ -140,29 +103,6 @@ class EmailHealth:
         return f"{self.state}: {', '.join(reached)}" if reached else str(self.state)
 
 
-def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
-    """The bounce rate and the complaint rate; unknown without a week."""
-    week = week or SendingWeek()
-    return (
-        Rate(
-            "bounce rate",
-            week.bounces,
-            week.attempts,
-            review=Fraction("0.05"),
-            pause=Fraction("0.10"),
-            decimals=1,
-        ),
-        Rate(
-            "complaint rate",
-            week.complaints,
-            week.attempts,
-            review=Fraction("0.001"),
-            pause=Fraction("0.005"),
-            decimals=2,
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class RenderedReport:
     """One mail; `subject` is one line of ASCII.
@@ -180,7 +120,11 @@ class RenderedReport:
 
 
 def collect_email_health(
-    *, now: datetime, statistics: SendingStatistics, changes: CleanupChanges | None
+    *,
+    now: datetime,
+    statistics: SendingStatistics,
+    changes: CleanupChanges | None,
+    at_ses: SuppressedAtSes | None = None,
 ) -> EmailHealth:
     """Count what the tables hold at `now`; reads only.
 
@@ -203,6 +147,7 @@ def collect_email_health(
         domains=_worst_domains(now),
         statistics=statistics,
         changes=changes,
+        at_ses=compare(at_ses) if at_ses else None,
     )
 
 
@@ -334,6 +279,7 @@ def render_email_health(health: EmailHealth) -> RenderedReport:
             _domains_table(health.domains),
         ],
         "changes": health.changes,
+        "at_ses": health.at_ses,
     }
     return RenderedReport(
         subject=f"[Starview] E-mail health {start:%Y-%m-%d} to {end:%Y-%m-%d}:"
