@@ -343,8 +343,9 @@ def test_what_an_older_image_has_mailed_is_not_mailed_again(
     whole_web_service.manage("archive_audit_logs")
     whole_web_service.execute(
         """
-        DROP TABLE maintenance_announcement;
-        DELETE FROM django_migrations WHERE name = '0005_announcements';
+        DROP TABLE maintenance_announcement, maintenance_backup;
+        DROP TABLE maintenance_sentreport;
+        DELETE FROM django_migrations WHERE app = 'maintenance' AND name > '0005';
         INSERT INTO maintenance_job
             (name, alerted_at, alerted_slot, failing_since)
         VALUES ('mailed', '2026-03-01 02:01Z', '2026-03-01 02:00Z', NULL),

@@ -123,8 +123,7 @@ class Command(OneLineCommand):
             help="YYYY-MM-DD or YYYY-MM-DDTHH:MM, UTC",
         )
         parsers["report"].add_argument(
-            *("--html",),
-            dest="path",
+            "--html",
             metavar="FILE",
             type=Path,
             required=True,
@@ -256,16 +255,16 @@ class Command(OneLineCommand):
         backups = [health.backups] if health.backups else []
         return _Report(facts, ["; ".join([text, *backups, *failing])])
 
-    def _report(self, *, path: Path, now: datetime, **options: Any) -> _Report:
+    def _report(self, *, html: Path, now: datetime, **options: Any) -> _Report:
         # Imported here: Django's templates take longer than any other subcommand.
         from starview_app.maintenance.history import page
         from starview_app.maintenance.history.report import collect
 
         try:
-            page.replace_file(path, page.render(collect(scheduled_jobs(), now)))
+            page.replace_file(html, page.render(collect(scheduled_jobs(), now)))
         except OSError as error:
-            raise CommandError(one_line(f"cannot write {path}: {error}")) from error
-        return _Report({"file": str(path)}, [f"Report written to {path}"])
+            raise CommandError(one_line(f"cannot write {html}: {error}")) from error
+        return _Report({"file": str(html)}, [f"Report written to {html}"])
 
     def _check(self, *, file: str | None, **options: Any) -> _Report:
         path = Path(file or settings.CRONTAB)
