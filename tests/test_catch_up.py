@@ -124,6 +124,23 @@ class World:
 # -- missed --------------------------------------------------------------------------
 
 
+def test_a_run_that_leaves_no_trace_is_begun_once_by_each_catch_up() -> None:
+    # Its line cannot be started, and the database does not take the record of that.
+    job = line(DAILY)
+    known(job, since=NOON - 10 * DAY)
+    begun: list[datetime] = []
+
+    count = catch_up(
+        [job],
+        clock=lambda: NOON,
+        launch=lambda state: begun.append(state.slot),
+        announce=lambda jobs, now, at_once: None,
+        should_stop=lambda: len(begun) > 3,
+    )
+
+    assert (count, len(begun)) == (1, 1)
+
+
 def test_a_slot_that_nobody_ran_is_run() -> None:
     job = line(MONTHLY)
     known(job, since=NOON - 60 * DAY)
