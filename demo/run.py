@@ -103,6 +103,12 @@ def _demo() -> int:
             [sys.executable, "manage.py", "verify_audit_archives"], environment
         )
         _show_mail(services)
+        _heading("How the last week was, compared with the one before")
+        preview = ["--preview", ".demo/mail/analytics.html"]
+        _run_command(
+            [sys.executable, "manage.py", "send_analytics_report", *preview],
+            environment,
+        )
         _heading("Which badges are not as the rules say")
         _run_command([sys.executable, "manage.py", "audit_badges"], environment)
         _heading("What is on record of these runs")

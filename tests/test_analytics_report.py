@@ -17,6 +17,7 @@ from django.db import connection
 from django.utils import timezone
 
 from demo.services import ADMIN, LocalServices
+from starview_app.maintenance import exits
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.analytics import send as send_module
 from starview_app.maintenance.jobs.analytics.figures import Figure
@@ -394,6 +395,22 @@ class TestCommand:
         )
         assert len(services.sent_mail()) == mails
         assert manage(COMMAND, "--again", "--to=b@example.com").returncode == 0
+        assert len(services.sent_mail()) == mails + 1
+
+    def test_of_two_processes_at_once_one_mails(
+        self, manage: Manage, services: LocalServices
+    ) -> None:
+        mails = len(services.sent_mail())
+        codes: list[int] = []
+
+        def second() -> None:
+            codes.append(manage(COMMAND).returncode)
+
+        with in_thread(second):
+            codes.append(manage(COMMAND).returncode)
+
+        assert 0 in codes
+        assert set(codes) <= {0, exits.RUNNING}
         assert len(services.sent_mail()) == mails + 1
 
     def test_a_week_and_a_month_are_two_reports(

@@ -92,8 +92,18 @@ def create_own_tables() -> bool:
         executor.recorder.ensure_schema()
         cursor.execute(_FORGET_IF_GONE, {"app": LABEL})
         executor.loader.build_graph()
-        executor.migrate(executor.loader.graph.leaf_nodes(LABEL))
+        executor.migrate(_unapplied(executor))
     return True
+
+
+def _unapplied(executor: MigrationExecutor) -> list[tuple[str, str]]:
+    """Each of them: Django asked for the last one looks no further where it is applied.
+
+    A dump may have left out the table of an earlier one only.
+    """
+    applied = executor.loader.applied_migrations
+    known = executor.loader.graph.nodes
+    return sorted(key for key in known if key[0] == LABEL and key not in applied)
 
 
 def _missing() -> bool:

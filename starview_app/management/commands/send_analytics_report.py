@@ -114,17 +114,20 @@ class Command(JobCommand):
         self, period: Period, preview: Path | None, should_stop: ShouldStop
     ) -> JobResult:
         from starview_app.maintenance.jobs.analytics.measure import measure
+        from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 
         if preview:
             _check_writable(preview)
-        mail = _written(
-            measure(
+        try:
+            analytics = measure(
                 now=timezone.now(),
                 period=period,
                 open_store=_open_store,
                 should_stop=should_stop,
             )
-        )
+        except StopRequested:
+            return JobResult(interrupted=True)
+        mail = _written(analytics)
         if preview:
             _write(preview, mail.html_alone)
             self.stdout.write(
