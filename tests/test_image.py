@@ -238,6 +238,27 @@ def test_the_web_services_own_variables_start_the_schedule() -> None:
     assert "no issues" in check.stdout
 
 
+def size_mb(image: str) -> float:
+    return int(docker("inspect", "-f", "{{.Size}}", image).stdout) / 1e6
+
+
+def test_it_adds_no_more_than_120_mb_to_its_base() -> None:
+    assert size_mb(IMAGE) - size_mb("debian:trixie-slim") < 120
+
+
+def test_it_has_no_compiler_no_pip_no_tests_and_no_program_that_becomes_root() -> None:
+    script = (
+        "command -v gcc cc pip pip3; ls /app/tests /app/demo;"
+        " find / -xdev -perm /6000 -type f; true"
+    )
+    done = run_once("sh", "-c", f"{{ {script}; }} 2>/dev/null; echo end")
+
+    assert done.stdout.splitlines()[-1:] == ["end"]
+    assert "/app" not in done.stdout
+    assert not re.search(r"/(gcc|cc|pip3?)$", done.stdout, re.MULTILINE)
+    assert "/usr/bin/su" not in done.stdout
+
+
 def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
     done = run_once("sh", "-c", "id -u; touch /app/file; touch /tmp/file && echo yes")
 
