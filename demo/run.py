@@ -109,6 +109,9 @@ def _demo() -> int:
             [sys.executable, "manage.py", "send_analytics_report", *preview],
             environment,
         )
+        _heading("All of it on one page")
+        report = ["jobs", "report", "--html", ".demo/report.html"]
+        _run_command([sys.executable, "manage.py", *report], environment)
         _heading("Which badges are not as the rules say")
         _run_command([sys.executable, "manage.py", "audit_badges"], environment)
         _heading("What is on record of these runs")
@@ -257,8 +260,8 @@ def _show_end(runs: list[Run]) -> int:
         else f"All {len(runs)} jobs succeeded"
     )
     print(
-        f"In {_shown(FOLDER)}: mail/ (open the .html), archive/, the services' *.log;"
-        " nothing is left running."
+        f"In {_shown(FOLDER)}: report.html (open it in a browser), mail/, archive/,"
+        " the services' *.log; nothing is left running."
     )
     return 1 if failed else 0
 
