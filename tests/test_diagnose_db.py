@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
+from starview_app.maintenance.models import Backup
 from tests.conftest import Manage
 from tests.factories import (
     CLEANUP,
@@ -234,12 +235,22 @@ def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
     make_run("verify_audit_archives", finished_at=at, started_at=at)
     make_run("starview-archive-audit-logs", finished_at=at, started_at=at)
     make_run(CLEANUP)
+    for state in ("good", "lost"):
+        Backup.objects.create(
+            location="s3",
+            name=state,
+            state=state,
+            started_at=at,
+            finished_at=at if state == "good" else timezone.now(),
+            is_encrypted=False,
+        )
 
     rows = sections()["When it was last done and proved"].rows
 
     assert rows == [
         {"what": "archives verified", "last": at},
         {"what": "audit rows archived", "last": at},
+        {"what": "database backed up", "last": at},
     ]
 
 

@@ -35,6 +35,19 @@ _PROOFS = """
     ORDER BY what
 """
 
+_BACKUPS = """
+    SELECT what, at AS last
+    FROM (
+        SELECT max(finished_at) AS good, max(proved_at) AS proved
+        FROM maintenance_backup
+        WHERE state = 'good'
+    ) AS backup,
+    LATERAL (
+        VALUES ('database backed up', good), ('backup restored by a drill', proved)
+    ) AS shown (what, at)
+    WHERE at IS NOT NULL
+"""
+
 
 def check_work(situation: Situation) -> Section:
     """Each job is tried; nothing is changed."""
@@ -74,6 +87,11 @@ def check_work(situation: Situation) -> Section:
 
 
 def check_proofs(situation: Situation) -> Section:
-    (found,) = query(_HAS, {"table": "maintenance_jobrun"})
-    rows = query(_PROOFS) if found["there"] else []
+    rows: list[Row] = []
+    for table, statement in (
+        ("maintenance_jobrun", _PROOFS),
+        ("maintenance_backup", _BACKUPS),
+    ):
+        (found,) = query(_HAS, {"table": table})
+        rows += query(statement) if found["there"] else []
     return Section("When it was last done and proved", rows)
