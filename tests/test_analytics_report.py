@@ -30,7 +30,7 @@ from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import SentReport
 from starview_app.maintenance.stores.base import Store
 from starview_app.models import AuditLog
-from tests.conftest import ROOT, Manage
+from tests.conftest import ROOT, Manage, kill_run, started
 from tests.factories import (
     in_thread,
     make_account,
@@ -40,6 +40,7 @@ from tests.factories import (
     session,
     wait_until,
 )
+from tests.monitor_servers import MonitorServer, hang
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -411,6 +412,25 @@ class TestCommand:
 
         assert 0 in codes
         assert set(codes) <= {0, exits.RUNNING}
+        assert len(services.sent_mail()) == mails + 1
+
+    def test_a_run_that_is_killed_while_it_sends_leaves_the_report_to_the_next(
+        self,
+        manage: Manage,
+        services: LocalServices,
+        test_environment: dict[str, str],
+        tmp_path: Path,
+    ) -> None:
+        mails = len(services.sent_mail())
+        with MonitorServer() as silent_ses:
+            silent_ses.on("/", hang)
+            env = {**test_environment, "AWS_SES_ENDPOINT_URL": silent_ses.url}
+            with started(COMMAND, env, tmp_path) as process:
+                wait_until(lambda: bool(silent_ses.calls), "the mail is on its way")
+                kill_run(process)
+
+        assert SentReport.objects.count() == 0
+        wait_until(lambda: manage(COMMAND).returncode == 0, "the next run sends")
         assert len(services.sent_mail()) == mails + 1
 
     def test_a_week_and_a_month_are_two_reports(
