@@ -83,8 +83,22 @@ def create_own_tables() -> bool:
         executor.recorder.ensure_schema()
         cursor.execute(_FORGET_IF_GONE, {"app": LABEL})
         executor.loader.build_graph()
-        executor.migrate(executor.loader.graph.leaf_nodes(LABEL))
+        _apply_missing(executor)
     return True
+
+
+def _apply_missing(executor: MigrationExecutor) -> None:
+    """Also one before others that are there, which `migrate` would not find."""
+    loader = executor.loader
+    (leaf,) = loader.graph.leaf_nodes(LABEL)
+    keys = loader.graph.forwards_plan(leaf)
+    state = loader.project_state(keys[0], at_end=False)
+    for key in keys:
+        migration = loader.graph.nodes[key]
+        if key in loader.applied_migrations:
+            state = migration.mutate_state(state, preserve=False)
+        else:
+            state = executor.apply_migration(state, migration)
 
 
 def _missing() -> bool:
