@@ -147,7 +147,7 @@ def test_killed_anywhere_the_last_good_backup_stays_and_the_next_run_cleans_up(
         words = rng.choice([[*ONLY_NEWEST], [*ONLY_NEWEST], ["--drill"]])
         wait_for_sessions_to_end()
         if rng.random() < 0.5:
-            running = start(*words, freeze_before=rng.randrange(1, 14))
+            running = start(*words, freeze_before=rng.randrange(1, 20))
             has_frozen = running.freezes()
         else:
             running = start(*words)
@@ -180,7 +180,7 @@ def steps(first: int, last: int, *, in_test: tuple[int, ...]) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("step", steps(1, 14, in_test=(3, 6)))
+@pytest.mark.parametrize("step", steps(1, 20, in_test=(3, 7)))
 def test_a_frozen_run_that_wakes_up_after_others_does_no_harm(
     step: int,
     start: Callable[..., Command],
