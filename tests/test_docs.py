@@ -10,6 +10,8 @@ from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+VARIABLES_PAGE = (ROOT / "docs" / "variables.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS = (ROOT / "starview" / "settings.py").read_text(encoding="utf-8")
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 BLUEPRINT = yaml.safe_load((ROOT / "render.yaml").read_text(encoding="utf-8"))
@@ -31,10 +33,13 @@ VARIABLES = READ_ELSEWHERE | set(re.findall(r"env\.\w+\(\s*\"([A-Z0-9_]+)\"", SE
 VARIABLES -= {"STARVIEW_SENTRY_DSN"}  # SENTRY_DSN, as entrypoint.sh hands it on
 
 
+MADE_AT_RUN_TIME = {"audit_archives/", "sent_mail/"}
+
+
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
 def test_every_variable_is_explained(variable: str) -> None:
     assert re.search(rf"^{variable}=", EXAMPLE, re.MULTILINE)
-    assert f"`{variable}`" in README
+    assert f"`{variable}`" in VARIABLES_PAGE
 
 
 def test_the_example_has_no_variable_that_nobody_reads() -> None:
@@ -129,6 +134,31 @@ def test_the_blueprint_is_a_worker_with_time_to_stop() -> None:
     assert "autoDeploy" not in worker  # deprecated
 
 
-def test_every_path_named_in_the_readme_exists() -> None:
-    for path in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", README):
-        assert (ROOT / path).exists() or path in {"audit_archives/", "sent_mail/"}
+def test_the_readme_can_be_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_and_every_link_of_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    # Decisions tell what was, and the guides for programmers shorten, or tell what to add.
+    if page.parent.name != "decisions" and page.stem not in (
+        "architecture",
+        "extending",
+    ):
+        for path in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", text):
+            if path not in MADE_AT_RUN_TIME:
+                assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), link
+        if anchor:
+            assert anchor in anchors_of(found), link
+
+
+def anchors_of(page: Path) -> set[str]:
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
