@@ -1793,7 +1793,7 @@ def test_a_log_has_a_line_for_each_segment_and_no_bar(
 
     done = commands.run("archive_audit_logs", "--segment-rows=2", supervised=True)
 
-    started, _, first, second, finished = done.err.splitlines()
+    started, first, second, finished = done.err.splitlines()
     assert done.code == 0
     assert "job_started" in started
     assert "job_finished" in finished

@@ -141,11 +141,8 @@ def test_the_readme_can_be_read_in_one_go() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_path_and_every_link_of_a_page_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    # Decisions tell what was, and the guides for programmers shorten, or tell what to add.
-    if page.parent.name != "decisions" and page.stem not in (
-        "architecture",
-        "extending",
-    ):
+    # Decisions tell what was, and the guides for programmers what is to be added.
+    if not {page.parent.name, page.stem} & {"decisions", "architecture", "extending"}:
         for path in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", text):
             if path not in MADE_AT_RUN_TIME:
                 assert (ROOT / path).exists(), path

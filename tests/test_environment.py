@@ -392,7 +392,7 @@ def test_the_archive_goes_to_the_bucket_of_the_web_service_and_the_log_names_it(
         "archive_audit_logs", "--dry-run", env={name: AUDIT[name] for name in own}
     )
 
-    assert re.search(rf"archive_store bucket={bucket} .*keys={keys} ", done.stderr)
+    assert re.search(rf"job_started bucket={bucket} .*keys={keys} ", done.stderr)
 
 
 @pytest.mark.parametrize(("name", "value"), DEFAULTS.items())

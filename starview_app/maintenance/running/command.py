@@ -17,7 +17,7 @@ from django.core.management.base import (
 )
 from django.utils import timezone
 
-from starview.env import plain_email_problem
+from starview.env import ARCHIVE, plain_email_problem
 from starview_app.maintenance import exits
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.own_tables import create_own_tables
@@ -27,6 +27,7 @@ from starview_app.maintenance.running.request import take_request
 from starview_app.maintenance.running.stop import StopRequest
 from starview_app.maintenance.running.watcher import fork_run
 from starview_app.maintenance.running.worker import clear_errors, reporting_errors, work
+from starview_app.maintenance.stores.configured import store_in_use
 from starview_app.maintenance.text import one_line
 
 # Beyond this no date can be reckoned with.
@@ -170,7 +171,10 @@ class JobCommand(OneLineCommand):
                 lock_name=self.lock_name,
                 is_locked=not dry_run,
                 if_unfinished=_IF_UNFINISHED,
-                dry_run=dry_run,
+                log_fields={
+                    "dry_run": dry_run,
+                    **(store_in_use() if ARCHIVE in self.needs else {}),
+                },
             )
         if result.problems:
             raise CommandError(self._summary(result.problems))

@@ -6,8 +6,9 @@ The same for a job of ours (`JobCommand`) and any other command (`run_job`).
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 
 import structlog
 from django.core.exceptions import ImproperlyConfigured
@@ -48,7 +49,7 @@ def work(
     is_locked: bool = True,
     grace_seconds: float | None = None,
     if_unfinished: str = "",
-    **log_fields: object,
+    log_fields: Mapping[str, object] = MappingProxyType({}),
 ) -> JobResult:
     """Call `do` as one run of `job`, and return its result.
 
@@ -69,7 +70,7 @@ def work(
     with sessions_named(job), stop_on_signals(cancel_query, grace_seconds) as stop:
         lock = job_lock(job, lock_name, on_lost=stop.fail)
         with lock if is_locked else nullcontext():
-            result = _logged(do, stop, **log_fields)
+            result = _logged(do, stop, log_fields)
     if stop.failure:
         raise JobError(f"{name} {stop.failure}{if_unfinished} {_LOST_HINT}")
     if result.interrupted:
@@ -108,7 +109,7 @@ def reporting_errors() -> Iterator[None]:
         raise
 
 
-def _logged(do: Work, stop: StopRequest, **fields: object) -> JobResult:
+def _logged(do: Work, stop: StopRequest, fields: Mapping[str, object]) -> JobResult:
     pid, started = os.getpid(), time.monotonic()
     logger.info("job_started", **fields)
     outcome = "failed"

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import structlog
 from django.conf import settings
 
 from starview_app.maintenance.stores.base import Store
@@ -16,29 +15,21 @@ PREFIX = "audit-archives/"
 BACKUP_LOCK_NAME = "database_backups"
 BACKUP_PREFIX = "database-backups/"
 
-logger = structlog.get_logger(__name__)
-
 
 def archive_store() -> Store:
     """The separate audit bucket where there is one, a folder in development."""
-    return _store("archive_store", PREFIX, settings.AUDIT_ARCHIVE_FOLDER)
+    return _store(PREFIX, settings.AUDIT_ARCHIVE_FOLDER)
 
 
 def backup_store() -> Store:
     """In the archive's bucket, with its key pair; a folder in development."""
-    return _store("backup_store", BACKUP_PREFIX, settings.DATABASE_BACKUP_FOLDER)
+    return _store(BACKUP_PREFIX, settings.DATABASE_BACKUP_FOLDER)
 
 
-def _store(event: str, prefix: str, folder: Path) -> Store:
+def _store(prefix: str, folder: Path) -> Store:
     if settings.DEBUG:
         return FolderStore(folder)
-    pair = "AUDIT_R2" if settings.AUDIT_R2_ACCESS_KEY_ID else "AWS"
-    variables = Variables(
-        key_id=f"{pair}_ACCESS_KEY_ID",
-        secret=f"{pair}_SECRET_ACCESS_KEY",
-        bucket=_bucket_variable(),
-    )
-    logger.info(event, bucket=_bucket(), keys=variables.key_id)
+    variables = _variables()
     return S3Store(
         endpoint_url=settings.AWS_S3_ENDPOINT_URL,
         access_key_id=getattr(settings, variables.key_id),
@@ -71,6 +62,22 @@ def public_warning() -> str:
         f" which R2_PUBLIC_URL={settings.R2_PUBLIC_URL} serves to everybody HINT: set"
         " AUDIT_R2_BUCKET_NAME to a private one, and AUDIT_R2_ACCESS_KEY_ID and"
         " AUDIT_R2_SECRET_ACCESS_KEY where it has a key pair of its own"
+    )
+
+
+def store_in_use() -> dict[str, str]:
+    """Which bucket and key pair are in use, for the log; the pair by its variable."""
+    if settings.DEBUG:
+        return {}
+    return {"bucket": _bucket(), "keys": _variables().key_id}
+
+
+def _variables() -> Variables:
+    pair = "AUDIT_R2" if settings.AUDIT_R2_ACCESS_KEY_ID else "AWS"
+    return Variables(
+        key_id=f"{pair}_ACCESS_KEY_ID",
+        secret=f"{pair}_SECRET_ACCESS_KEY",
+        bucket=_bucket_variable(),
     )
 
 
