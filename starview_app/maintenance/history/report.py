@@ -69,13 +69,18 @@ _VERIFIED = """
         job IN ('verify_audit_archives', 'starview-verify-audit-archives')
         AND outcome = 'succeeded'
 """
+# By the index jobrun_of_job: a weekly job has no more runs in twelve weeks.
 _MAIL = """
     SELECT started_at, counts
-    FROM maintenance_jobrun
-    WHERE
-        job = ANY(%(jobs)s)
-        AND started_at > %(since)s
-        AND counts ? 'ses_attempts'
+    FROM unnest(%(jobs)s::text[]) AS wanted (job)
+    CROSS JOIN LATERAL (
+        SELECT started_at, counts
+        FROM maintenance_jobrun
+        WHERE job BETWEEN wanted.job AND wanted.job
+        ORDER BY job, started_at DESC
+        LIMIT 200
+    ) AS run
+    WHERE started_at > %(since)s AND counts ? 'ses_attempts'
     ORDER BY started_at
 """
 
