@@ -4,11 +4,10 @@
 runs five statements in one transaction. Both begin with a copy of the same files.
 """
 
-import statistics
 import sys
 from dataclasses import dataclass
 
-from bench.laboratory import PYTHON, Laboratory, measured
+from bench.laboratory import PYTHON, Laboratory, measured, median_multiple
 
 LIMIT = 1.15  # the command, as a multiple of psql
 
@@ -85,8 +84,7 @@ class AccountFigures:
 
     @property
     def multiple(self) -> float:
-        pairs = zip(self.command, self.psql, strict=True)
-        return statistics.median(command / psql for command, psql in pairs)
+        return median_multiple(self.command, self.psql)
 
 
 def measure(laboratory: Laboratory, *, accounts: int, turns: int) -> AccountFigures:

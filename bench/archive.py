@@ -9,7 +9,14 @@ from pathlib import Path
 
 import psycopg2
 
-from bench.laboratory import MIGRATED, PYTHON, Laboratory, Usage, measured
+from bench.laboratory import (
+    MIGRATED,
+    PYTHON,
+    Laboratory,
+    Usage,
+    measured,
+    median_multiple,
+)
 from starview_app.maintenance.jobs.audit_archive.format import DELETE, copy_sql
 from starview_app.maintenance.jobs.audit_archive.table import read_columns
 
@@ -41,8 +48,7 @@ class Comparison:
 
     @property
     def multiple(self) -> float:
-        pairs = zip(self.ours, self.references, strict=True)
-        return statistics.median(ours / reference for ours, reference in pairs)
+        return median_multiple(self.ours, self.references)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ Both only read, on one database: `audit_badges` as a whole process, and psql wit
 statements for each thing that badges are given for.
 """
 
-import statistics
 from dataclasses import dataclass
 
-from bench.laboratory import PYTHON, ROOT, Laboratory, measured
+from bench.laboratory import PYTHON, ROOT, Laboratory, measured, median_multiple
 
 LIMIT = 10.0  # the audit, as a multiple of psql
 BADGES_EACH = 3
@@ -158,8 +157,7 @@ class BadgeFigures:
 
     @property
     def multiple(self) -> float:
-        pairs = zip(self.audit, self.psql, strict=True)
-        return statistics.median(audit / psql for audit, psql in pairs)
+        return median_multiple(self.audit, self.psql)
 
 
 def measure(laboratory: Laboratory, *, members: int, turns: int) -> BadgeFigures:

@@ -1,6 +1,7 @@
 """Equal databases, and processes that are measured."""
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,13 @@ class Usage:
     seconds: float
     peak_mb: float
     output: str
+
+
+def median_multiple(ours: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the multiples of the turns."""
+    return statistics.median(
+        one / other for one, other in zip(ours, others, strict=True)
+    )
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str]) -> Usage:

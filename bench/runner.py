@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 
-from bench.laboratory import PYTHON, Laboratory, measured
+from bench.laboratory import PYTHON, Laboratory, measured, median_multiple
 
 JOBS = 200
 ADDED_LIMIT_SECONDS = 0.150
@@ -73,8 +73,7 @@ class RunnerFigures:
 
     def growth(self, name: str) -> float:
         times = self.times[name]
-        pairs = zip(times["large"], times["none"], strict=True)
-        return statistics.median(large / none for large, none in pairs)
+        return median_multiple(times["large"], times["none"])
 
 
 def measure(

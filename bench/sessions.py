@@ -1,11 +1,10 @@
 """What a look at every session in Redis takes, beside a bare SCAN of the same keys."""
 
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.laboratory import PYTHON, Laboratory, Usage, measured
+from bench.laboratory import PYTHON, Laboratory, Usage, measured, median_multiple
 
 LIMIT = 3.0  # the command, as a multiple of the bare SCAN
 _KEY = "starview:1:django.contrib.sessions.cache{:032d}"
@@ -27,8 +26,7 @@ class SessionFigures:
 
     @property
     def multiple(self) -> float:
-        pairs = zip(self.command, self.scan, strict=True)
-        return statistics.median(command / scan for command, scan in pairs)
+        return median_multiple(self.command, self.scan)
 
 
 def measure(laboratory: Laboratory, *, sessions: int, turns: int) -> SessionFigures:

@@ -8,7 +8,7 @@ for all. The ratio of each turn counts.
 import statistics
 from dataclasses import dataclass
 
-from bench.laboratory import PYTHON, Laboratory, measured
+from bench.laboratory import PYTHON, Laboratory, measured, median_multiple
 
 LIMIT = 1.6  # a job with nothing to do, as a multiple of the bare set-up
 
@@ -37,8 +37,7 @@ class StartUp:
         return statistics.median(self.times[name])
 
     def multiple(self, name: str) -> float:
-        pairs = zip(self.times[name], self.times["bare"], strict=True)
-        return statistics.median(job / bare for job, bare in pairs)
+        return median_multiple(self.times[name], self.times["bare"])
 
 
 def measure(laboratory: Laboratory, *, turns: int) -> StartUp:

@@ -8,7 +8,6 @@ to them before nobody can say.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.db import IntegrityError, transaction
 
@@ -25,7 +24,9 @@ from starview_app.maintenance.jobs.audit_archive.first_version import (
 )
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
 from starview_app.maintenance.jobs.audit_archive.manifests import (
+    Entry,
     ManifestWritten,
+    as_listed,
     is_manifest,
     parse_manifest,
     plan_manifest,
@@ -245,20 +246,20 @@ class _Adoption:
             return False
         return True
 
-    def _entry(self, name: str, content: _Content) -> dict[str, Any]:
+    def _entry(self, name: str, content: _Content) -> dict[str, object]:
         """How the manifest lists an object: with the moment from which it is known."""
         digest = content.digests[name]
-        return {
-            "name": name,
-            "size_bytes": digest.size_bytes,
-            "sha256": digest.sha256,
-            "rows": content.rows,
-            "first_id": content.first.id,
-            "first_timestamp": moment_text(content.first.timestamp),
-            "last_id": content.last.id,
-            "last_timestamp": moment_text(content.last.timestamp),
-            "adopted_at": moment_text(self._now),
-        }
+        entry = Entry(
+            name=name,
+            size_bytes=digest.size_bytes,
+            sha256=digest.sha256,
+            rows=content.rows,
+            first_id=content.first.id,
+            first_timestamp=content.first.timestamp,
+            last_id=content.last.id,
+            last_timestamp=content.last.timestamp,
+        )
+        return as_listed(entry) | {"adopted_at": moment_text(self._now)}
 
 
 class _Scan:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import connection
 from django.db.models import QuerySet
 
 from starview_app.maintenance.jobs.audit_archive.manifests import (
@@ -18,6 +17,7 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
     sha256_of,
 )
 from starview_app.maintenance.models import AuditArchive, AuditManifest
+from starview_app.maintenance.own_tables import has_table
 from starview_app.maintenance.stores.base import Store
 
 MISSING = "missing"
@@ -68,9 +68,7 @@ def take_inventory(store: Store) -> Inventory:
 
 def has_records() -> bool:
     """Whether this image has its tables: what only looks does not make them."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('maintenance_auditarchive') IS NOT NULL")
-        return bool(cursor.fetchone() == (True,))
+    return has_table("maintenance_auditarchive")
 
 
 def _manifests(store: Store) -> list[AuditManifest]:

@@ -238,6 +238,20 @@ def parse_manifest(body: bytes) -> Manifest:
         raise ValueError("it is no manifest") from error
 
 
+def as_listed(entry: Entry) -> dict[str, object]:
+    """The entry as a manifest has it, but for when an adopted one was adopted."""
+    return {
+        "name": entry.name,
+        "size_bytes": entry.size_bytes,
+        "sha256": entry.sha256,
+        "rows": entry.rows,
+        "first_id": entry.first_id,
+        "first_timestamp": moment_text(entry.first_timestamp),
+        "last_id": entry.last_id,
+        "last_timestamp": moment_text(entry.last_timestamp),
+    }
+
+
 def parse_entry(content: dict[str, object]) -> Entry:
     """Raises KeyError, TypeError or ValueError when it is not one."""
     return Entry(

@@ -33,6 +33,7 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.beside import CopyBeside
 from starview_app.maintenance.jobs.audit_archive.format import Batch, moment_text
+from starview_app.maintenance.jobs.audit_archive.manifests import Entry, as_listed
 from starview_app.maintenance.jobs.audit_archive.table import (
     SET_TEXT_FORMS,
     TABLE,
@@ -433,14 +434,6 @@ def _copy(
 
 
 def _entry(name: str, digest: Digest, batch: Batch) -> dict[str, object]:
-    """How the manifest lists an object."""
-    return {
-        "name": name,
-        "size_bytes": digest.size_bytes,
-        "sha256": digest.sha256,
-        "rows": batch.count,
-        "first_id": batch.first_id,
-        "first_timestamp": moment_text(batch.first),
-        "last_id": batch.last_id,
-        "last_timestamp": moment_text(batch.last),
-    }
+    first, last = (batch.first_id, batch.first), (batch.last_id, batch.last)
+    stored = (digest.size_bytes, digest.sha256)
+    return as_listed(Entry(name, *stored, batch.count, *first, *last))

@@ -15,8 +15,8 @@ from starview_app.maintenance.jobs.email_suppressions.cleanup import (
 from starview_app.maintenance.jobs.unverified_users.cleanup import (
     cleanup_unverified_users,
 )
+from starview_app.maintenance.own_tables import has_table
 
-_HAS = "SELECT to_regclass(%(table)s) IS NOT NULL AS there"
 _PROOFS = """
     SELECT what, max(at) AS last
     FROM (
@@ -92,6 +92,5 @@ def check_proofs(situation: Situation) -> Section:
         ("maintenance_jobrun", _PROOFS),
         ("maintenance_backup", _BACKUPS),
     ):
-        (found,) = query(_HAS, {"table": table})
-        rows += query(statement) if found["there"] else []
+        rows += query(statement) if has_table(table) else []
     return Section("When it was last done and proved", rows)
