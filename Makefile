@@ -20,7 +20,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 # The jobs say `python`, as they do in the image.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: help demo test soak check check-python check-format check-types check-scripts \
+.PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
 	check-image check-migrations bench requirements supercronic pgbouncer clean
 
 help: ## show this list
@@ -28,6 +28,13 @@ help: ## show this list
 
 demo: $(INSTALLED) ## run every job against real local services, and show what it did
 	@$(BIN)/python -m demo.run
+
+up: ## build the image and run the whole deployment in Docker: a worker, and a page to look at
+	docker compose up --build --detach --wait
+	@echo "Open http://127.0.0.1:$${PAGE_PORT:-8090}  (docker compose logs -f cron follows the worker)"
+
+down: ## stop and remove the containers; the data stays, `docker compose down -v` removes it
+	docker compose down
 
 test: $(INSTALLED) supercronic pgbouncer ## run the tests, against real local services
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
