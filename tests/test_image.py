@@ -149,9 +149,7 @@ def test_there_is_something_to_look_at_once_all_is_healthy() -> None:
     assert "E-mail health" in mails
 
 
-def test_only_page_and_console_are_published_and_to_this_machine_alone() -> (
-    None
-):
+def test_only_page_and_console_are_published_and_to_this_machine_alone() -> None:
     rows = map(json.loads, compose("ps", "--format", "json").stdout.splitlines())
     published = {
         (row["Service"], port["URL"])
