@@ -1,0 +1,1 @@
+"""The crontab in the forms of other platforms: a module each, and templates of their files."""

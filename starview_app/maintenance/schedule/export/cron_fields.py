@@ -1,0 +1,74 @@
+"""The times in the five fields that every cron reads alike.
+
+supercronic's dialect has more than others read, or what they read otherwise: `03` is a
+Sunday to it, `1,*` every minute. What is written here are the values that it found.
+"""
+
+from collections.abc import Iterable
+
+from starview_app.maintenance.schedule.export.lines import Line
+
+
+def five_fields(line: Line, platform: str) -> str:
+    """Its minute, hour, day of month, month and day of week, in numbers.
+
+    Raises ExportError for L, W and #, of which other crons know nothing.
+    """
+    times = line.times
+    if words := [*times.days.words, *times.weekdays.words]:
+        raise line.cannot(
+            f"is due on {words[0].upper()!r}, which {platform} does not know",
+            "write the days as numbers, such as 28-31",
+        )
+    days = _ranges(times.days.values)
+    weekdays = _ranges(times.weekdays.values)
+    # With both of them set either counts: one that is every day leaves nothing to say.
+    is_daily = (times.days.is_any and times.weekdays.is_any) or (
+        (days == "1-31" and not times.days.is_any)
+        or (weekdays == "0-6" and not times.weekdays.is_any)
+    )
+    return " ".join(
+        (
+            _steps(times.minutes, 60),
+            _steps(times.hours, 24),
+            # No step here: some crons take */2 for a field that says nothing.
+            "*" if is_daily or times.days.is_any else days,
+            _ranges(times.months).replace("1-12", "*")
+            if len(times.months) == 12
+            else _ranges(times.months),
+            "*" if is_daily or times.weekdays.is_any else weekdays,
+        )
+    )
+
+
+def step_of(values: set[int], count: int) -> int | None:
+    """The n of `*/n` that means these of 0 to `count` - 1; None where there is none."""
+    for step in range(1, count):
+        if values == set(range(0, count, step)) and len(values) > 2:
+            return step
+    return None
+
+
+def runs_of(values: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of each run of neighbours: 1, 2, 3, 5 are (1, 3) and (5, 5)."""
+    found: list[tuple[int, int]] = []
+    for value in sorted(values):
+        if found and value == found[-1][1] + 1:
+            found[-1] = (found[-1][0], value)
+        else:
+            found.append((value, value))
+    return found
+
+
+def _steps(values: set[int], count: int) -> str:
+    step = step_of(values, count)
+    if step is None:
+        return _ranges(values)
+    return "*" if step == 1 else f"*/{step}"
+
+
+def _ranges(values: set[int]) -> str:
+    return ",".join(
+        str(first) if first == last else f"{first}-{last}"
+        for first, last in runs_of(values)
+    )
