@@ -1,1 +1,1 @@
-"""The crontab in the forms of other platforms: a module each, and templates of their files."""
+"""The crontab in the forms of other platforms: a module and templates for each."""

@@ -7,6 +7,7 @@ Sunday to it, `1,*` every minute. What is written here are the values that it fo
 from collections.abc import Iterable
 
 from starview_app.maintenance.schedule.export.lines import Line
+from starview_app.maintenance.schedule.times import Times
 
 
 def five_fields(line: Line, platform: str) -> str:
@@ -20,24 +21,23 @@ def five_fields(line: Line, platform: str) -> str:
             f"is due on {words[0].upper()!r}, which {platform} does not know",
             "write the days as numbers, such as 28-31",
         )
-    days = _ranges(times.days.values)
-    weekdays = _ranges(times.weekdays.values)
-    # With both of them set either counts: one that is every day leaves nothing to say.
-    is_daily = (times.days.is_any and times.weekdays.is_any) or (
-        (days == "1-31" and not times.days.is_any)
-        or (weekdays == "0-6" and not times.weekdays.is_any)
-    )
-    return " ".join(
-        (
-            _steps(times.minutes, 60),
-            _steps(times.hours, 24),
-            # No step here: some crons take */2 for a field that says nothing.
-            "*" if is_daily or times.days.is_any else days,
-            _ranges(times.months).replace("1-12", "*")
-            if len(times.months) == 12
-            else _ranges(times.months),
-            "*" if is_daily or times.weekdays.is_any else weekdays,
-        )
+    day = weekday = "*"
+    # No step in these: some crons take */2 for a field that says nothing.
+    if not is_daily(times):
+        day = "*" if times.days.is_any else _ranges(times.days.values)
+        weekday = "*" if times.weekdays.is_any else _ranges(times.weekdays.values)
+    month = "*" if len(times.months) == 12 else _ranges(times.months)
+    minute, hour = _steps(times.minutes, 60), _steps(times.hours, 24)
+    return " ".join((minute, hour, day, month, weekday))
+
+
+def is_daily(times: Times) -> bool:
+    """Whether no day is left out: of two day fields that are set either counts."""
+    days, weekdays = times.days, times.weekdays
+    return (
+        (days.is_any and weekdays.is_any)
+        or (not days.is_any and len(days.values) == 31)
+        or (not weekdays.is_any and len(weekdays.values) == 7)
     )
 
 

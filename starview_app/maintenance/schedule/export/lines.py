@@ -84,7 +84,7 @@ class Line:
 
 
 def read_lines(crontab: str) -> list[Line]:
-    """The lines of a crontab that `jobs check` finds good; ExportError for any other."""
+    """The lines of a crontab that `jobs check` finds good, else ExportError."""
     for finding in lint(crontab):
         where = f" line {finding.line}" if finding.line else ""
         raise ExportError(f"crontab{where}: {finding.text}", finding.fix)

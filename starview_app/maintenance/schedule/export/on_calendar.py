@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-from starview_app.maintenance.schedule.export.cron_fields import runs_of, step_of
+from starview_app.maintenance.schedule.export.cron_fields import (
+    is_daily,
+    runs_of,
+    step_of,
+)
 from starview_app.maintenance.schedule.export.lines import Line
 
 _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
@@ -11,8 +15,8 @@ _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 def on_calendar(line: Line) -> list[str]:
     """One OnCalendar= or several: a timer elapses when any of them does.
 
-    So a day of the month and a day of the week, of which in a crontab either counts, are
-    two. Raises ExportError for W, which systemd cannot say.
+    So a day of the month and a day of the week, of which in a crontab either counts,
+    are two. Raises ExportError for W, which systemd cannot say.
     """
     times = line.times
     month = _values(times.months, 12, first=1)
@@ -22,11 +26,7 @@ def on_calendar(line: Line) -> list[str]:
 
 def _days(line: Line, month: str) -> Iterator[str]:
     days, weekdays = line.times.days, line.times.weekdays
-    is_daily = (days.is_any and weekdays.is_any) or (
-        (len(days.values) == 31 and not days.is_any)
-        or (len(weekdays.values) == 7 and not weekdays.is_any)
-    )
-    if is_daily:
+    if is_daily(line.times):
         yield f"{month}-*"
         return
     if not days.is_any:

@@ -31,7 +31,7 @@ PLATFORMS = {
 
 
 def as_one_text(files: Files) -> str:
-    """One file as it is. Manifests as one, for `kubectl apply -f -`. Else with names."""
+    """One file as it is, manifests as `kubectl apply -f -` takes them, else by name."""
     if len(files) == 1:
         return next(iter(files.values()))
     if _KUSTOMIZATION in files:
