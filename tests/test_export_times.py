@@ -102,7 +102,8 @@ def random_jobs(count: int) -> list[ScheduledJob]:
 
 def due(job: ScheduledJob) -> list[datetime]:
     """Not beyond the five years that Kubernetes looks ahead."""
-    found, moment = [], AFTER
+    found: list[datetime] = []
+    moment = AFTER
     while len(found) < DUE_TIMES:
         moment = job.next_after(moment)
         if moment.year > AFTER.year + 4:
@@ -177,13 +178,13 @@ def test_of_random_lines_systemd_starts_each_at_the_crontabs_times(count: int) -
             continue
         expected[tuple(calendar)] = due(job)
 
-    found = elapses([each for calendar in expected for each in calendar])
+    found = elapses([each for calendars in expected for each in calendars])
 
     different = {}
-    for calendar, ours in expected.items():
-        theirs = sorted({moment for each in calendar for moment in found[each]})
+    for calendars, ours in expected.items():
+        theirs = sorted({moment for each in calendars for moment in found[each]})
         if theirs[: len(ours)] != ours:
-            different[calendar] = (theirs, ours)
+            different[calendars] = (theirs, ours)
     assert len(expected) > count / 20
     assert different == {}
 
