@@ -158,7 +158,7 @@ def test_of_random_lines_kubernetes_starts_each_at_the_crontabs_times(
     )
 
     found = map(json.loads, done.stdout.splitlines())
-    assert len(expected) > count / 20
+    assert len(expected) > count / 40
     assert {
         fields: (theirs, ours)
         for (fields, ours), theirs in zip(expected.items(), found, strict=True)
@@ -185,7 +185,7 @@ def test_of_random_lines_systemd_starts_each_at_the_crontabs_times(count: int) -
         theirs = sorted({moment for each in calendars for moment in found[each]})
         if theirs[: len(ours)] != ours:
             different[calendars] = (theirs, ours)
-    assert len(expected) > count / 20
+    assert len(expected) > count / 40
     assert different == {}
 
 
@@ -209,7 +209,7 @@ def elapses(calendars: list[str]) -> dict[str, list[datetime]]:
         calendar: [
             datetime.fromisoformat(f"{text}+00:00")
             for text in re.findall(
-                r"(?:elapse|Iter\. #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC",
+                r"(?:elapse|Iter\S* #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC",
                 part,
             )
         ]
