@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -58,6 +59,12 @@ def test_the_times_are_written_as_everybody_reads_them(
     assert (five_fields(line, "Kubernetes"), on_calendar(line)) == (cron, calendar)
 
 
+def test_a_day_field_without_any_day_leaves_it_to_the_other() -> None:
+    assert five_fields(line_of("0 2 20-5/3 * 1"), "Kubernetes") == "0 2 * * 1"
+    assert five_fields(line_of("0 2 1 * 5-2/2"), "Kubernetes") == "0 2 1 * *"
+    assert on_calendar(line_of("0 2 20-5/3 * 1")) == ["Mon *-*-* 02:00:00 UTC"]
+
+
 @pytest.mark.parametrize("fields", ["0 2 */1 * 1", "0 2 1 * 0-6"])
 def test_of_two_day_fields_one_that_is_every_day_leaves_none_out(fields: str) -> None:
     line = line_of(fields)
@@ -100,11 +107,11 @@ def random_jobs(count: int) -> list[ScheduledJob]:
     return [job for line in lines for job in parse_crontab(line)[0]]
 
 
-def due(job: ScheduledJob) -> list[datetime]:
+def due(job: ScheduledJob, count: int = DUE_TIMES) -> list[datetime]:
     """Not beyond the five years that Kubernetes looks ahead."""
     found: list[datetime] = []
     moment = AFTER
-    while len(found) < DUE_TIMES:
+    while len(found) < count:
         moment = job.next_after(moment)
         if moment.year > AFTER.year + 4:
             break
@@ -143,11 +150,9 @@ def test_of_random_lines_kubernetes_starts_each_at_the_crontabs_times(
 ) -> None:
     expected = {}
     for job in random_jobs(count):
-        try:
+        with suppress(ExportError):
             fields = five_fields(Line(job, []), "Kubernetes")
-        except ExportError:
-            continue
-        expected[fields] = [f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in due(job)]
+            expected[fields] = [f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in due(job)]
 
     done = subprocess.run(
         [str(kubernetes_parser), AFTER.isoformat(), str(DUE_TIMES)],
@@ -168,34 +173,54 @@ def test_of_random_lines_kubernetes_starts_each_at_the_crontabs_times(
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(5_000, marks=pytest.mark.soak)])
 def test_of_random_lines_systemd_starts_each_at_the_crontabs_times(count: int) -> None:
-    if not shutil.which("systemd-analyze"):
-        missing("systemd-analyze is not installed")
     expected = {}
     for job in random_jobs(count):
-        try:
-            calendar = on_calendar(Line(job, []))
-        except ExportError:
-            continue
-        expected[tuple(calendar)] = due(job)
+        with suppress(ExportError):
+            expected[tuple(on_calendar(Line(job, [])))] = due(job)
 
-    found = elapses([each for calendars in expected for each in calendars])
-
-    different = {}
-    for calendars, ours in expected.items():
-        theirs = sorted({moment for each in calendars for moment in found[each]})
-        if theirs[: len(ours)] != ours:
-            different[calendars] = (theirs, ours)
     assert len(expected) > count / 40
-    assert different == {}
+    assert differences(expected, DUE_TIMES) == {}
 
 
-def elapses(calendars: list[str]) -> dict[str, list[datetime]]:
+def test_the_days_that_systemd_alone_knows_are_the_crontabs() -> None:
+    days = ["L * *", *(f"* * {day}L" for day in range(7))]
+    days += [f"* * {day}#{nth}" for day in range(7) for nth in range(1, 6)]
+    lines = [line_of(f"0 2 {each}") for each in days]
+
+    expected = {tuple(on_calendar(line)): due(line.job, 24) for line in lines}
+
+    assert len(expected) == len(days)
+    assert differences(expected, 24) == {}
+
+
+Calendars = tuple[str, ...]
+
+
+def differences(
+    expected: dict[Calendars, list[datetime]], count: int
+) -> dict[Calendars, tuple[list[datetime], list[datetime]]]:
+    """Where systemd has other times than these: its own, and these."""
+    found = elapses([each for calendars in expected for each in calendars], count)
+    both = {
+        calendars: (sorted({time for each in calendars for time in found[each]}), ours)
+        for calendars, ours in expected.items()
+    }
+    return {
+        calendars: (theirs, ours)
+        for calendars, (theirs, ours) in both.items()
+        if theirs[: len(ours)] != ours
+    }
+
+
+def elapses(calendars: list[str], count: int) -> dict[str, list[datetime]]:
     """When systemd says that each of them elapses."""
+    if not shutil.which("systemd-analyze"):
+        missing("systemd-analyze is not installed")
     done = subprocess.run(
         [
             "systemd-analyze",
             "calendar",
-            f"--iterations={DUE_TIMES}",
+            f"--iterations={count}",
             f"--base-time={AFTER:%Y-%m-%d %H:%M:%S} UTC",
             *calendars,
         ],

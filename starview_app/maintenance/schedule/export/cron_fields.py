@@ -24,8 +24,11 @@ def five_fields(line: Line, platform: str) -> str:
     day = weekday = "*"
     # No step in these: some crons take */2 for a field that says nothing.
     if not is_daily(times):
-        day = "*" if times.days.is_any else _ranges(times.days.values)
-        weekday = "*" if times.weekdays.is_any else _ranges(times.weekdays.values)
+        # One that holds no day at all, as 20-5/3 does, leaves it to the other.
+        day = "*" if times.days.is_any else _ranges(times.days.values) or "*"
+        weekday = (
+            "*" if times.weekdays.is_any else _ranges(times.weekdays.values) or "*"
+        )
     month = "*" if len(times.months) == 12 else _ranges(times.months)
     minute, hour = _steps(times.minutes, 60), _steps(times.hours, 24)
     return " ".join((minute, hour, day, month, weekday))
