@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+EXPORT := $(BIN)/python manage.py export_schedule
 # With BENCH_ROWS=20000, say: what such a run finds is no figure for the documentation.
 BENCH_SMALL = --rows=$(BENCH_ROWS) --turns=1 --output=.bench/benchmarks.md
 # Our scripts: by their ending, or in .ci by their first line.
@@ -21,7 +22,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench requirements supercronic pgbouncer clean
+	check-image check-migrations bench export requirements supercronic pgbouncer clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +48,13 @@ check: check-migrations ## lint the Python, the scripts, the image; check types 
 
 bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
+
+export: $(INSTALLED) ## write render.yaml and deploy/ from the crontab
+	$(EXPORT) render-worker --output .
+	$(EXPORT) render-cron --output deploy
+	$(EXPORT) kubernetes --output deploy/kubernetes
+	rm -f deploy/systemd/*.service deploy/systemd/*.timer
+	$(EXPORT) systemd --output deploy/systemd
 
 requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
 	$(COMPILE) $(UPGRADE) requirements.in -o requirements.txt
