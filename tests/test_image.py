@@ -4,7 +4,6 @@ Needs a Docker engine and the images of .ci/docker: `pytest -m container`.
 """
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -18,58 +17,11 @@ import pytest
 import urllib3
 
 import starview
+from tests.deployment import IMAGE, PROJECT, compose, docker, psql, run_once
 
-ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "starview-cron"
-PROJECT = f"starview-test-{uuid.uuid4().hex[:8]}"
 DEADLINE_SECONDS = 90  # a job of every minute comes within it
-# Any that are free: somebody may look at a deployment of their own meanwhile.
-PORTS = {"PAGE_PORT": "0", "CONSOLE_PORT": "0"}
 
-pytestmark = pytest.mark.container
-
-
-def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the client; its output is one text, in the order of the lines."""
-    done = subprocess.run(
-        ["docker", *arguments],
-        cwd=ROOT,
-        env=os.environ | PORTS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stdout
-    return done
-
-
-def compose(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return docker("compose", "--progress=quiet", "-p", PROJECT, *arguments, check=check)
-
-
-def psql(sql: str) -> str:
-    return compose(
-        *("exec", "-T", "postgres", "psql", "-XAtq", "-U", "starview", "-c", sql)
-    ).stdout.strip()
-
-
-def run_once(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A one-off container of the `cron` service, beside the others."""
-    variables = [f"--env={name}={value}" for name, value in environment.items()]
-    return compose(
-        *("run", "--rm", "-T", "--no-deps", *variables, "cron", *command), check=False
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deployment() -> Iterator[None]:
-    """The services of docker-compose.yml, set up; the worker itself is not started."""
-    try:
-        compose("up", "-d", "--wait", "page")
-        yield
-    finally:
-        compose("down", "--volumes", "--timeout", "1", check=False)
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("deployment")]
 
 
 @contextmanager
