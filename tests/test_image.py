@@ -6,6 +6,7 @@ Needs a Docker engine and the images of .ci/docker: `pytest -m container`.
 import json
 import re
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import urllib3
 
 import starview
-from tests.deployment import IMAGE, PROJECT, compose, docker, psql, run_once
+from tests.deployment import IMAGE, PROJECT, ROOT, compose, docker, psql, run_once
 
 DEADLINE_SECONDS = 90  # a job of every minute comes within it
 
@@ -258,6 +259,20 @@ def test_the_web_services_own_variables_start_the_schedule() -> None:
     finally:
         docker("rm", "-f", name, check=False)
     assert "no issues" in check.stdout
+
+
+def test_what_it_is_made_of_is_listed() -> None:
+    done = subprocess.run(
+        [sys.executable, ".ci/sbom.py"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    listed = json.loads((ROOT / ".sbom" / f"{IMAGE}.cdx.json").read_text())
+    names = {part["purl"].partition("@")[0] for part in listed["components"]}
+    assert names >= {
+        *("pkg:pypi/django", "pkg:pypi/boto3", "pkg:deb/debian/libpq5"),
+        *("pkg:deb/debian/supercronic", "pkg:deb/debian/postgresql-client-17"),
+    }
 
 
 def size_mb(image: str) -> float:
