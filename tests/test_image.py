@@ -305,6 +305,25 @@ def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
     assert temporary == "yes"
 
 
+def test_it_works_as_any_other_user() -> None:
+    done = compose(
+        *("run", "--rm", "-T", "--no-deps", "--user=54321:54321", "cron"),
+        *("python", "manage.py", "cleanup_unverified_users", "--dry-run"),
+    )
+
+    assert "unverified user(s) older than 7 days:" in done.stdout
+
+
+def test_waiting_for_the_next_time_takes_no_more_than_25_mb(tmp_path: Path) -> None:
+    line = "JOB=idle timeout -k 60 1h python manage.py clearsessions"
+    with scheduled(tmp_path / "crontab", line, times="0 0 29 2 *") as name:
+        wait_for_log(name, "read crontab")
+        stats = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", name)
+
+    used, unit = re.findall(r"^([\d.]+)(\w+) /", stats.stdout)[0]
+    assert (float(used) < 25, unit) == (True, "MiB")
+
+
 def test_a_one_off_command_runs_and_hands_on_its_exit_code() -> None:
     done = run_once("python", "manage.py", "cleanup_unverified_users", "--days=0")
 
