@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+EXPORT := $(BIN)/python manage.py export_schedule
 # With BENCH_ROWS=20000, say: what such a run finds is no figure for the documentation.
 BENCH_SMALL = --rows=$(BENCH_ROWS) --turns=1 --output=.bench/benchmarks.md
 # Our scripts: by their ending, or in .ci by their first line.
@@ -20,14 +21,21 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 # The jobs say `python`, as they do in the image.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: help demo test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench requirements supercronic pgbouncer clean
+.PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
+	check-image check-migrations bench export sbom update requirements supercronic pgbouncer clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run every job against real local services, and show what it did
 	@$(BIN)/python -m demo.run
+
+up: ## build the image and run the whole deployment in Docker: a worker, and a page to look at
+	docker compose up --build --detach --wait
+	@echo "Open http://127.0.0.1:$${PAGE_PORT:-8090}  (docker compose logs -f cron follows the worker)"
+
+down: ## stop and remove the containers; the data stays, `docker compose down -v` removes it
+	docker compose down
 
 test: $(INSTALLED) supercronic pgbouncer ## run the tests, against real local services
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
@@ -41,13 +49,26 @@ check: check-migrations ## lint the Python, the scripts, the image; check types 
 bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
-requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
+export: $(INSTALLED) ## write render.yaml and deploy/ from the crontab
+	$(EXPORT) render-worker --output .
+	$(EXPORT) render-cron --output deploy
+	$(EXPORT) kubernetes --output deploy/kubernetes
+	rm -f deploy/systemd/*.service deploy/systemd/*.timer
+	$(EXPORT) systemd --output deploy/systemd
+
+sbom: $(INSTALLED) ## list what the built image is made of, as CycloneDX, in .sbom/
+	@$(BIN)/python .ci/sbom.py
+
+update: UPGRADE = --upgrade
+update: requirements ## compile *.in with the newest versions
+
+requirements: $(INSTALLED) ## compile *.in, with hashes
 	$(COMPILE) $(UPGRADE) requirements.in -o requirements.txt
 	$(COMPILE) $(UPGRADE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove what make made: .venv, .tools, caches, ... (never audit_archives)
 	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
-	rm -rf $(VENV) $(TOOLS) .demo .bench .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) .demo .bench .sbom .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what `make check` is made of -------------------------------------------------------

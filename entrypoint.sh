@@ -201,7 +201,7 @@ uses_database() {
     *' -h '* | *' --help '* | *' --version '*) return 1 ;;
   esac
   case "$3" in
-    check | help | version | wait_for_database) return 1 ;;
+    check | export_schedule | help | version | wait_for_database) return 1 ;;
     # It waits for nothing else either: a health check has a time of its own.
     jobs) [[ "${4:-}" != check && "${4:-}" != health ]] ;;
   esac

@@ -25,6 +25,7 @@ _FILES = (
     "data_mail.sql",
     "data_audit.sql",
     "data_sites.sql",
+    "data_runs.sql",
 )
 # Not chance: the multiples of the golden ratio spread evenly, and look as if thrown.
 _FUNCTIONS = """

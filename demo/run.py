@@ -1,9 +1,9 @@
 """`make demo`: every job of the crontab against real services, and what it did.
 
 Starts PostgreSQL, Redis, S3 and SES on this machine with a year of made-up data, runs
-each job as the scheduler would, and shows what changed, what was archived and what was
-mailed. Everything is in `.demo/` afterwards; nothing is left running. With the argument
-`clean` it removes that folder.
+each job as the scheduler would, and shows in short what changed, what was archived and
+what was mailed. All of it is in `.demo/` afterwards; nothing is left running. With the
+argument `clean` it removes that folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -33,15 +32,14 @@ from demo.processes import (
     signals_deferred,
 )
 from demo.services import LocalServices
+from demo.terminal import heading, in_short, say, styled
 from starview_app.maintenance.schedule.crontab import ScheduledJob, read_crontab
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / ".demo"
-RULE = "=" * 80
 
-_NEXT_RUNS = 3
-_LINES_OF_AN_ARCHIVE = 16
-_LINE_WIDTH = 100
+_LINES_OF_AN_ARCHIVE = 3
+_OBJECTS = 2
 # What a job gets from this machine; the rest is the developer's, not production's.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
@@ -63,10 +61,11 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class Run:
-    """How a job ended."""
+    """How a command ended; all that it wrote is in a file."""
 
-    job: ScheduledJob
     exit_code: int
+    output: str
+    seconds: float
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -87,37 +86,27 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def _demo() -> int:
     jobs = read_crontab(CHECKOUT / "crontab")
-    _heading("Starting PostgreSQL, Redis, S3 and SES on this machine")
-    with LocalServices(FOLDER) as services:
-        for name in ("mail", "archive"):
+    heading("Starview maintenance: each job once, against real services")
+    say("Starting PostgreSQL, Redis, S3 and SES on this machine ...", "dim")
+    with LocalServices(FOLDER, has_ses_figures=True) as services:
+        for name in ("mail", "archive", "output"):
             shutil.rmtree(FOLDER / name, ignore_errors=True)
+            (FOLDER / name).mkdir()
         environment = _environment(services)
-        if _run_command([sys.executable, "demo/setup.py"], environment):
-            raise ServiceError(f"the data could not be loaded; logs are in {FOLDER}")
+        _prepare(environment)
         before = _count(services)
-        runs = [_run_job(job, environment) for job in jobs]
+        failed = [job.name for job in jobs if _run_job(job, environment).exit_code]
         _show_changes(before, _count(services))
-        _show_archive(services)
-        _heading("Is every archived object what was archived?")
-        _run_command(
-            [sys.executable, "manage.py", "verify_audit_archives"], environment
-        )
+        _show_archive(services, environment)
         _show_mail(services)
-        _heading("How the last week was, compared with the one before")
+        heading("What people look at")
+        _look(environment, "badges", "audit_badges")
         preview = ["--preview", ".demo/mail/analytics.html"]
-        _run_command(
-            [sys.executable, "manage.py", "send_analytics_report", *preview],
-            environment,
-        )
-        _heading("All of it on one page")
-        report = ["jobs", "report", "--html", ".demo/report.html"]
-        _run_command([sys.executable, "manage.py", *report], environment)
-        _heading("Which badges are not as the rules say")
-        _run_command([sys.executable, "manage.py", "audit_badges"], environment)
-        _heading("What is on record of these runs")
-        _run_command([sys.executable, "manage.py", "jobs", "history"], environment)
-    _show_next_runs(jobs)
-    return _show_end(runs)
+        _look(environment, "analytics", "send_analytics_report", *preview)
+        _look(environment, "report", "jobs", "report", "--html", ".demo/report.html")
+        heading("The jobs, their last and next times")
+        _show(_manage(environment, "jobs", "jobs").output, short=False)
+    return _show_end(failed, len(jobs))
 
 
 # -- Running --------------------------------------------------------------------------
@@ -132,39 +121,70 @@ def _environment(services: LocalServices) -> dict[str, str]:
     return {**inherited, "PATH": path, **services.environment}
 
 
+def _prepare(environment: dict[str, str]) -> None:
+    run = _run_command("setup", [sys.executable, "demo/setup.py"], environment)
+    if run.exit_code:
+        _show(run.output)
+        raise ServiceError(f"the data could not be loaded; logs are in {FOLDER}")
+    say(run.output.splitlines()[-2])
+
+
 def _run_job(job: ScheduledJob, environment: dict[str, str]) -> Run:
     """Run a line of the crontab as supercronic does: its text, by /bin/sh."""
-    _heading(f"{job.name}  (crontab line {job.line}: {job.times})")
-    print(f"$ {job.command}\n")
-    started = time.monotonic()
-    code = _run_command(["/bin/sh", "-c", job.command], environment)
-    print(f"\nexit code {code} after {time.monotonic() - started:.1f} s")
-    return Run(job, code)
+    heading(f"{job.name}  ({job.times})")
+    run = _run_command(job.name, ["/bin/sh", "-c", job.command], environment)
+    _show(run.output)
+    if run.exit_code:
+        say(f"✗ exit code {run.exit_code} after {run.seconds:.1f} s", "red")
+    else:
+        say(f"✓ succeeded in {run.seconds:.1f} s", "green")
+    return run
 
 
-def _run_command(command: list[str], environment: dict[str, str]) -> int:
-    """Run it in the checkout, its output between ours; end it when we are ended."""
-    sys.stdout.flush()
-    process = subprocess.Popen(
-        command,
-        cwd=CHECKOUT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        # `timeout` leaves the terminal's process group in any case, and so would not
-        # hear of a Ctrl-C: we pass it on to all of them.
-        start_new_session=True,
-        preexec_fn=ends_with_us(signal.SIGTERM),
-    )
-    try:
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            with signals_deferred():
-                end_descendants(process.pid)
-                process.wait()
+def _manage(environment: dict[str, str], name: str, *words: str) -> Run:
+    return _run_command(name, [sys.executable, "manage.py", *words], environment)
+
+
+def _look(environment: dict[str, str], name: str, *words: str) -> None:
+    """Run a command that only looks; show what it says at last."""
+    run = _manage(environment, name, *words)
+    for line in list(in_short(run.output))[-2:]:
+        say(line.replace("⚠️", "⚠"), *(["red"] if run.exit_code else []))
+
+
+def _run_command(name: str, command: list[str], environment: dict[str, str]) -> Run:
+    """Run it in the checkout; end it when we are ended."""
+    path, started = FOLDER / "output" / f"{name}.txt", time.monotonic()
+    with path.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # `timeout` leaves the terminal's process group in any case, and so
+            # would not hear of a Ctrl-C: we pass it on to all of them.
+            start_new_session=True,
+            preexec_fn=ends_with_us(signal.SIGTERM),
+        )
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                with signals_deferred():
+                    end_descendants(process.pid)
+                    process.wait()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return Run(code, text, time.monotonic() - started)
 
 
 # -- Showing --------------------------------------------------------------------------
+
+
+def _show(output: str, *, short: bool = True) -> None:
+    for line in in_short(output) if short else output.splitlines():
+        say(line, *(["dim"] if line.startswith(" ") else []))
 
 
 def _count(services: LocalServices) -> dict[str, int]:
@@ -180,56 +200,48 @@ def _count(services: LocalServices) -> dict[str, int]:
 
 
 def _show_changes(before: dict[str, int], after: dict[str, int]) -> None:
-    _heading("What changed in the database")
-    print(f"{'':<28}{'before':>10}{'after':>10}{'change':>10}")
+    heading("What changed in the database")
+    say(f"{'':<22}{'before':>10}{'after':>10}{'change':>10}", "dim")
     for label, count in after.items():
         change = count - before.get(label, 0)
-        shown = f"{change:+d}" if change else "-"
-        print(f"{label:<28}{before.get(label, 0):>10}{count:>10}{shown:>10}")
+        shown = f"{change:+,d}" if change else "-"
+        say(f"{label:<22}{before.get(label, 0):>10,}{count:>10,}{shown:>10}")
 
 
-def _show_archive(services: LocalServices) -> None:
-    """List the bucket, and save its objects where they can be opened."""
+def _show_archive(services: LocalServices, environment: dict[str, str]) -> None:
+    """List the bucket, save its objects where they can be opened, and verify them."""
     found = services.archived_objects()
-    _heading(f"What is in the bucket: {len(found)} object(s)")
+    heading(f"The archive: {len(found)} objects in the bucket")
     for item in found:
         path = FOLDER / "archive" / Path(item.key).name
-        path.parent.mkdir(exist_ok=True)
         path.write_bytes(services.read_object(item.key))
-        print(f"{item.size_bytes:>12,} bytes  {item.key}")
-        print(f"{'':>20}{_shown(path)}")
+    for item in found[:_OBJECTS]:
+        say(f"{item.size_bytes:>9,} bytes  {item.key}")
+    say(f"… all of them in {_shown(FOLDER / 'archive')}/", "dim")
     texts = [item.key for item in found if item.key.endswith(".txt")]
-    if texts:
-        print(f"\n{texts[0]} begins:")
-        _show_beginning(services.read_object(texts[0]).decode())
-
-
-def _show_beginning(text: str) -> None:
-    for line in text.split("\n")[:_LINES_OF_AN_ARCHIVE]:
-        # What an attacker typed must not reach the terminal as it is.
-        safe = "".join(
-            character if character.isprintable() else ascii(character)[1:-1]
-            for character in line
-        )
-        cut = "..." if len(safe) > _LINE_WIDTH else ""
-        print(f"  | {safe[:_LINE_WIDTH]}{cut}")
+    for key in texts[:1]:
+        lines = services.read_object(key).decode().splitlines()
+        for line in lines[-_LINES_OF_AN_ARCHIVE:]:
+            say(f"| {line}", "dim")
+    run = _manage(environment, "verify", "verify_audit_archives")
+    last = list(in_short(run.output))[-1]
+    say(f"{'✗' if run.exit_code else '✓'} {last}", "red" if run.exit_code else "green")
 
 
 def _show_mail(services: LocalServices) -> None:
     messages = services.sent_mail()
-    _heading(f"What was mailed: {len(messages)} message(s)")
+    heading(f"The mails: {len(messages)}")
     for number, raw in enumerate(messages, 1):
         message = email.message_from_string(raw, policy=email.policy.default)
-        print(f"To:      {message['To']}\nSubject: {message['Subject']}")
-        for path in _save_mail(FOLDER / "mail", number, raw, message):
-            print(f"         {_shown(path)}")
+        paths = list(_save_mail(FOLDER / "mail", number, raw, message))
+        say(f"To {message['To']}: {message['Subject']}")
+        say(f"  {_shown(paths[-1])}", "dim")
 
 
 def _save_mail(
     folder: Path, number: int, raw: str, message: EmailMessage
 ) -> Iterator[Path]:
     """Write the message and its bodies as files; yields their paths."""
-    folder.mkdir(exist_ok=True)
     contents = {".eml": raw}
     for suffix, kind in ((".txt", "plain"), (".html", "html")):
         body = message.get_body((kind,))
@@ -241,33 +253,16 @@ def _save_mail(
         yield path
 
 
-def _show_next_runs(jobs: list[ScheduledJob]) -> None:
-    _heading("When the schedule runs them next (UTC)")
-    for job in jobs:
-        moment, moments = datetime.now(UTC), []
-        for _ in range(_NEXT_RUNS):
-            moment = job.next_after(moment)
-            moments.append(f"{moment:%a %Y-%m-%d %H:%M}")
-        print(f"{job.name:<38}{', '.join(moments)}")
-
-
-def _show_end(runs: list[Run]) -> int:
-    failed = [run for run in runs if run.exit_code]
-    _heading(
-        f"{len(failed)} of {len(runs)} jobs FAILED: "
-        + ", ".join(run.job.name for run in failed)
+def _show_end(failed: list[str], jobs: int) -> int:
+    heading(
+        f"{len(failed)} of {jobs} jobs FAILED: {', '.join(failed)}"
         if failed
-        else f"All {len(runs)} jobs succeeded"
+        else f"All {jobs} jobs succeeded. Nothing is left running."
     )
-    print(
-        f"In {_shown(FOLDER)}: report.html (open it in a browser), mail/, archive/,"
-        " the services' *.log; nothing is left running."
-    )
+    page = styled(_shown(FOLDER / "report.html"), "bold")
+    print(f"  Open {page} in a browser: all of it on one page.")
+    say("Beside it: mail/, archive/, and in output/ all that each command wrote")
     return 1 if failed else 0
-
-
-def _heading(text: str) -> None:
-    print(f"\n{RULE}\n{text}\n{RULE}", flush=True)
 
 
 def _shown(path: Path) -> str:

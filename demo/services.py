@@ -67,9 +67,19 @@ class LocalServices:
     killed. The data stays until the next start, which is fresh.
     """
 
-    def __init__(self, folder: Path | str, *, is_durable: bool = True) -> None:
-        """Not `is_durable`: faster, and lost with the machine."""
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        is_durable: bool = True,
+        has_ses_figures: bool = False,
+    ) -> None:
+        """Not `is_durable`: faster, and lost with the machine.
+
+        With `has_ses_figures` SES is `demo/ses.py`; without, it has counted nothing.
+        """
         self.folder = Path(folder).resolve()
+        self._has_ses_figures = has_ses_figures
         self._services: list[Service] = []
         self._postgres = Postgres(
             self.folder / "postgres", self._spawn, is_durable=is_durable
@@ -299,13 +309,17 @@ class LocalServices:
 
         def start(port: int) -> Service:
             self._ses_port = port
-            return self._spawn_moto("ses", port)
+            program = Path(__file__).with_name("ses.py")
+            own = [str(program)] if self._has_ses_figures else None
+            return self._spawn_moto("ses", port, own)
 
         return _start_on_free_port(start, lambda: _answers(self.ses_url))
 
-    def _spawn_moto(self, name: str, port: int) -> Service:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
-        return self._spawn(name, [*command, "-p", str(port)])
+    def _spawn_moto(
+        self, name: str, port: int, program: Sequence[str] | None = None
+    ) -> Service:
+        words = [sys.executable, *(program or ("-m", "moto.server"))]
+        return self._spawn(name, [*words, "-H", "127.0.0.1", "-p", str(port)])
 
     # -- processes ----------------------------------------------------------------
 

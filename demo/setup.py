@@ -29,9 +29,9 @@ def main() -> int:
     )
     try:
         for step in steps:
-            _say(step())
+            say(step())
     except SetupError as error:
-        _say(f"error: {error}", sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     return 0
 
@@ -128,7 +128,7 @@ def _variable(name: str) -> str:
     return value
 
 
-def _say(text: str, stream: Any = sys.stdout) -> None:
+def say(text: str, stream: Any = sys.stdout) -> None:
     stream.write(f"{text}\n")
     stream.flush()  # a child process writes to the same stream
 

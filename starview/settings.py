@@ -337,9 +337,12 @@ _NEEDS = {
 }
 _words = {word.partition("=")[0] for word in sys.argv}
 # These answer on a machine that has nothing configured yet.
-_needs_nothing = bool({"-h", "--help", "help", "--version", "version"} & _words) or [
-    word for word in sys.argv[1:] if not word.startswith("-")
-][:2] == ["jobs", "check"]
+_command = [word for word in sys.argv[1:] if not word.startswith("-")]
+_needs_nothing = (
+    bool({"-h", "--help", "help", "--version", "version"} & _words)
+    or _command[:2] == ["jobs", "check"]
+    or _command[:1] == ["export_schedule"]
+)
 if env.problems_for() and not _needs_nothing:
     _needs = {need for word in _words for need in _NEEDS.get(word, ())}
     environment.raise_for(

@@ -1,5 +1,6 @@
 """Alerts: what is mailed to ADMIN_EMAIL, how often, and what is never lost."""
 
+import re
 import stat
 import tempfile
 import threading
@@ -159,8 +160,13 @@ def subjects(mails: Mails) -> list[str]:
 
 
 def text_of(mail: EmailMessage) -> str:
-    assert not mail.is_multipart()
-    return str(mail.get_content()).replace("\r\n", "\n")
+    return body_of(mail, "plain")
+
+
+def body_of(mail: EmailMessage, kind: str) -> str:
+    body = mail.get_body((kind,))
+    assert body
+    return str(body.get_content()).replace("\r\n", "\n")
 
 
 def states() -> dict[str, tuple[datetime | None, datetime | None]]:
@@ -205,6 +211,23 @@ The end of its output:
     |         second line"""
     )
     assert footer.endswith(", 2026-03-01 02:01 UTC\n")
+
+
+def test_the_mail_has_the_same_as_html_and_what_a_job_wrote_stays_text(
+    mails: Mails,
+) -> None:
+    failed = run(
+        A, error="<b>it</b> broke HINT: mend it.", output="<i>wrote</i> this\n"
+    )
+
+    (mail,) = mails()
+    html = body_of(mail, "html")
+    assert "&lt;b&gt;it&lt;/b&gt; broke</p>" in html
+    assert ">mend it.</p>" in html
+    assert f">python manage.py jobs show {failed.id}</p>" in html
+    assert ">2026-03-01 02:00 UTC</td>" in html
+    assert "&lt;i&gt;wrote&lt;/i&gt; this</pre>" in html
+    assert not re.search(r"<(b|i|script|img|link)\b|https?:", html)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.CRASHED])
@@ -867,8 +890,9 @@ def test_secrets_are_taken_out_of_every_part_of_a_mail(mails: Mails) -> None:
 
     for mail in mails():
         assert secret not in mail.as_string()
-        assert secret[:8] not in text_of(mail)
-        assert secret[-8:] not in text_of(mail)
+        for kind in ("plain", "html"):
+            assert secret[:8] not in body_of(mail, kind)
+            assert secret[-8:] not in body_of(mail, kind)
     assert mails()[0]["Subject"] == "[Starview] *** failed"
     assert "***" in text_of(mails()[0]).partition("The end of its output:\n")[2]
 

@@ -3,6 +3,7 @@
 import re
 import signal
 from datetime import datetime, timedelta
+from email import message_from_string, policy
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -24,6 +25,7 @@ from tests.factories import (
     NOW,
     contents,
     days_ago,
+    execute,
     make_bounce,
     make_complaint,
     make_soft_suppression,
@@ -528,6 +530,32 @@ Email report sent to your-admin@example.com
 """,
     )
     assert len(services.sent_mail()) == mails + 1
+
+
+def test_the_mail_has_the_page_about_all_jobs_attached(
+    manage: Manage, services: LocalServices
+) -> None:
+    manage(COMMAND, "--email-report", "your-admin@example.com")
+
+    mail = message_from_string(services.sent_mail()[-1], policy=policy.default)
+    (page,) = mail.iter_attachments()
+    assert page.get_filename() == "report.html"
+    assert "5 jobs, none failing, none overdue." in page.get_content()
+
+
+def test_the_mail_goes_without_the_page_where_that_cannot_be_made(
+    manage: Manage, services: LocalServices
+) -> None:
+    execute("ALTER TABLE maintenance_auditarchive RENAME COLUMN row_count TO other")
+    try:
+        run = manage(COMMAND, "--email-report", "your-admin@example.com")
+    finally:
+        execute("ALTER TABLE maintenance_auditarchive RENAME COLUMN other TO row_count")
+
+    mail = message_from_string(services.sent_mail()[-1], policy=policy.default)
+    assert run.returncode == 0
+    assert "report_not_attached" in run.stderr
+    assert list(mail.iter_attachments()) == []
 
 
 def test_a_dry_run_of_the_command_sends_and_changes_nothing(

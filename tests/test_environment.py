@@ -272,7 +272,14 @@ def test_the_commands_of_the_archive_are_known_to_the_settings(load: Load) -> No
     }
 
 
-@pytest.mark.parametrize("words", [["jobs", "check"], ["jobs", "--json", "check", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["jobs", "check"],
+        ["jobs", "--json", "check", "x"],
+        ["export_schedule", "systemd"],
+    ],
+)
 def test_the_crontab_is_read_over_without_any_variable(
     words: list[str], load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+import starview
 from starview_app.maintenance.history import costs
 from starview_app.maintenance.history.costs import month_costs
 from starview_app.maintenance.history.lines import _printable, duration
@@ -1002,3 +1003,10 @@ def test_runs_of_the_same_moment_are_listed_by_number() -> None:
     found = history(None, only_failed=False, limit=2, now=NOW)
 
     assert [run.id for run in found] == [ids[2], ids[1]]
+
+
+@pytest.mark.django_db
+def test_the_version_is_the_images(manage: Manage) -> None:
+    done = manage("jobs", "--version")
+
+    assert done.stdout.startswith(f"starview-maintenance {starview.__version__} (")

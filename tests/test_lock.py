@@ -371,10 +371,16 @@ class ExitStackOfSessions:
 # -- what the database sets for its sessions -----------------------------------------
 
 SETTINGS = {
-    "idle_session_timeout": "100ms",
-    "idle_in_transaction_session_timeout": "100ms",
-    "transaction_timeout": "100ms",
-    "statement_timeout": "100ms",
+    # Long enough for a session to begin on a busy machine.
+    **dict.fromkeys(
+        (
+            "idle_session_timeout",
+            "idle_in_transaction_session_timeout",
+            "transaction_timeout",
+            "statement_timeout",
+        ),
+        "1s",
+    ),
     "standard_conforming_strings": "off",
     "default_transaction_read_only": "on",
     "default_transaction_isolation": "serializable",
@@ -419,7 +425,7 @@ def test_no_setting_of_the_database_keeps_a_job_from_its_work(
         )
         wait_until_blocked_by(holder)
         with holder.cursor() as cursor:
-            cursor.execute("SELECT pg_sleep(0.3)")
+            cursor.execute("SELECT pg_sleep(1.2)")
     done = process.finish()
 
     assert (done.code, User.objects.count()) == (0, 0), done.err

@@ -169,6 +169,33 @@ def test_the_rates_of_the_weekly_reports_are_drawn(page: Page) -> None:
     assert text.count(": 0.10 % of 1,000</title>") == 12
 
 
+@pytest.mark.parametrize(
+    ("attempts", "bounces", "complaints", "said"),
+    [
+        (1000, 57, 0, "But 5.7 % of the mails bounced last week."),
+        (1000, 0, 1, "But 0.1 % of the mails were complained about last week."),
+        (10_000, 499, 9, ""),
+        (199, 100, 100, ""),  # too few to judge by
+    ],
+)
+def test_a_rate_that_ses_reviews_an_account_for_is_in_the_first_sentence(
+    attempts: int, bounces: int, complaints: int, said: str, page: Page
+) -> None:
+    make_run(
+        "starview-cleanup-email-suppressions",
+        started_at=timezone.now() - MINUTE,
+        counts={
+            "ses_attempts": attempts,
+            "ses_bounces": bounces,
+            "ses_complaints": complaints,
+        },
+    )
+
+    well = "5 jobs, none failing, none overdue."
+    found = verdict(page.write())
+    assert found == (f"{well} {said}" if said else f"All is well: {well}")
+
+
 def test_looking_changes_nothing_and_needs_no_table_of_ours(page: Page) -> None:
     before = contents()
 

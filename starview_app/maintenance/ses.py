@@ -97,11 +97,13 @@ def send_report(
     recipients: Sequence[str],
     region: str,
     pictures: Mapping[str, bytes] | None = None,
+    pages: Mapping[str, str] | None = None,
 ) -> None:
     """Send one mail to all `recipients` through EMAIL_BACKEND, in one attempt.
 
-    `pictures` are PNGs, which the HTML shows as `cid:NAME`. Raises JobError, which says
-    when it is unknown whether the mail went out.
+    `pictures` are PNGs, which the HTML shows as `cid:NAME`; `pages` are HTML, attached
+    by these file names. Raises JobError, which says when it is unknown whether the mail
+    went out.
     """
 
     message = EmailMultiAlternatives(subject, text, from_email, list(recipients))
@@ -115,6 +117,8 @@ def send_report(
         file = f"{name.partition('@')[0]}.png"
         picture.add_header("Content-Disposition", "inline", filename=file)
         message.attach(picture)
+    for name, page in (pages or {}).items():
+        message.attach(name, page, "text/html")
     try:
         message.send()
     except (

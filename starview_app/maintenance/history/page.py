@@ -47,6 +47,7 @@ _BAR_WIDTH = 18.0
 _BAR_STEP = 24.0
 # From these on SES reviews an account: the line in each chart, in percent.
 _BOUNCE_REVIEW, _COMPLAINT_REVIEW = 5.0, 0.1
+_FEWEST_ATTEMPTS = 200  # in a week: below, one bounce more or less decides
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,12 @@ class Chart:
     limit: str
 
 
-def render(report: Report) -> str:
+def render(report: Report, template: str = "maintenance/report.html") -> str:
+    """`template` extends the page."""
     context = {
         "now": utc(report.now, "%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(report),
-        "is_good": not (report.failing or report.overdue),
+        "kind": _kind_of_verdict(report),
         "jobs": [_job(job, report.now) for job in report.jobs],
         "troubles": [_trouble(job) for job in report.jobs if _is_trouble(job)],
         "runs": [
@@ -116,7 +118,7 @@ def render(report: Report) -> str:
             for outcome, path in _SHAPES.items()
         ],
     }
-    return render_to_string("maintenance/report.html", context)
+    return render_to_string(template, context)
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -141,7 +143,28 @@ def _verdict(report: Report) -> str:
         parts = [f"{_count(names)} failing: {', '.join(names)}"] if names else []
         parts += [f"{_count(late)} overdue: {', '.join(late)}"] if late else []
         return f"{'; '.join(parts)}."
-    return f"All is well: {len(report.jobs)} jobs, none failing, none overdue."
+    well = f"{len(report.jobs)} jobs, none failing, none overdue."
+    warning = _mail_warning(report.mail)
+    return f"{well} {warning}" if warning else f"All is well: {well}"
+
+
+def _kind_of_verdict(report: Report) -> str:
+    if report.failing or report.overdue or not report.jobs:
+        return _BAD
+    return "warn" if _mail_warning(report.mail) else "good"
+
+
+def _mail_warning(weeks: list[MailWeek]) -> str:
+    """Of the newest week, where enough was sent to judge by."""
+    if not weeks or weeks[-1].attempts < _FEWEST_ATTEMPTS:
+        return ""
+    bounces = _percent(weeks[-1].bounces, weeks[-1], 1)
+    complaints = _percent(weeks[-1].complaints, weeks[-1], 2)
+    if bounces >= _BOUNCE_REVIEW:
+        return f"But {bounces:g} % of the mails bounced last week."
+    if complaints >= _COMPLAINT_REVIEW:
+        return f"But {complaints:g} % of the mails were complained about last week."
+    return ""
 
 
 def _count(names: Sequence[str]) -> str:
@@ -234,17 +257,23 @@ def _charts(weeks: list[MailWeek]) -> list[Chart]:
     return [
         _chart(
             "Bounce rate",
-            [(week, 100 * week.bounces / week.attempts) for week in weeks],
+            [(week, _percent(week.bounces, week, 1)) for week in weeks],
             limit=_BOUNCE_REVIEW,
             digits=1,
         ),
         _chart(
             "Complaint rate",
-            [(week, 100 * week.complaints / week.attempts) for week in weeks],
+            [(week, _percent(week.complaints, week, 2)) for week in weeks],
             limit=_COMPLAINT_REVIEW,
             digits=2,
         ),
     ]
+
+
+def _percent(events: int, week: MailWeek, digits: int) -> float:
+    """Rounded down, as the mail has it: a limit shows only once it is reached."""
+    steps: int = 10**digits
+    return 100 * steps * events // week.attempts / steps
 
 
 def _chart(

@@ -1,13 +1,15 @@
 """Mails to ADMIN_EMAIL."""
 
 from email.utils import make_msgid, parseaddr
+from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMultiAlternatives
+from django.template.loader import render_to_string
 
 from starview.env import MAIL
-from starview_app.maintenance.notify.message import Alert, Message
+from starview_app.maintenance.notify.message import Alert, Message, Section
 
 logger = structlog.get_logger(__name__)
 
@@ -19,7 +21,7 @@ def send(message: Message) -> bool:
     if why_nobody_is_mailed():
         return False
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
-    EmailMessage(
+    mail = EmailMultiAlternatives(
         message.subject,
         message.text,
         settings.DEFAULT_FROM_EMAIL,
@@ -29,7 +31,9 @@ def send(message: Message) -> bool:
             # Django would ask the DNS for this host's name, with no time limit.
             "Message-ID": make_msgid(domain=domain),
         },
-    ).send()
+    )
+    mail.attach_alternative(_html(message), "text/html")
+    mail.send()
     logger.info("alert_sent", subject=message.subject)
     return True
 
@@ -41,3 +45,28 @@ def why_nobody_is_mailed() -> str:
     if not settings.ADMIN_EMAIL and not wrong:
         return "ADMIN_EMAIL is not set"
     return "; ".join(wrong)
+
+
+def _html(alert: Alert) -> str:
+    context = {
+        "subject": alert.subject,
+        "parts": [_part(part) for part in alert.parts or (alert.text,)],
+        "footer": alert.text.rpartition("\n-- \n")[2],
+    }
+    return render_to_string("maintenance/alert.html", context)
+
+
+def _part(part: Section | str) -> dict[str, Any]:
+    """The error and what to do about it stand before the other facts."""
+    if isinstance(part, str):
+        return {"text": part}
+    is_command = [line.startswith("python ") for line in part.todo]
+    return {
+        "title": part.title,
+        "error": part.facts.get("error", ""),
+        "todo": list(zip(part.todo, is_command, strict=True)),
+        "facts": [
+            (name, value) for name, value in part.facts.items() if name != "error"
+        ],
+        "output": part.output,
+    }

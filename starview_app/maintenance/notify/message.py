@@ -55,17 +55,29 @@ class RunEnded:
 
 
 @dataclass(frozen=True)
+class Section:
+    """What an alert has on one trouble; everything is one line, but the output."""
+
+    title: str
+    facts: dict[str, str]  # by name; "error" is one of them
+    todo: tuple[str, ...]  # what the error hints at, then commands
+    output: str = ""
+
+
+@dataclass(frozen=True)
 class Alert:
-    """What people are to read."""
+    """What people are to read: the text, or the parts that it was made of."""
 
     subject: str  # one line
     text: str
+    parts: tuple[Section | str, ...] = ()
 
     def for_strangers(self) -> Self:
         return replace(
             self,
             subject=without_people(self.subject),
             text=without_people(self.text),
+            parts=(),
         )
 
 

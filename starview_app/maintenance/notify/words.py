@@ -9,7 +9,13 @@ from django.db.models.functions import Right
 from starview.redaction import redact
 from starview_app.maintenance.catchup.slots import RETRY_AFTER, SOON
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.notify.message import Alert, News, Notice, Outage
+from starview_app.maintenance.notify.message import (
+    Alert,
+    News,
+    Notice,
+    Outage,
+    Section,
+)
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.text import one_line
@@ -34,9 +40,8 @@ def alert_of(news: News) -> Alert:
         _headline(news.troubles, "need attention"),
         _headline(news.recoveries, "work again"),
     ]
-    paragraphs = [_recovered(notice) for notice in news.recoveries]
-    if news.outage:
-        paragraphs.insert(0, _over(news.outage))
+    paragraphs: list[Section | str] = [_over(news.outage)] if news.outage else []
+    paragraphs += [_recovered(notice) for notice in news.recoveries]
     if len(news.troubles) > 1:
         listed = [_in_one_line(notice) for notice in news.troubles]
         paragraphs.append(
@@ -78,21 +83,47 @@ def unrecorded(request: RunRequest, ending: Ending, reason: str) -> Alert:
         f"python manage.py jobs run {request.job}",
     ]
     headline = f"{request.job} {ending.outcome}, and could not be recorded"
-    section = _section(f"{headline}.", fields, todo)
-    return _alert(headline, [section + _quoted(ending.output)], ending.finished_at)
+    section = _section(f"{headline}.", fields, todo, ending.output)
+    return _alert(headline, [section], ending.finished_at)
 
 
 # -- internal helpers ----------------------------------------------------------------
 
 
-def _alert(headline: str, paragraphs: list[str], now: datetime) -> Alert:
+def _alert(headline: str, parts: list[Section | str], now: datetime) -> Alert:
     """Without secrets, control characters and further headers, whatever was put in."""
     footer = f"-- \nStarview maintenance on {socket.gethostname()}, {_utc(now)}\n"
-    text = redact("\n\n\n".join([*paragraphs, footer]))
     return Alert(
         one_line(redact(f"[Starview] {headline}"))[:_LONGEST_SUBJECT],
-        "\n".join(one_line(line) for line in text.split("\n")),
+        _clean("\n\n\n".join([*map(_text_of, parts), footer])),
+        tuple(map(_clean_part, parts)),
     )
+
+
+def _clean(text: str) -> str:
+    return "\n".join(one_line(line) for line in redact(text).split("\n"))
+
+
+def _clean_part(part: Section | str) -> Section | str:
+    if isinstance(part, str):
+        return _clean(part)
+    return Section(
+        _clean(part.title),
+        {name: _clean(value) for name, value in part.facts.items()},
+        tuple(map(_clean, part.todo)),
+        _clean(part.output),
+    )
+
+
+def _text_of(part: Section | str) -> str:
+    if isinstance(part, str):
+        return part
+    lines = [f"    {name:<13} {value}" for name, value in part.facts.items()]
+    lines += ["", "What to do:", *(f"    {line}" for line in part.todo)]
+    if part.output:
+        quoted = [f"    | {line}" for line in part.output.split("\n")]
+        lines += ["", "The end of its output:", *quoted]
+    return "\n".join([part.title, "", *lines])
 
 
 def _over(outage: Outage) -> str:
@@ -125,7 +156,7 @@ def _in_one_line(notice: Notice) -> str:
     return f"    {notice.job} {notice.what}, slot {_utc(notice.slot)}{reason}"
 
 
-def _in_full(notice: Notice, now: datetime) -> str:
+def _in_full(notice: Notice, now: datetime) -> Section:
     fields = {
         "slot": _utc(notice.slot),
         **_fields(notice, now),
@@ -138,22 +169,22 @@ def _in_full(notice: Notice, now: datetime) -> str:
     if notice.run:
         look = f"python manage.py jobs show {notice.run.id}"
     todo = [look, f"python manage.py jobs run {notice.job}"]
-    text = _section(f"{notice.job} {notice.what}.", fields, todo)
-    return text + (_quoted(_output(notice.run.id)) if notice.run else "")
+    output = _output(notice.run.id) if notice.run else ""
+    return _section(f"{notice.job} {notice.what}.", fields, todo, output)
 
 
-def _section(title: str, fields: dict[str, str], todo: list[str]) -> str:
+def _section(
+    title: str, fields: dict[str, str], todo: list[str], output: str = ""
+) -> Section:
     """The HINT of its "error" is the first thing to do."""
     error, _, hint = fields["error"].partition(" HINT: ")
-    fields = {**fields, "error": error}
-    todo = [hint, *todo] if hint else todo
-    lines = [
-        f"    {name:<13} {one_line(_cut(value))}"
-        for name, value in fields.items()
-        if value
-    ]
-    todo = [f"    {one_line(_cut(line))}" for line in todo]
-    return "\n".join([title, "", *lines, "", "What to do:", *todo])
+    facts = {**fields, "error": error}
+    return Section(
+        title,
+        {name: one_line(_cut(value)) for name, value in facts.items() if value},
+        tuple(one_line(_cut(line)) for line in ([hint, *todo] if hint else todo)),
+        _end_of(output),
+    )
 
 
 def _fields(notice: Notice, now: datetime) -> dict[str, str]:
@@ -206,15 +237,13 @@ def _output(run_id: int) -> str:
     return str(output)
 
 
-def _quoted(output: str) -> str:
-    text = output.rstrip()
-    # Of a progress bar what it shows at last.
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+def _end_of(output: str) -> str:
+    """The last lines of it; of a progress bar what it shows at last."""
+    lines = [
+        line.rstrip("\r").rpartition("\r")[2] for line in output.rstrip().split("\n")
+    ]
     end = "\n".join(one_line(line.expandtabs()) for line in lines[-OUTPUT_LINES:])
-    if not end:
-        return ""
-    quoted = [f"    | {line}" for line in end[-OUTPUT_CHARACTERS:].split("\n")]
-    return "\n".join(["\n\nThe end of its output:", *quoted])
+    return end[-OUTPUT_CHARACTERS:]
 
 
 def _duration(length: timedelta) -> str:

@@ -17,6 +17,7 @@ from django.core.management.base import (
 )
 from django.utils import timezone
 
+from starview import __version__
 from starview.env import ARCHIVE, plain_email_problem
 from starview_app.maintenance import exits
 from starview_app.maintenance.jobs.result import JobResult
@@ -49,7 +50,10 @@ class OneLineParser(CommandParser):
 
 
 class OneLineCommand(BaseCommand):
-    """A command with a OneLineParser."""
+    """A command with a OneLineParser, of this image's version."""
+
+    def get_version(self) -> str:
+        return f"starview-maintenance {__version__} (Django {super().get_version()})"
 
     def create_parser(
         self, prog_name: str, subcommand: str, **kwargs: Any

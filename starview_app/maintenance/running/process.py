@@ -285,24 +285,25 @@ def fork() -> Watched | None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    channels = {number: _channel(number) for number in (1, 2)}
+    channels = {1: _channel(1)}
+    # Two channels for one stream (2>&1) would lose the order of what comes by both.
+    channels[2] = channels[1] if _are_one_stream(1, 2) else _channel(2)
+    readers, writers = map(set, zip(*channels.values(), strict=True))
     (go_reader, go), (report, report_writer) = os.pipe(), os.pipe()
     parent = os.getpid()
     gc.freeze()  # what both have shall not be copied by the collector's marks
     pid = os.fork()
     if pid:
-        for descriptor in (go_reader, report_writer):
+        for descriptor in (go_reader, report_writer, *writers):
             os.close(descriptor)
-        for _, writer in channels.values():
-            os.close(writer)
-        streams = {reader: number for number, (reader, _) in channels.items()}
+        streams: dict[int, int] = {}
+        for number, (reader, _) in channels.items():
+            streams.setdefault(reader, number)
         return Watched(pid, go, streams, report)
-    for number, (reader, writer) in channels.items():
-        os.close(reader)
+    for number, (_, writer) in channels.items():
         os.dup2(writer, number)
-        os.close(writer)
-    os.close(go)
-    os.close(report)
+    for descriptor in (go, report, *readers, *writers):
+        os.close(descriptor)
     end_with(parent, signal.SIGTERM)
     if not os.read(go_reader, 1):
         os._exit(0)
@@ -339,6 +340,12 @@ def own_age_seconds() -> float:
 def _patience(kill_after_seconds: float | None) -> float:
     seconds = kill_after_seconds or KILL_AFTER_SECONDS
     return max(seconds - SOONER_SECONDS, seconds / 2)
+
+
+def _are_one_stream(first: int, second: int) -> bool:
+    with suppress(OSError):  # one may be closed
+        return os.path.sameopenfile(first, second)
+    return False
 
 
 def _channel(number: int) -> tuple[int, int]:

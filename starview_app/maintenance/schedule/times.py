@@ -146,14 +146,14 @@ class Times:
             for word in self.days.words
             if word not in ("l", "lw")
         }
-        self._last_weekdays: set[int] = set()
-        self._nth_weekdays: set[tuple[int, int]] = set()
+        self.last_weekdays: set[int] = set()
+        self.nth_weekdays: set[tuple[int, int]] = set()
         for word in self.weekdays.words:
             if word.endswith("l"):
-                self._last_weekdays.add(_number_of(word, r"(.+)l", _DAYS_OF_WEEK)[0])
+                self.last_weekdays.add(_number_of(word, r"(.+)l", _DAYS_OF_WEEK)[0])
             else:
                 number, nth = _number_of(word, r"(.+)#([1-5])", _DAYS_OF_WEEK)
-                self._nth_weekdays.add((number, nth))
+                self.nth_weekdays.add((number, nth))
         try:
             self.next_after(_ANY_MOMENT)
         except StopIteration:
@@ -219,8 +219,8 @@ class Times:
         last = monthrange(day.year, day.month)[1]
         return (
             number in self.weekdays.values
-            or (number in self._last_weekdays and day.day + 7 > last)
-            or (number, (day.day + 6) // 7) in self._nth_weekdays
+            or (number in self.last_weekdays and day.day + 7 > last)
+            or (number, (day.day + 6) // 7) in self.nth_weekdays
         )
 
     def _fewest_days_between(self) -> timedelta:
@@ -244,8 +244,8 @@ class Times:
         if self.weekdays.is_any or len(self.weekdays.values) == 7:
             yield "*"
         else:
-            words = [f"{number}L" for number in sorted(self._last_weekdays)]
-            words += [f"{day}#{nth}" for day, nth in sorted(self._nth_weekdays)]
+            words = [f"{number}L" for number in sorted(self.last_weekdays)]
+            words += [f"{day}#{nth}" for day, nth in sorted(self.nth_weekdays)]
             yield ",".join([*_ranges(self.weekdays.values), *words])
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
@@ -16,11 +17,14 @@ from starview_app.maintenance.running.command import (
     addresses,
     whole_number,
 )
+from starview_app.maintenance.schedule.registry import scheduled_jobs
 from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from starview_app.maintenance.jobs.email_suppressions.health import RenderedReport
     from starview_app.maintenance.ses import SendingStatistics, SuppressedAtSes
+
+logger = structlog.get_logger(__name__)
 
 RULE = "=" * 80
 _NOT_ASKED = "DISABLE_EXTERNAL_APIS is set"
@@ -148,6 +152,7 @@ class Command(JobCommand):
             from_email=settings.DEFAULT_FROM_EMAIL,
             recipients=recipients,
             region=settings.AWS_SES_REGION_NAME,
+            pages=_pages(now),
         )
         result.counts |= report.counts
         self.stdout.write(f"\nEmail report sent to {to}")
@@ -157,6 +162,18 @@ def _last_bounce(bounce: job.SoftBounce) -> str:
     if bounce.last_bounce is None:
         return f"No bounce on record, suppressed {bounce.suppressed_on:%Y-%m-%d}"
     return f"Last bounce {bounce.last_bounce:%Y-%m-%d} ({bounce.bounce_count}x)"
+
+
+def _pages(now: datetime) -> dict[str, str]:
+    """The page about all jobs; the mail goes without it rather than not at all."""
+    from starview_app.maintenance.history import page
+    from starview_app.maintenance.history.report import collect
+
+    try:
+        return {"report.html": page.render(collect(scheduled_jobs(), now))}
+    except Exception as error:
+        logger.warning("report_not_attached", reason=one_line(str(error)))
+        return {}
 
 
 def _health_report(now: datetime, cleaned: JobResult | None) -> "RenderedReport":
