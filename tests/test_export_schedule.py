@@ -197,6 +197,29 @@ def test_each_manifest_is_what_kubernetes_has_published(
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_the_shared_archive_is_the_pod_of_the_schedule_with_another_command(
+    version: str,
+) -> None:
+    job = yaml.safe_load((ROOT / "deploy" / "archive-job.yaml").read_text())
+    (archive,) = (
+        each["spec"]["jobTemplate"]["spec"]["template"]
+        for each in CRON_JOBS
+        if each["metadata"]["name"] == "starview-archive-audit-logs"
+    )
+    pod = job["spec"]["template"]
+
+    kubernetes_validate.validate(job, version, strict=True)
+    (container,), (scheduled,) = (
+        pod["spec"]["containers"],
+        archive["spec"]["containers"],
+    )
+    assert container["args"][-1] == "--workers=1"
+    for name in ("args", "resources"):
+        container[name] = scheduled[name]
+    assert pod == archive
+
+
 def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
     wrong = {**CRON_JOBS[0], "spec": {**CRON_JOBS[0]["spec"], "timezone": "Etc/UTC"}}
 
