@@ -17,8 +17,8 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 # -- commands --------------------------------------------------------------------------
 
-# What may stand for NAME, DATE, FILE and the like, for a variable of the shell, or for a
-# date of the page: some options take only one to come.
+# What may stand for NAME, DATE, FILE and the like, for a variable of the shell, or for
+# a date: some options take only one to come.
 TOMORROW = datetime.now(UTC).date() + timedelta(days=1)
 VALUES = ("1", "2026-01-01", f"{TOMORROW}", "someone@example.com")
 _PLACEHOLDER = re.compile(r"\$?[A-Z][A-Z_.@]+|\d{4}-\d\d-\d\d")
