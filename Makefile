@@ -22,7 +22,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench docs export requirements supercronic pgbouncer clean
+	check-image check-migrations bench docs export sbom update requirements supercronic pgbouncer clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,13 +60,19 @@ export: $(INSTALLED) ## write render.yaml and deploy/ from the crontab
 	rm -f deploy/systemd/*.service deploy/systemd/*.timer
 	$(EXPORT) systemd --output deploy/systemd
 
-requirements: $(INSTALLED) ## compile *.in; UPGRADE=--upgrade for the newest versions
+sbom: $(INSTALLED) ## list what the built image is made of, as CycloneDX, in .sbom/
+	@$(BIN)/python .ci/sbom.py
+
+update: UPGRADE = --upgrade
+update: requirements ## compile *.in with the newest versions
+
+requirements: $(INSTALLED) ## compile *.in, with hashes
 	$(COMPILE) $(UPGRADE) requirements.in -o requirements.txt
 	$(COMPILE) $(UPGRADE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove what make made: .venv, .tools, caches, ... (never audit_archives)
 	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
-	rm -rf $(VENV) $(TOOLS) .demo .bench .site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) .demo .bench .sbom .site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what `make check` is made of -------------------------------------------------------

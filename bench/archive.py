@@ -17,7 +17,11 @@ from bench.laboratory import (
     measured,
     median_multiple,
 )
-from starview_app.maintenance.jobs.audit_archive.format import DELETE, copy_sql
+from starview_app.maintenance.jobs.audit_archive.format import (
+    DELETE,
+    ESCAPED_LINE,
+    copy_sql,
+)
 from starview_app.maintenance.jobs.audit_archive.table import read_columns
 
 ARCHIVE = ["archive_audit_logs", "--days=30"]
@@ -124,12 +128,12 @@ class ArchiveBenchmark:
         self, template: str, turns: int
     ) -> tuple[list[Comparison], dict[str, float], dict[str, float]]:
         """Also what psql's parts took, and the size of what it wrote."""
-        psql = r"psql: `\copy` of the JSON, `\copy` of the TXT, the `DELETE`"
+        psql = r"psql: `\copy` of the JSON, `\copy` of the TXT unescaped, the `DELETE`"
         to_folder = Comparison(
             "archive to a folder, JSON and TXT, read back, delete", psql, 1.2
         )
         to_s3 = Comparison(
-            "archive to a local S3, JSON and TXT, read back, delete", psql, 2.5
+            "archive to a local S3, JSON and TXT, read back, delete", psql, 1.3
         )
         parts: dict[str, list[float]] = {name: [] for name in self._statements}
         for turn in range(1, turns + 1):
@@ -282,7 +286,10 @@ class ArchiveBenchmark:
 
 
 def _statements(url: str, folder: Path) -> dict[str, str]:
-    """The engine's own SQL, for every row at once, as psql takes it."""
+    """The engine's own SQL, for every row at once, as psql takes it.
+
+    But the TXT is not escaped: who types such a statement would not think of it.
+    """
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cursor:
         columns = read_columns(cursor)
@@ -296,7 +303,8 @@ def _statements(url: str, folder: Path) -> dict[str, str]:
     connection.close()
     statements = {}
     for kind in ("json", "txt"):
-        copy = texts[kind].replace("\n", " ").strip().removeprefix("COPY ")
+        plain = texts[kind].replace(ESCAPED_LINE, "line")
+        copy = plain.replace("\n", " ").strip().removeprefix("COPY ")
         path = folder / f"audit.{kind}"
         statements[kind.upper()] = r"\copy " + copy.replace("STDOUT", f"'{path}'")
     return {**statements, "DELETE": texts["delete"]}

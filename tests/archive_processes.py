@@ -140,6 +140,9 @@ def _is_query(frame: FrameType) -> bool:
 STOPPED = 1000  # no exit code
 # A frozen run may hold a lock of the other one: nobody waits long for it here.
 QUICK: dict[str, float | str] = {
+    "starview_app.maintenance.jobs.audit_archive.sharing.claims.CLAIM_LOCK_TIMEOUT": (
+        "100ms"
+    ),
     "starview_app.maintenance.jobs.audit_archive.manifests.PLAN_LOCK_TIMEOUT": "300ms",
     "starview_app.maintenance.jobs.audit_archive.segments.LOCK_TIMEOUT_MS": 100,
 }

@@ -27,7 +27,12 @@ from tests.launcher import Launcher, Started
 from tests.launcher import launcher as the_launcher
 
 # Modules with fixtures. They import models, as this one does: Django is set up by now.
-pytest_plugins = ["tests.archive_processes", "tests.pgbouncer", "tests.supercronic"]
+pytest_plugins = [
+    "tests.archive_processes",
+    "tests.deployment",
+    "tests.pgbouncer",
+    "tests.supercronic",
+]
 
 use_quick_emptying()
 

@@ -40,6 +40,8 @@ from tests.sizes import IS_LONG
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ARCHIVE = "archive_audit_logs"
+# Not alone: as one of several that share the work.
+SHARED = f"{ARCHIVE} --workers=1"
 CLEANUP = "cleanup_audit_archives"
 DECEMBER = datetime.fromisoformat("2024-12-05T12:00:00Z")
 MODES = ("killed", "frozen", "sessions ended")
@@ -84,7 +86,7 @@ class Pair:
 
     def _start(self, name: str, step: int) -> Command:
         return self._commands.start(
-            name,
+            *name.split(),
             settings=self._place.settings,
             freeze_before=step,
             # Only whoever is killed, or loses its sessions, lets the other one begin.
@@ -114,12 +116,17 @@ def assert_settled(place: Place) -> None:
     assert_verified(place.store)
 
 
-def archive_beside_archive(
-    commands: Commands, place: Place, mode: str, steps: tuple[int, int]
+def _archives(
+    names: tuple[str, str],
+    commands: Commands,
+    place: Place,
+    mode: str,
+    steps: tuple[int, int],
 ) -> tuple[bool, bool]:
-    begin_anew(place, OCTOBER)
+    is_shared = SHARED in names
+    begin_anew(place, OCTOBER, *([NOVEMBER] if is_shared else []))
     rows = table_rows()
-    pair = Pair(commands, place, a=ARCHIVE, b=ARCHIVE, mode=mode)
+    pair = Pair(commands, place, a=names[0], b=names[1], mode=mode)
 
     froze = pair.play(*steps)
     run(commands, place, ARCHIVE)
@@ -132,6 +139,30 @@ def archive_beside_archive(
         error.add_note(pair.happened)
         raise
     return froze
+
+
+def archive_beside_archive(
+    commands: Commands, place: Place, mode: str, steps: tuple[int, int]
+) -> tuple[bool, bool]:
+    return _archives((ARCHIVE, ARCHIVE), commands, place, mode, steps)
+
+
+def shared_beside_shared(
+    commands: Commands, place: Place, mode: str, steps: tuple[int, int]
+) -> tuple[bool, bool]:
+    return _archives((SHARED, SHARED), commands, place, mode, steps)
+
+
+def shared_beside_archive(
+    commands: Commands, place: Place, mode: str, steps: tuple[int, int]
+) -> tuple[bool, bool]:
+    return _archives((SHARED, ARCHIVE), commands, place, mode, steps)
+
+
+def archive_beside_shared(
+    commands: Commands, place: Place, mode: str, steps: tuple[int, int]
+) -> tuple[bool, bool]:
+    return _archives((ARCHIVE, SHARED), commands, place, mode, steps)
 
 
 def _with_cleanup(
@@ -209,6 +240,11 @@ SCENES: tuple[Scene, ...] = (
     cleanup_beside_archive,
     cleanup_beside_cleanup,
 )
+SHARED_SCENES: tuple[Scene, ...] = (
+    shared_beside_shared,
+    shared_beside_archive,
+    archive_beside_shared,
+)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +252,8 @@ SCENES: tuple[Scene, ...] = (
     [
         *((archive_beside_archive, mode) for mode in MODES),
         *zip(SCENES[1:], MODES, strict=True),
+        *((shared_beside_shared, mode) for mode in MODES),
+        *zip(SHARED_SCENES[1:], MODES[1:], strict=True),
     ],
 )
 def test_at_a_random_pair_of_steps_no_row_is_lost(
@@ -234,7 +272,7 @@ def test_in_a_folder_no_row_is_lost_either(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("scene", [*SCENES, *SHARED_SCENES])
 def test_at_all_pairs_of_steps_no_row_is_lost(
     scene: Scene, mode: str, commands: Commands, place: Bucket
 ) -> None:

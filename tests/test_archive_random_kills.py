@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import psycopg2
 import psycopg2.extensions
@@ -186,6 +188,15 @@ def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(
             trouble(running, lambda: start().finish())
         wait_for_sessions_to_end()
     website.stop()
+    archived = assert_nothing_is_lost(website, commands, place)
+    # It was worth it: otherwise nothing was tried. Among the thousands of objects of a
+    # long trial a run lists for longer than it writes.
+    assert left_open >= min(rounds, 100) // 10
+    assert len(archived) > rounds
+
+
+def assert_nothing_is_lost(website: Website, commands: Commands, place: Bucket) -> Rows:
+    """Once a last plain run has archived what is due; returns what is archived."""
     last = commands.run(JOB, settings=place.settings)
 
     assert last.code == 0, last
@@ -198,7 +209,92 @@ def test_in_trouble_at_random_moments_no_row_and_no_change_is_lost(
     checked = commands.run("verify_audit_archives", settings=place.settings)
     assert checked.code == 0, checked
     place.empty()
-    # It was worth it: otherwise nothing was tried. Among the thousands of objects of a
-    # long trial a run lists for longer than it writes.
+    return archived
+
+
+# -- several processes ---------------------------------------------------------------
+
+
+def worker_killed(pid: int, others: Callable[[], Done]) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def worker_frozen(pid: int, others: Callable[[], Done]) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    others()
+    os.kill(pid, signal.SIGCONT)
+
+
+def workers_of(running: Command) -> list[int]:
+    path = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def freeze_at_work(running: Command, seconds: float) -> list[int]:
+    """Stop the command so long after it has begun to work; returns its workers.
+
+    None when it has ended before.
+    """
+    has_begun = False
+    while running.freeze_after(seconds if has_begun else 0.05):
+        workers = workers_of(running)
+        if workers and has_begun:
+            return workers
+        has_begun |= bool(workers)
+        running.thaw()
+    return []
+
+
+WorkerTrouble = Callable[[int, Callable[[], Done]], None]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "rounds"),
+    [
+        *sizes(5, soak=20, long=200, of=worker_killed),
+        *4 * sizes(5, soak=20, long=200, of=worker_killed)[1:],
+        *sizes(2, soak=20, long=100, of=worker_frozen),
+    ],
+)
+def test_whatever_happens_to_workers_no_row_and_no_change_is_lost(
+    trouble: WorkerTrouble, rounds: int, commands: Commands, bucket: LocalServices
+) -> None:
+    """In some rounds the command is killed too, in some another one is beside it."""
+    seed = int(os.environ.get("CRASH_SEED") or random.randrange(10**9))
+    print(f"CRASH_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
+    rng = random.Random(seed)
+    place = Bucket(bucket)
+    users = [User.objects.create(username=f"user{n}").pk for n in range(30)]
+    website = Website(random.Random(seed + 1), users)
+    website.start()
+
+    def start() -> Command:
+        workers = f"--workers={rng.randrange(2, 5)}"
+        return commands.start(
+            *(JOB, workers, "--segment-rows=30"),
+            settings=place.settings,
+            constants=QUICK,
+        )
+
+    left_open = troubled = 0
+    while troubled < rounds or not website.changed or not website.removed:
+        beside = start() if rng.random() < 0.3 else None
+        running = start()
+        # While its parent stands still a worker's number stays its own.
+        if workers := freeze_at_work(running, rng.uniform(0.0, 0.4)):
+            troubled += 1
+            trouble(rng.choice(workers), lambda: start().finish())
+            left_open += AuditArchive.objects.filter(state="open").count()
+            if rng.random() < 0.6:
+                running.kill()
+            else:
+                running.thaw()
+                running.finish()
+        if beside:
+            beside.finish()
+        wait_for_sessions_to_end()
+    website.stop()
+
+    archived = assert_nothing_is_lost(website, commands, place)
     assert left_open >= min(rounds, 100) // 10
     assert len(archived) > rounds

@@ -4,9 +4,9 @@ Needs a Docker engine and the images of .ci/docker: `pytest -m container`.
 """
 
 import json
-import os
 import re
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,58 +18,11 @@ import pytest
 import urllib3
 
 import starview
+from tests.deployment import IMAGE, PROJECT, ROOT, compose, docker, psql, run_once
 
-ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "starview-cron"
-PROJECT = f"starview-test-{uuid.uuid4().hex[:8]}"
 DEADLINE_SECONDS = 90  # a job of every minute comes within it
-# Any that are free: somebody may look at a deployment of their own meanwhile.
-PORTS = {"PAGE_PORT": "0", "CONSOLE_PORT": "0"}
 
-pytestmark = pytest.mark.container
-
-
-def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the client; its output is one text, in the order of the lines."""
-    done = subprocess.run(
-        ["docker", *arguments],
-        cwd=ROOT,
-        env=os.environ | PORTS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stdout
-    return done
-
-
-def compose(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return docker("compose", "--progress=quiet", "-p", PROJECT, *arguments, check=check)
-
-
-def psql(sql: str) -> str:
-    return compose(
-        *("exec", "-T", "postgres", "psql", "-XAtq", "-U", "starview", "-c", sql)
-    ).stdout.strip()
-
-
-def run_once(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A one-off container of the `cron` service, beside the others."""
-    variables = [f"--env={name}={value}" for name, value in environment.items()]
-    return compose(
-        *("run", "--rm", "-T", "--no-deps", *variables, "cron", *command), check=False
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deployment() -> Iterator[None]:
-    """The services of docker-compose.yml, set up; the worker itself is not started."""
-    try:
-        compose("up", "-d", "--wait", "page")
-        yield
-    finally:
-        compose("down", "--volumes", "--timeout", "1", check=False)
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("deployment")]
 
 
 @contextmanager
@@ -308,6 +261,20 @@ def test_the_web_services_own_variables_start_the_schedule() -> None:
     assert "no issues" in check.stdout
 
 
+def test_what_it_is_made_of_is_listed() -> None:
+    done = subprocess.run(
+        [sys.executable, ".ci/sbom.py"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    listed = json.loads((ROOT / ".sbom" / f"{IMAGE}.cdx.json").read_text())
+    names = {part["purl"].partition("@")[0] for part in listed["components"]}
+    assert names >= {
+        *("pkg:pypi/django", "pkg:pypi/boto3", "pkg:deb/debian/libpq5"),
+        *("pkg:deb/debian/supercronic", "pkg:deb/debian/postgresql-client-17"),
+    }
+
+
 def size_mb(image: str) -> float:
     return int(docker("inspect", "-f", "{{.Size}}", image).stdout) / 1e6
 
@@ -336,6 +303,25 @@ def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
     assert user == "10001"
     assert "Read-only file system" in refusal
     assert temporary == "yes"
+
+
+def test_it_works_as_any_other_user() -> None:
+    done = compose(
+        *("run", "--rm", "-T", "--no-deps", "--user=54321:54321", "cron"),
+        *("python", "manage.py", "cleanup_unverified_users", "--dry-run"),
+    )
+
+    assert "unverified user(s) older than 7 days:" in done.stdout
+
+
+def test_waiting_for_the_next_time_takes_no_more_than_25_mb(tmp_path: Path) -> None:
+    line = "JOB=idle timeout -k 60 1h python manage.py clearsessions"
+    with scheduled(tmp_path / "crontab", line, times="0 0 29 2 *") as name:
+        wait_for_log(name, "read crontab")
+        stats = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", name)
+
+    used, unit = re.findall(r"^([\d.]+)(\w+) /", stats.stdout)[0]
+    assert (float(used) < 25, unit) == (True, "MiB")
 
 
 def test_a_one_off_command_runs_and_hands_on_its_exit_code() -> None:

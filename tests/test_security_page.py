@@ -22,6 +22,7 @@ SCHEDULED = re.findall(
 )
 BY_HAND = [
     "diagnose_db",
+    "archive_audit_logs --days=1 --workers=2",
     "verify_audit_archives",
     "adopt_audit_archives",
     "audit_badges --fix",

@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent
 MAINTENANCE = "starview_app.maintenance"
 # Each may import what stands in a line below its own; names are modules or folders.
 LAYERS = (
-    ("starview_app.management.commands", f"{MAINTENANCE}.apps"),
+    (
+        "starview_app.management.commands",
+        f"{MAINTENANCE}.apps",
+        f"{MAINTENANCE}.tasks",
+    ),
     (f"{MAINTENANCE}.notify",),
     (f"{MAINTENANCE}.history",),
     (f"{MAINTENANCE}.catchup",),

@@ -116,6 +116,10 @@ class JobCommand(OneLineCommand):
         """Whether a run with these options only looks: no slot, no lock, no record."""
         return bool(options.get("dry_run"))
 
+    def is_shared(self, options: dict[str, Any]) -> bool:
+        """Whether several runs with such options may work beside each other."""
+        return False
+
     def run(self, *args: Any, **options: Any) -> JobResult:
         """Do the job and report on stdout; raise JobError for what people can fix.
 
@@ -174,6 +178,7 @@ class JobCommand(OneLineCommand):
                 do,
                 lock_name=self.lock_name,
                 is_locked=not dry_run,
+                is_shared=self.is_shared(options),
                 if_unfinished=_IF_UNFINISHED,
                 log_fields={
                     "dry_run": dry_run,

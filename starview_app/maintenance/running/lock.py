@@ -27,6 +27,7 @@ KEEP_SECONDS = 30.0
 SESSIONS = 3
 
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
+_SHARED = "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))"
 # Somebody who looks for crashed runs may have it for a moment.
 _LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _HOLDER = """
@@ -75,10 +76,13 @@ def sessions_named(job: str) -> Iterator[None]:
 
 
 @contextmanager
-def job_lock(job: str, lock_name: str = "", *, on_lost: OnLost) -> Iterator[None]:
+def job_lock(
+    job: str, lock_name: str = "", *, on_lost: OnLost, is_shared: bool = False
+) -> Iterator[None]:
     """Hold the lock of `job` while the block runs; raises JobIsRunningError at once.
 
-    Jobs that must not run beside each other share a `lock_name`.
+    Jobs that must not run beside each other share a `lock_name`. Runs whose lock
+    `is_shared` may run beside each other, and beside no other one.
 
     When the session that holds it ends, `on_lost` gets the reason, in words that follow
     the job's name, from another thread or at the end of the block; then another run may
@@ -88,7 +92,7 @@ def job_lock(job: str, lock_name: str = "", *, on_lost: OnLost) -> Iterator[None
     with connection.wrap_database_errors, sessions_named(job):
         session = _connect()
         try:
-            _acquire(session, job, lock_name)
+            _acquire(session, job, lock_name, _SHARED if is_shared else _LOCK)
             if session.is_pooled:
                 _require_room()
         except BaseException:
@@ -125,11 +129,11 @@ def _connect() -> Session:
     return session
 
 
-def _acquire(session: Session, job: str, lock_name: str) -> None:
+def _acquire(session: Session, job: str, lock_name: str, lock: str) -> None:
     key = {"key": _key(lock_name or job)}
     with session.answers_in_time(), session.cursor() as cursor:
         cursor.execute(session.at_begin())
-        cursor.execute(_LOCK, key)
+        cursor.execute(lock, key)
         if cursor.fetchone() == (True,):
             if _run_lock:
                 cursor.execute(_LOCK_RUN, {"key": _run_lock})

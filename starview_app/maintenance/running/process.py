@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from starview.output import stop_filtering
-from starview_app.maintenance.running.forks import undo_in_children
+from starview_app.maintenance.running.forks import end_with, undo_in_children
 from starview_app.maintenance.running.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
@@ -44,7 +44,6 @@ LONGEST_START_SECONDS = 60.0
 DEADLINE_SLACK_SECONDS = 1.5
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 _FACTS_BYTES = 64 * 1024
 _MOST_FACTS_BYTES = 1024 * 1024
 
@@ -305,7 +304,7 @@ def fork() -> Watched | None:
         os.dup2(writer, number)
     for descriptor in (go, report, *readers, *writers):
         os.close(descriptor)
-    _end_with(parent)
+    end_with(parent, signal.SIGTERM)
     if not os.read(go_reader, 1):
         os._exit(0)
     os.close(go_reader)
@@ -357,14 +356,3 @@ def _channel(number: int) -> tuple[int, int]:
     tty.setraw(writer)
     termios.tcsetwinsize(writer, termios.tcgetwinsize(number))
     return reader, writer
-
-
-def _end_with(parent: int) -> None:
-    """Get SIGTERM when the watching process is killed (Linux)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(0)

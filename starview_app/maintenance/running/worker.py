@@ -47,13 +47,15 @@ def work(
     name: str = "",
     lock_name: str = "",
     is_locked: bool = True,
+    is_shared: bool = False,
     grace_seconds: float | None = None,
     if_unfinished: str = "",
     log_fields: Mapping[str, object] = MappingProxyType({}),
 ) -> JobResult:
     """Call `do` as one run of `job`, and return its result.
 
-    Jobs of one `lock_name` never run beside each other; without `is_locked` any may.
+    Jobs of one `lock_name` never run beside each other, but for those of which each
+    `is_shared`; without `is_locked` any may.
     `do` is asked to stop by a signal, and made to after `grace_seconds` (stop.py).
     Raises JobIsRunningError before `do` is called, and JobError when it was stopped
     before it was done or the lock was lost: about `name`, the job's where there is
@@ -68,7 +70,7 @@ def work(
 
     name = name or job
     with sessions_named(job), stop_on_signals(cancel_query, grace_seconds) as stop:
-        lock = job_lock(job, lock_name, on_lost=stop.fail)
+        lock = job_lock(job, lock_name, on_lost=stop.fail, is_shared=is_shared)
         with lock if is_locked else nullcontext():
             result = _logged(do, stop, log_fields)
     if stop.failure:

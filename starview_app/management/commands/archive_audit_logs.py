@@ -2,25 +2,35 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.conf import settings
 from django.core.management.base import CommandParser
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from starview.env import ARCHIVE
+from starview_app.maintenance import exits
+from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import archive as job
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
 from starview_app.maintenance.jobs.audit_archive.segments import Outcome
+from starview_app.maintenance.jobs.audit_archive.sharing.worker import Part, Sharing
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.running.command import JobCommand, whole_number
+from starview_app.maintenance.running.forks import in_processes
+from starview_app.maintenance.running.stop import StopNow, stop_on_signals
+from starview_app.maintenance.stores.base import StoreError
 from starview_app.maintenance.stores.configured import (
     LOCK_NAME,
     archive_location,
     archive_store,
     public_warning,
 )
+from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -31,6 +41,8 @@ SETTLED = {
     Outcome.KEPT: "kept by a lock of the bucket until that ends",
 }
 MEGABYTE = 1_000_000
+# Each needs a session of the database, and one more where there can be.
+MOST_WORKERS = 64
 
 logger = structlog.get_logger(__name__)
 
@@ -72,6 +84,15 @@ class Command(JobCommand):
             action="store_true",
             help="write .json.gz and .txt.gz",
         )
+        parser.add_argument(
+            "--workers",
+            type=whole_number(1, "processes", maximum=MOST_WORKERS),
+            help="share the work among so many processes, and with other runs that have"
+            " this option, on any machine (default: this run alone)",
+        )
+
+    def is_shared(self, options: dict[str, Any]) -> bool:
+        return bool(options["workers"])
 
     def run(
         self,
@@ -82,6 +103,7 @@ class Command(JobCommand):
         format: str,
         segment_rows: int,
         compress: bool,
+        workers: int | None,
         **options: Any,
     ) -> JobResult:
         self._days = days
@@ -102,6 +124,7 @@ class Command(JobCommand):
                 dry_run=dry_run,
                 segment_rows=segment_rows,
                 compress=compress,
+                sharing=_sharing(workers, should_stop) if workers else None,
             )
         finally:
             # However it ends: what is archived is archived.
@@ -160,3 +183,36 @@ class Command(JobCommand):
             megabytes=round(size_bytes / MEGABYTE, 1),
             rows_per_second=round(count / max(seconds, 0.001)),
         )
+
+
+def _sharing(workers: int, should_stop: ShouldStop) -> Sharing:
+    def start(part: Part, heard: Callable[[int], None]) -> None:
+        if workers == 1:
+            return  # the process that is here already
+
+        def do(tell: Callable[[int], None]) -> None:
+            _help(part, tell)
+
+        for code in in_processes(workers, do, heard, should_stop):
+            if code:
+                # What it has left is done by the others.
+                logger.warning("worker_ended", exit_code=code)
+
+    return Sharing(start, archive_store)
+
+
+def _help(part: Part, tell: Callable[[int], None]) -> None:
+    """One worker's life, in its own process."""
+
+    def cancel_query() -> None:
+        if connection.connection:
+            connection.connection.cancel()
+
+    try:
+        with stop_on_signals(cancel_query) as stop:
+            part(stop, tell)
+    except StopNow:
+        sys.exit(exits.FAILED)
+    except (JobError, StoreError, DatabaseError) as error:
+        logger.warning("worker_failed", error=explain(error) or one_line(error))
+        sys.exit(exits.FAILED)

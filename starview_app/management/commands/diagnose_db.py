@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.backends.cache import KEY_PREFIX
+from django.core.cache import cache
 from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, connection
 from django.utils import timezone
+from django_redis import get_redis_connection
 
 from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.history.lines import table
@@ -74,6 +77,8 @@ def _situation() -> Situation:
         soft_bounce_days=30,
         stale_days=90,
         archive_days=30,
+        redis=get_redis_connection("default"),
+        session_prefix=cache.make_key(KEY_PREFIX),
     )
 
 

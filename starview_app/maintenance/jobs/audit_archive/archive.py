@@ -7,9 +7,10 @@ At every instant a row is in the table or in exactly one finished segment: see
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import ClassVar
 
 from django.db import OperationalError, connection
 from psycopg2.errors import LockNotAvailable
@@ -22,6 +23,7 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
     write_manifests,
 )
 from starview_app.maintenance.jobs.audit_archive.segments import (
+    ATTEMPTS,
     START,
     ChangedMeanwhileError,
     Outcome,
@@ -33,6 +35,16 @@ from starview_app.maintenance.jobs.audit_archive.segments import (
     plan,
     remove_abandoned,
 )
+from starview_app.maintenance.jobs.audit_archive.sharing.claims import (
+    Claims,
+    abandon_left_open,
+    held,
+)
+from starview_app.maintenance.jobs.audit_archive.sharing.worker import (
+    Sharing,
+    Worker,
+    changed_too_often,
+)
 from starview_app.maintenance.jobs.audit_archive.table import read_columns
 from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
@@ -42,8 +54,6 @@ from starview_app.maintenance.stores.base import Store, StoreError
 # 100,000 rows are some 50 MB of JSON and take a few seconds: little is done again after
 # a kill, and a row that the web service changes meanwhile waits no longer than that.
 SEGMENT_ROWS = 100_000
-# A row of the segment was changed or held by another: the segment is written anew.
-ATTEMPTS = 3
 State = AuditArchive.State
 
 
@@ -92,6 +102,7 @@ def archive_audit_logs(
     dry_run: bool = False,
     segment_rows: int = SEGMENT_ROWS,
     compress: bool = False,
+    sharing: Sharing | None = None,
 ) -> JobResult:
     """Archive and delete the audit rows older than `days` before `now`.
 
@@ -102,6 +113,9 @@ def archive_audit_logs(
     moment, and beside any number of other runs, each row is in the table or in exactly
     one archived segment; the next run removes what was left unfinished.
 
+    With `sharing` its own helpers, and other such runs, take segments beside it; what
+    helpers leave, whatever becomes of them, this process does in the end.
+
     A dry run looks at the table and lists the store, and changes nothing. Counts:
     found, archived, segments, objects. Raises JobError.
     """
@@ -110,7 +124,10 @@ def archive_audit_logs(
         read_columns(cursor)
     count = _count_due(cutoff)
     report(Found(count, cutoff))
-    run = _Run(
+    make: Callable[..., _Run] = _Run
+    if sharing:
+        make = partial(_SharedRun, sharing=sharing)
+    run = make(
         now=now,
         days=days,
         cutoff=cutoff,
@@ -130,6 +147,8 @@ def archive_audit_logs(
 
 @dataclass(frozen=True)
 class _Run:
+    # Whether other processes may work beside it.
+    is_shared: ClassVar[bool] = False
     now: datetime
     days: int
     cutoff: datetime
@@ -201,11 +220,13 @@ class _Run:
         if not (self.result.counts["found"] or left_open or abandoned):
             return
         listed = self._list_store()
-        for record in left_open:
-            if _abandon(record):
-                self._remove(record, set(record.names), is_new=True)
+        for record in self._abandoned_of(left_open):
+            self._remove(record, set(record.names), is_new=True)
         for record in abandoned:
             self._remove(record, listed, is_new=False)
+
+    def _abandoned_of(self, left_open: list[AuditArchive]) -> Iterator[AuditArchive]:
+        return (record for record in left_open if _abandon(record))
 
     def _remove(self, record: AuditArchive, listed: set[str], *, is_new: bool) -> None:
         self._check_stop()
@@ -253,10 +274,7 @@ class _Run:
                 continue
             self._count(record)
             return
-        raise JobError(
-            "audit rows were changed, or held, while they were archived,"
-            f" {ATTEMPTS} times over HINT: run the job again later"
-        )
+        raise changed_too_often()
 
     def _count(self, record: AuditArchive) -> None:
         counts = self.result.counts
@@ -272,12 +290,70 @@ class _Run:
         """One for what none lists yet, and those that earlier runs only planned."""
         while plan_manifest(location=self.store.location, now=self.now):
             pass
-        for manifest in write_manifests(self.store):
+        for manifest in write_manifests(self.store, is_shared=self.is_shared):
             self.report(ManifestWritten(manifest.name))
 
     def _check_stop(self) -> None:
         if self.should_stop():
             raise StopRequested
+
+
+@dataclass(frozen=True)
+class _SharedRun(_Run):
+    """A run beside whose process others work, its own helpers and other runs."""
+
+    is_shared: ClassVar[bool] = True
+    sharing: Sharing = field(kw_only=True)
+
+    def _abandoned_of(self, left_open: list[AuditArchive]) -> Iterator[AuditArchive]:
+        return iter(abandon_left_open(self.store.location))
+
+    def _remove(self, record: AuditArchive, listed: set[str], *, is_new: bool) -> None:
+        with held(record) as is_ours:
+            if is_ours:
+                super()._remove(record, listed, is_new=False)
+
+    def _archive_segments(self) -> None:
+        heard: set[int] = set()
+
+        def hear(number: int) -> None:
+            heard.add(number)
+            self._count(AuditArchive.objects.get(pk=number))
+
+        self.sharing.start(self._help, hear)
+        # One that was killed between its commit and its word.
+        records = AuditArchive.objects.filter(
+            location=self.store.location, archived_at=self.now, state=State.ARCHIVED
+        )
+        for record in records.exclude(pk__in=heard).order_by("id"):
+            self._count(record)
+        self._worker(self.store, self.should_stop, self._count).work()
+
+    def _help(self, should_stop: ShouldStop, tell: Callable[[int], None]) -> None:
+        """In a process of its own, for which nothing of this one's store is left."""
+        store = self.sharing.store()
+        with suppress(StopRequested):
+            self._worker(store, should_stop, lambda record: tell(record.pk)).work()
+
+    def _worker(
+        self,
+        store: Store,
+        should_stop: ShouldStop,
+        archived: Callable[[AuditArchive], None],
+    ) -> Worker:
+        own = replace(self, store=store, should_stop=should_stop)
+        claims = Claims(
+            location=store.location,
+            archived_at=self.now,
+            retention_days=self.days,
+            cutoff=self.cutoff,
+            kinds=self.kinds,
+            segment_rows=self.segment_rows,
+        )
+        return Worker(store, claims, should_stop, archived, own._remove_left)
+
+    def _remove_left(self, record: AuditArchive) -> None:
+        self._remove(record, set(record.names), is_new=False)
 
 
 def _abandon(record: AuditArchive) -> bool:

@@ -90,10 +90,16 @@ _CONTROLS = "".join(
 )
 
 
-def _escaped(text: str) -> str:
-    r"""SQL: the JSON text `text` with such characters written \uXXXX, as JSON may."""
-    return rf"""
-        CASE WHEN {text} ~ '[{_CONTROLS}]'
+# The finished line of a row, with such characters written \uXXXX, as JSON may. Most
+# lines are plain ASCII, which is quick to see in UTF-8, a database's only encoding
+# here: those need no search.
+ESCAPED_LINE = rf"""
+    CASE
+        WHEN
+            octet_length(line) = char_length(line)
+            AND strpos(line, E'\x7f') = 0
+        THEN line
+        WHEN line ~ '[{_CONTROLS}]'
         THEN (
             SELECT string_agg(
                 CASE
@@ -105,9 +111,11 @@ def _escaped(text: str) -> str:
                 END,
                 '' ORDER BY position
             )
-            FROM regexp_split_to_table({text}, '') WITH ORDINALITY AS t(sign, position)
+            FROM regexp_split_to_table(line, '') WITH ORDINALITY AS t(sign, position)
         )
-        ELSE {text} END"""
+        ELSE line
+    END
+"""
 
 
 # Not a name that a column may have: PostgreSQL would take that column instead.
@@ -140,31 +148,35 @@ def _txt_row(columns: Sequence[Column]) -> str:
     """concat_ws leaves out what is null.
 
     Every text of a row is quoted and escaped, so that no field can look like another
-    one, or like another line.
+    one, or like another line. The line is searched once, not each of its fields; as
+    rows in order it is computed once as well, whatever is asked of it.
     """
     others = "".join(
-        f"{column.literal} || '=' || {_escaped(column.json_of_text)},"
+        f"{column.literal} || '=' || {column.json_of_text},"
         for column in columns
         if column.name not in KNOWN
     )
     return f"""
-        SELECT concat_ws(
-            ' ',
-            to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
-            CASE WHEN success THEN 'OK  ' ELSE 'FAIL' END,
-            {_escaped("to_json(event_type)::text")},
-            'user=' || {_escaped("to_json(username)::text")},
-            'user_id=' || user_id,
-            'ip=' || host(ip_address),
-            'message=' || {_escaped("to_json(message)::text")},
-            'agent=' || {_escaped("to_json(user_agent)::text")},
-            'metadata=' || {_escaped("metadata::text")},
-            {others}
-            'id=' || id
-        )
-        FROM {TABLE}
-        WHERE {_RANGE}
-        ORDER BY timestamp, id
+        SELECT {ESCAPED_LINE}
+        FROM (
+            SELECT concat_ws(
+                ' ',
+                to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
+                CASE WHEN success THEN 'OK  ' ELSE 'FAIL' END,
+                to_json(event_type)::text,
+                'user=' || to_json(username)::text,
+                'user_id=' || user_id,
+                'ip=' || host(ip_address),
+                'message=' || to_json(message)::text,
+                'agent=' || to_json(user_agent)::text,
+                'metadata=' || metadata::text,
+                {others}
+                'id=' || id
+            ) AS line
+            FROM {TABLE}
+            WHERE {_RANGE}
+            ORDER BY timestamp, id
+        ) AS rows_in_order
     """
 
 

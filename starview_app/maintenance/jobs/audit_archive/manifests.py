@@ -30,6 +30,7 @@ _NAME = re.compile(r"audit_manifest_([0-9]{6,})_[0-9]{8}_[0-9]{6}\.json")
 # A manifest lists so many segments at most, and the next one the rest.
 MANIFEST_SEGMENTS = 10_000
 PLAN_LOCK_TIMEOUT = "10s"
+_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 # 100,000 objects are listed in less: more is no manifest.
 MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
@@ -126,16 +127,36 @@ def _plan_once(
     return manifest
 
 
-def write_manifests(store: Store) -> Iterator[AuditManifest]:
+def write_manifests(
+    store: Store, *, is_shared: bool = False
+) -> Iterator[AuditManifest]:
     """Have every planned manifest in the store, read back and equal; yields each.
 
+    Where the work `is_shared`, but for those that another process is just writing.
     Raises JobError when the store has something else under its name or gives something
     else back; StoreError.
     """
     planned = AuditManifest.objects.filter(location=store.location, is_written=False)
     for manifest in planned.order_by("sequence"):
-        _write(store, manifest)
+        if not is_shared:
+            _write(store, manifest)
+        elif not _write_unless_another_does(store, manifest):
+            continue
+        # By itself: a run that is frozen here must not hold the row.
+        manifest.is_written = True
+        manifest.save(update_fields=["is_written"])
         yield manifest
+
+
+def _write_unless_another_does(store: Store, manifest: AuditManifest) -> bool:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        key = f"starview-maintenance:audit_archives:manifest:{manifest.pk}"
+        cursor.execute(_TRY_LOCK, {"key": key})
+        (is_ours,) = cursor.fetchone()
+        if is_ours:
+            _write(store, manifest)
+    return bool(is_ours)
 
 
 def _write(store: Store, manifest: AuditManifest) -> None:
@@ -157,8 +178,6 @@ def _write(store: Store, manifest: AuditManifest) -> None:
                 target.write(body)
     if read_body(store, manifest.name) != body:
         raise JobError(f"{manifest.name} came back from the store changed")
-    manifest.is_written = True
-    manifest.save(update_fields=["is_written"])
 
 
 def _refuse_strangers(manifest: AuditManifest, found: bytes) -> None:

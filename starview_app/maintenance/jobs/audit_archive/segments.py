@@ -9,10 +9,11 @@ its rows in the table, whatever happened to the run.
 No lock is relied on (docs/decisions/0008). An object is removed only when its record
 is committed as abandoned, which no commit can make archived again; and no other record
 will ever have its name. So a run that sleeps between any two of its steps, and wakes up
-when others have gone on, removes nothing that is relied on.
+when others have gone on, removes nothing that is relied on. Where several processes
+share the work (`sharing`), a lock of the record only says that somebody works on it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +61,8 @@ from starview_app.maintenance.stores.base import (
 # Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
 # service ever wait for each other, it is the job that gives way and tries again.
 LOCK_TIMEOUT_MS = 900
+# A row of the segment was changed or held by another: the segment is written anew.
+ATTEMPTS = 3
 _CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 State = AuditArchive.State
 
@@ -196,10 +199,14 @@ def remove_abandoned(
 
 @dataclass(frozen=True)
 class SegmentArchiver:
-    """Moves segments to `store`. Nothing of a segment is lost however a call ends."""
+    """Moves segments to `store`. Nothing of a segment is lost however a call ends.
+
+    `begin` is called at the begin of the transaction that archives a record.
+    """
 
     store: Store
     should_stop: ShouldStop
+    begin: Callable[[AuditArchive], None] = lambda record: None
 
     def archive(self, record: AuditArchive) -> None:
         """Write, read back, compare, delete; `record`, which is open, is then archived.
@@ -232,6 +239,7 @@ class SegmentArchiver:
             # Before the snapshot is taken: so no column can come in between.
             cursor.execute(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE")
             cursor.execute(SET_TEXT_FORMS)
+            self.begin(record)
             columns = read_columns(cursor)
             batch = _summary(cursor, record)
             _refuse_referred(cursor, record)

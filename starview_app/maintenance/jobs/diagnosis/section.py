@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
+from starview_app.maintenance.jobs.sessions.clear import Redis
+
 Row = dict[str, Any]
 
 
@@ -30,6 +32,9 @@ class Situation:
     soft_bounce_days: int
     stale_days: int
     archive_days: int
+    # The sessions in Redis, which may not answer; None: nobody looks there.
+    redis: Redis | None = None
+    session_prefix: str = ""
     long_transaction: timedelta = timedelta(minutes=5)  # is listed
     too_long_transaction: timedelta = timedelta(hours=1)
     too_long_wait: timedelta = timedelta(minutes=1)

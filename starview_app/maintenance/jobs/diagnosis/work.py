@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from redis.exceptions import RedisError
+
 from starview_app.maintenance.jobs.audit_archive.format import COUNT_DUE
 from starview_app.maintenance.jobs.diagnosis.section import (
     Row,
@@ -12,10 +14,12 @@ from starview_app.maintenance.jobs.diagnosis.section import (
 from starview_app.maintenance.jobs.email_suppressions.cleanup import (
     cleanup_email_suppressions,
 )
+from starview_app.maintenance.jobs.sessions.clear import clear_sessions
 from starview_app.maintenance.jobs.unverified_users.cleanup import (
     cleanup_unverified_users,
 )
 from starview_app.maintenance.own_tables import has_table
+from starview_app.maintenance.text import one_line
 
 _PROOFS = """
     SELECT what, max(at) AS last
@@ -82,8 +86,25 @@ def check_work(situation: Situation) -> Section:
             f" {mails.counts['would_delete']}",
         },
         {"job": "archive_audit_logs", "would": f"archive {rows}"},
+        {"job": "clearsessions", "would": _sessions(situation)},
     ]
     return Section("What each job would do now", found)
+
+
+def _sessions(situation: Situation) -> str:
+    if situation.redis is None:
+        return "not looked at"
+    try:
+        counts = clear_sessions(
+            now=situation.now,
+            redis=situation.redis,
+            key_prefix=situation.session_prefix,
+            should_stop=lambda: False,
+            dry_run=True,
+        ).counts
+    except RedisError as error:
+        return f"fail: {one_line(error)}"
+    return f"remove {counts['endless']} without an expiry, {counts['expired']} expired"
 
 
 def check_proofs(situation: Situation) -> Section:

@@ -1,0 +1,88 @@
+"""One process's part of an archive that several processes write together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.jobs.audit_archive.segments import (
+    ATTEMPTS,
+    ChangedMeanwhileError,
+    SegmentArchiver,
+    SegmentVanishedError,
+)
+from starview_app.maintenance.jobs.audit_archive.sharing.claims import (
+    Claim,
+    Claims,
+    take_lease,
+)
+from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
+from starview_app.maintenance.jobs.result import ShouldStop
+from starview_app.maintenance.models import AuditArchive
+from starview_app.maintenance.stores.base import Store
+
+# Called in a helper's process with its own way to be stopped, and with what tells this
+# process the number of each record that is archived.
+Part = Callable[[ShouldStop, Callable[[int], None]], None]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a run shares its work.
+
+    `start` calls a Part in each of its helpers' processes, of which there may be none,
+    and hands on what they tell until all have ended. `store` gives each its own.
+    """
+
+    start: Callable[[Part, Callable[[int], None]], None]
+    store: Callable[[], Store]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Archives segment after segment until there is none that nobody else has.
+
+    `archived` gets the record of each, `abandoned` that of one whose process is gone.
+    """
+
+    store: Store
+    claims: Claims
+    should_stop: ShouldStop
+    archived: Callable[[AuditArchive], None]
+    abandoned: Callable[[AuditArchive], None]
+
+    def work(self) -> None:
+        """Raises JobError, StoreError, StopRequested."""
+        while not self.should_stop():
+            claim = self.claims.next()
+            if claim is None:
+                return
+            if claim.replaces:
+                self.abandoned(claim.replaces)
+            self._archive(claim)
+        raise StopRequested
+
+    def _archive(self, claim: Claim) -> None:
+        archiver = SegmentArchiver(self.store, self.should_stop, begin=take_lease)
+        record: AuditArchive | None = claim.record
+        attempts = 0
+        while record:
+            try:
+                archiver.archive(record)
+            except SegmentVanishedError:
+                return
+            except ChangedMeanwhileError:
+                attempts += 1
+                if attempts == ATTEMPTS:
+                    raise changed_too_often() from None
+                # Under names of its own; unless another process has taken it over.
+                record = self.claims.again(claim.ends)
+            else:
+                self.archived(record)
+                return
+
+
+def changed_too_often() -> JobError:
+    return JobError(
+        "audit rows were changed, or held, while they were archived,"
+        f" {ATTEMPTS} times over HINT: run the job again later"
+    )

@@ -1,0 +1,74 @@
+"""A job as a Celery task, for a web service that runs Celery already.
+
+Celery only launches: what runs is the crontab's line in processes of its own, claimed,
+locked, recorded and announced as ever. Nothing in this image imports this module, and
+it can be imported where there is no Celery.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.utils import timezone
+
+from starview_app.maintenance import exits
+from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.schedule.registry import recorded_jobs
+
+try:
+    from celery import shared_task
+except ImportError:
+
+    def shared_task(**options: Any) -> Callable[..., Any]:
+        """Celery's, where there is none: the function stays what it is."""
+        return lambda function: function
+
+
+logger = structlog.get_logger(__name__)
+
+
+def run_named_job(job: str, slot: str | None = None) -> int:
+    """Run the line of the crontab that is named `job` to its end, for its newest time.
+
+    That time is claimed in PostgreSQL: whatever is delivered twice, or started by
+    supercronic as well, runs once. With `slot`, a time in ISO 8601 with its zone, a
+    message that comes so late that another time is due is dropped: what was missed is
+    for `catch_up`. Returns 0; raises JobError when the run has failed, or there is no
+    such job.
+    """
+    line = next((line for line in recorded_jobs() if line.job == job), None)
+    if line is None:
+        raise JobError(f"the crontab has no job {job!r} HINT: see `manage.py jobs`")
+    if slot is not None and _moment(slot) != line.last_due(timezone.now()):
+        logger.warning("task_dropped", job=job, slot=slot, reason="not its newest time")
+        return exits.DONE
+    here = Path(sys.executable).parent  # the crontab says `python`
+    path = f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    command = ["/bin/sh", "-c", f"exec env {line.command}"]
+    environment = {**os.environ, "PATH": path}
+    ended = subprocess.run(
+        command, cwd=settings.BASE_DIR, env=environment, check=False
+    ).returncode
+    code = exits.as_shell_shows(ended)
+    if code:
+        raise JobError(f"{job} ended with {code} HINT: see `manage.py jobs history`")
+    return code
+
+
+def _moment(slot: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(slot)
+        if moment.tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise JobError(f"slot={slot!r} is no time with its zone") from None
+    return moment
+
+
+run_job = shared_task(name="starview_app.maintenance.run_job")(run_named_job)
