@@ -22,7 +22,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench export sbom update requirements supercronic pgbouncer clean
+	check-image check-migrations bench docs export sbom update requirements supercronic pgbouncer clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,10 @@ check: check-migrations ## lint the Python, the scripts, the image; check types 
 bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
+docs: $(INSTALLED) ## write the pages of docs/ as a site that can be searched, into .site/
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "Open .site/index.html"
+
 export: $(INSTALLED) ## write render.yaml and deploy/ from the crontab
 	$(EXPORT) render-worker --output .
 	$(EXPORT) render-cron --output deploy
@@ -68,7 +72,7 @@ requirements: $(INSTALLED) ## compile *.in, with hashes
 
 clean: ## remove what make made: .venv, .tools, caches, ... (never audit_archives)
 	@[ ! -d .demo ] || [ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run clean
-	rm -rf $(VENV) $(TOOLS) .demo .bench .sbom .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) .demo .bench .sbom .site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what `make check` is made of -------------------------------------------------------

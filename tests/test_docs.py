@@ -1,6 +1,8 @@
 """What is written for operators agrees with what the program reads and runs."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,33 @@ def test_every_path_and_every_link_of_a_page_exists(page: Path) -> None:
         assert found.exists(), link
         if anchor:
             assert anchor in anchors_of(found), link
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Strict: no page without an entry, no link or anchor that leads nowhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert (built.returncode, "WARNING" in built.stderr) == (0, False), built.stderr
+    pages = [page for page in PAGES if page.name != "README.md"]
+    made = [page.relative_to(ROOT / "docs").with_suffix(".html") for page in pages]
+    assert [str(page) for page in made if not (tmp_path / page).is_file()] == []
+    assert (tmp_path / "search" / "search_index.json").is_file()
+
+
+def test_a_page_of_the_site_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+
+    assert "<h1" in index
+    assert (
+        re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?:https?:)?//", index)
+        == []
+    )
+    # A link that leaves docs/ has a copy to lead to.
+    assert 'href="files/CHANGELOG.md.txt"' in index
+    assert (tmp_path / "files" / "CHANGELOG.md.txt").is_file()
 
 
 def anchors_of(page: Path) -> set[str]:
