@@ -33,11 +33,7 @@ _RIGHTS = """
 """
 _MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE') AS may"
 
-_USERS, _MAILS, _ARCHIVE = (
-    "cleanup_unverified_users",
-    "cleanup_email_suppressions",
-    "archive_audit_logs",
-)
+_USERS, _MAILS = "cleanup_unverified_users", "cleanup_email_suppressions"
 # (job, tables, rights besides SELECT)
 _NEEDED = (
     (_USERS, ("auth_user", "account_emailaddress"), ("DELETE", "UPDATE")),
@@ -45,12 +41,15 @@ _NEEDED = (
     (_USERS, ("starview_app_userprofile",), ("DELETE", "UPDATE")),
     (_USERS, ("starview_app_userbadge", "starview_app_follow"), ("DELETE", "UPDATE")),
     (_USERS, ("starview_app_auditlog", "starview_email_complaint"), ("UPDATE",)),
-    (
-        _MAILS,
-        ("starview_email_bounce", "starview_email_suppression"),
-        ("DELETE", "UPDATE"),
-    ),
-    (_ARCHIVE, ("starview_app_auditlog",), ("DELETE", "INSERT")),
+    (_MAILS, ("starview_email_bounce",), ("DELETE", "UPDATE")),
+    (_MAILS, ("starview_email_suppression",), ("UPDATE",)),
+    ("archive_audit_logs", ("starview_app_auditlog",), ("DELETE",)),
+    ("restore_audit_logs", ("starview_app_auditlog",), ("INSERT",)),
+    ("clearsessions", ("django_session",), ("DELETE", "UPDATE")),
+    ("audit_badges", ("starview_app_userbadge",), ("DELETE", "INSERT")),
+    ("audit_badges", ("starview_app_badge",), ("UPDATE",)),
+    # It makes the tables maintenance_*.
+    ("the first job", ("django_migrations",), ("DELETE", "INSERT")),
 )
 _APPS = ("auth", "account", "socialaccount", "sites", "starview_app")
 
