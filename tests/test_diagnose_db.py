@@ -160,6 +160,7 @@ def test_a_right_that_a_job_lacks_is_named_with_the_grant() -> None:
         "archive_audit_logs may not DELETE on starview_app_auditlog HINT: connect as"
         " the web service's user, or GRANT DELETE ON starview_app_auditlog TO this one"
     ) in found
+    assert [text for text in found if "clearsessions may not DELETE on" in text]
     assert [text for text in found if "may not make the tables maintenance_*" in text]
 
 
