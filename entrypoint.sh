@@ -69,9 +69,10 @@ check_schedule() {
 }
 
 wait_for_database() {
-  python manage.py wait_for_database
+  run stop_command python manage.py wait_for_database
 }
 
+child=''
 # Who is whose child.
 declare -A children_of=()
 read_processes() {
@@ -145,6 +146,22 @@ wait_for_processes_beside() {
   done
 }
 
+# `docker exec` may have started something before the schedule begins: it ends well, too.
+give_up() {
+  local pid
+  read_processes
+  for pid in $(processes_beside); do
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+  wait_for_processes_beside
+  exit "$1"
+}
+
+stop_early() {
+  say "stopping: $1 came before the schedule had begun"
+  give_up 143
+}
+
 # supercronic stops scheduling on SIGTERM but waits for its jobs without telling them.
 stop_schedule() {
   local pid
@@ -211,9 +228,13 @@ main() {
   [ "${LOG_FORMAT:-}" != json ] || write_json
   case "${1:-}" in
     '')
+      trap 'stop_early SIGTERM' TERM
+      trap 'stop_early SIGINT' INT
       check_settings
       check_schedule
-      wait_for_database
+      wait_for_database || give_up "$?"
+      trap 'stop_early SIGTERM' TERM
+      trap 'stop_early SIGINT' INT
       run_schedule
       ;;
     -h | --help) usage ;;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import os
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
@@ -72,7 +73,7 @@ def telling_what_is_down(view: View) -> View:
 def report(request: HttpRequest, **named: int) -> HttpResponse:
     """The report, as it is now."""
     found = collect(scheduled_jobs(), timezone.now())
-    return HttpResponse(page.render(found, "demo/report.html"))
+    return HttpResponse(page.render(found, "demo/report.html", request))
 
 
 @telling_what_is_down
@@ -91,6 +92,11 @@ def mail_html(request: HttpRequest, **named: int) -> HttpResponse:
     response["Content-Security-Policy"] = f"{_POLICY}; sandbox"
     response["X-Frame-Options"] = "SAMEORIGIN"
     return response
+
+
+def console(request: HttpRequest) -> dict[str, str]:
+    """For all templates: where MinIO's console is."""
+    return {"console": os.environ.get("CONSOLE_URL", "http://127.0.0.1:9001")}
 
 
 urlpatterns = [

@@ -9,3 +9,9 @@ SECURE_SSL_REDIRECT = False
 # It refuses other names.
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware", *MIDDLEWARE]  # noqa: F405
 INSTALLED_APPS = [*INSTALLED_APPS, "demo"]  # noqa: F405
+TEMPLATES = [
+    {
+        **TEMPLATES[0],  # noqa: F405
+        "OPTIONS": {"context_processors": ["demo.page.console"]},
+    }
+]

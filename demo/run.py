@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         return 1
     except Terminated as end:
         return 128 + end.number
+    except BrokenPipeError:  # nobody reads on: `make demo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

@@ -1,6 +1,6 @@
 """Prepare what the jobs work on: tables, bucket, sender and the demo data.
 
-`python demo/setup.py`, with the jobs' own environment; the one-shot container of
+`python demo/setup.py`, with the jobs' own environment; the container `page` of
 docker-compose.yml and `make demo` run it. Safe to run twice. Needs no more than
 requirements.txt, and works only on a stand-alone database: `migrate` refuses the web
 service's.

@@ -32,12 +32,13 @@ def say(text: str, *styles: str) -> None:
 
 
 def clipped(text: str) -> str:
-    """One line of WIDTH; no control character reaches the terminal."""
+    """One line of WIDTH on a terminal; no control character reaches it."""
     safe = "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in text
     )
-    return safe if len(safe) <= WIDTH else f"{safe[: WIDTH - 1]}…"
+    is_short = len(safe) <= WIDTH or not sys.stdout.isatty()
+    return safe if is_short else f"{safe[: WIDTH - 1]}…"
 
 
 def in_short(output: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from demo.services import ADMIN, SENDER, LocalServices
 from starview.env import Environment
 from starview_app.maintenance import ses as ses_module
-from starview_app.maintenance.catchup.memory import remember
+from starview_app.maintenance.catchup.memory import last_tick, remember
 from starview_app.maintenance.models import Announcement, JobRun, ScheduleLine
 from starview_app.maintenance.notify import alerts, words
 from starview_app.maintenance.running.gone import mark_crashed
@@ -30,6 +30,7 @@ from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.lock import lock_if_free
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import scheduled_jobs
 from tests.conftest import Manage
 from tests.factories import (
     DEADLINE_SECONDS,
@@ -805,13 +806,28 @@ def test_an_outage_that_a_container_mailed_that_is_gone_is_mailed_as_over(
     assert subjects(mails) == subject
 
 
+def test_where_nothing_was_due_while_the_server_was_away_nobody_announced_it(
+    mails: Mails,
+) -> None:
+    started_at = last_tick()[1]
+    due = next(line for line in scheduled_jobs() if "catch_up" in line.command)
+    ticked_at = due.next_after(started_at - timedelta(minutes=10))  # the last before it
+    remember([A], ticked_at)
+
+    alerts.recall_outage(started_at + timedelta(minutes=1))
+    alerts.dispatch([A], started_at + timedelta(minutes=1))
+
+    assert mails() == []
+
+
 def test_a_server_that_was_started_since_the_last_tick_may_have_been_away(
     mails: Mails,
 ) -> None:
-    remember([A], SLOT)  # before the tests' server was there
+    started_at = last_tick()[1]
+    remember([A], started_at - timedelta(minutes=15))  # a tick was due meanwhile
 
-    alerts.recall_outage(SLOT + timedelta(minutes=1))
-    alerts.dispatch([A], SLOT + timedelta(minutes=1))
+    alerts.recall_outage(started_at + timedelta(minutes=1))
+    alerts.dispatch([A], started_at + timedelta(minutes=1))
 
     (mail,) = mails()
     assert mail["Subject"] == "[Starview] the database works again"

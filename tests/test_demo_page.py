@@ -18,7 +18,10 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture
 def browser(services: LocalServices, settings: Settings) -> Client:
-    for name in ("ROOT_URLCONF", "ALLOWED_HOSTS", "MIDDLEWARE", "INSTALLED_APPS"):
+    for name in (
+        *("ROOT_URLCONF", "ALLOWED_HOSTS"),
+        *("MIDDLEWARE", "INSTALLED_APPS", "TEMPLATES"),
+    ):
         setattr(settings, name, getattr(page_settings, name))
     settings.SECURE_SSL_REDIRECT = page_settings.SECURE_SSL_REDIRECT
     settings.EMAIL_BACKEND = "starview_app.maintenance.ses.Backend"
@@ -39,6 +42,7 @@ def test_the_report_is_as_new_as_the_request(browser: Client) -> None:
     assert "it broke" not in before
     assert "it broke" in after
     assert 'http-equiv="refresh" content="60"' in after
+    assert 'href="http://127.0.0.1:9001/browser/starview-media"' in after
 
 
 def test_looking_changes_nothing(browser: Client) -> None:

@@ -1,5 +1,8 @@
 """What `make demo` shows of a long output."""
 
+from contextlib import redirect_stdout
+from io import StringIO
+
 from demo.terminal import WIDTH, clipped, in_short
 
 
@@ -26,5 +29,15 @@ def test_a_few_are_shown_whole_without_log_lines_and_rules() -> None:
     assert list(in_short("\n".join([log, "=" * 80, *listed("-", 4)]))) == listed("-", 4)
 
 
-def test_a_line_is_cut_and_no_control_character_reaches_the_terminal() -> None:
-    assert clipped("\x1b[2J" + "a" * WIDTH) == "\\x1b[2J" + "a" * (WIDTH - 8) + "…"
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_is_cut_for_a_terminal_alone_and_shows_no_control_character() -> None:
+    long = "\x1b[2J" + "a" * WIDTH
+
+    with redirect_stdout(StringIO()):
+        assert clipped(long) == "\\x1b[2J" + "a" * WIDTH
+    with redirect_stdout(Terminal()):
+        assert clipped(long) == "\\x1b[2J" + "a" * (WIDTH - 8) + "…"

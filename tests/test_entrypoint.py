@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -184,7 +185,7 @@ CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 AS_TINI = """
     "$@" & child=$!
     trap 'kill -TERM $child' TERM
-    until wait $child; code=$?; [ $code -lt 128 ]; do :; done
+    while wait $child; code=$?; kill -0 $child 2>/dev/null; do :; done
     exit $code
 """
 
@@ -199,31 +200,58 @@ def tini(tmp_path: Path) -> list[str]:
     return [*CONTAINER, str(program), "-c", AS_TINI, "tini"]
 
 
+@contextmanager
+def job_beside(
+    init: str, app: App, environment: dict[str, str], output: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A job that `docker exec` has started in the container, once it works."""
+    with output.open("wb") as written:
+        beside = subprocess.Popen(
+            ["nsenter", "-t", init, "--pid", "--mount"]
+            + [sys.executable, str(app.folder / "manage.py"), "run_job", "sleep"],
+            env=merged(environment),
+            stdout=written,
+        )
+    with beside:
+        wait_until(
+            lambda: "sleeping" in output.read_text() or beside.poll() is not None
+        )
+        yield beside
+
+
+def init_of(process: "subprocess.Popen[bytes]") -> str:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
+
+
 def test_a_stop_reaches_a_job_that_docker_exec_has_started_and_waits_for_its_end(
     app: App, tini: list[str], test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     with app.started(test_environment, "true", within=tini) as process:
         app.wait_for("job succeeded", process)
-        init = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        with (tmp_path / "beside").open("wb") as output:
-            beside = subprocess.Popen(
-                ["nsenter", "-t", init.strip(), "--pid", "--mount"]
-                + [sys.executable, str(app.folder / "manage.py"), "run_job", "sleep"],
-                env=merged(test_environment),
-                stdout=output,
-            )
-        wait_until(
-            lambda: (
-                "sleeping" in (tmp_path / "beside").read_text()
-                or beside.poll() is not None
-            )
-        )
-
-        os.kill(int(init), signal.SIGTERM)
-        code = process.wait(WAIT_SECONDS)
+        init = init_of(process)
+        with job_beside(init, app, test_environment, tmp_path / "beside") as beside:
+            os.kill(int(init), signal.SIGTERM)
+            code = process.wait(WAIT_SECONDS)
 
     assert code == 0, app.said()
-    assert beside.wait(WAIT_SECONDS) == 1  # its own word, not a SIGKILL
+    assert beside.returncode == 1  # its own word, not a SIGKILL
+    assert runs() == [("starview-sleep", "by hand", "interrupted")]
+
+
+def test_so_it_does_before_the_schedule_has_begun(
+    app: App, tini: list[str], test_environment: dict[str, str], tmp_path: Path
+) -> None:
+    nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    waiting = {**test_environment, **nowhere}
+    with app.started(waiting, "true", within=tini) as process:
+        app.wait_for("waiting for the database", process)
+        init = init_of(process)
+        with job_beside(init, app, test_environment, tmp_path / "beside") as beside:
+            os.kill(int(init), signal.SIGTERM)
+            code = process.wait(WAIT_SECONDS)
+
+    assert code == 143, app.said()
+    assert beside.returncode == 1
     assert runs() == [("starview-sleep", "by hand", "interrupted")]
 
 

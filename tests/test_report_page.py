@@ -1,5 +1,6 @@
 """`jobs report --html`: one page that needs nothing else and shows no name."""
 
+import os
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
+from starview_app.maintenance.files import write_file
 from starview_app.maintenance.history.report import RUNS, RUNS_OF_A_JOB, collect
 from starview_app.maintenance.models import AuditArchive, JobRun
 from starview_app.maintenance.schedule.crontab import parse_crontab
@@ -112,6 +114,38 @@ def test_names_and_addresses_are_left_out(page: Page) -> None:
 
     assert "bob" not in text
     assert "*** - registered 9 days ago" in text
+
+
+def test_what_a_job_wrote_hides_nothing_and_turns_nothing_round(page: Page) -> None:
+    make_run(CLEANUP, output="\x1b[2Jred\x07 \u202eevil\nnext\n")
+
+    text = page.write()
+
+    assert "\\u001b[2Jred\\u0007 \\u202eevil\nnext\n" in text
+    assert not set("\x1b\x07\u202e") & set(text)
+
+
+def test_a_link_stays_and_a_pipe_is_written_into(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "link.html").symlink_to("report.html")
+    page.path = tmp_path / "link.html"
+    assert page.write().startswith("<!DOCTYPE html>")
+    assert page.path.is_symlink()
+    assert not (tmp_path / "report.html").is_symlink()
+
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(reader, "rb") as read:  # there is room for it in the pipe
+        write_file(pipe, "<!DOCTYPE html>")
+        assert read.read() == b"<!DOCTYPE html>"
+    assert pipe.is_fifo()
+
+
+def test_a_name_that_is_none_is_one_line(manage: Manage) -> None:
+    done = manage("jobs", "report", "--html", "")
+
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_it_shows_the_newest_runs_and_no_more() -> None:

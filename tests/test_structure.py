@@ -28,7 +28,7 @@ LAYERS = (
     (f"{MAINTENANCE}.stores", f"{MAINTENANCE}.ses"),
     (f"{MAINTENANCE}.own_tables", f"{MAINTENANCE}.database_errors"),
     (f"{MAINTENANCE}.models",),
-    (f"{MAINTENANCE}.errors", f"{MAINTENANCE}.exits", f"{MAINTENANCE}.text"),
+    tuple(f"{MAINTENANCE}.{name}" for name in ("errors", "exits", "files", "text")),
     ("starview_app.models",),
     ("starview",),
 )

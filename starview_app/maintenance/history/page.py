@@ -3,13 +3,12 @@
 The page needs nothing else: no script, no file, no request. All text is escaped.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+from django.http import HttpRequest
 from django.template.loader import render_to_string
 
 from starview_app.maintenance.history.lines import duration, utc
@@ -79,8 +78,12 @@ class Chart:
     limit: str
 
 
-def render(report: Report, template: str = "maintenance/report.html") -> str:
-    """`template` extends the page."""
+def render(
+    report: Report,
+    template: str = "maintenance/report.html",
+    request: HttpRequest | None = None,
+) -> str:
+    """`template` extends the page, for who has asked by HTTP."""
     context = {
         "now": utc(report.now, "%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(report),
@@ -88,7 +91,8 @@ def render(report: Report, template: str = "maintenance/report.html") -> str:
         "jobs": [_job(job, report.now) for job in report.jobs],
         "troubles": [_trouble(job) for job in report.jobs if _is_trouble(job)],
         "runs": [
-            _run(run) | {"job": run.job, "output": run.output} for run in report.runs
+            _run(run) | {"job": run.job, "output": _shown(run.output)}
+            for run in report.runs
         ],
         "days": [
             {
@@ -118,17 +122,7 @@ def render(report: Report, template: str = "maintenance/report.html") -> str:
             for outcome, path in _SHAPES.items()
         ],
     }
-    return render_to_string(template, context)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Whoever reads it meanwhile finds the old page or the new one. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    return render_to_string(template, context, request)
 
 
 # -- internal helpers -----------------------------------------------------------------
@@ -198,6 +192,11 @@ def _run(run: PastRun) -> dict[str, Any]:
         "counts": _counts(run.counts),
         "error": run.error,
     }
+
+
+def _shown(output: str) -> str:
+    """Line by line; nothing in it can hide or turn round what follows."""
+    return "\n".join(one_line(line.expandtabs()) for line in output.split("\n"))
 
 
 def _counts(counts: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.lock import lock_if_free
 from starview_app.maintenance.running.request import RunRequest
 from starview_app.maintenance.schedule.crontab import ScheduledJob
-from starview_app.maintenance.schedule.registry import recorded_jobs
+from starview_app.maintenance.schedule.registry import recorded_jobs, scheduled_jobs
 
 logger = structlog.get_logger(__name__)
 
@@ -119,7 +119,13 @@ def recall_outage(now: datetime) -> None:
         if not local_memory.is_new():
             return
         ticked_at, started_at = last_tick()
-        if ticked_at and (started_at > ticked_at or now - ticked_at > LONG):
+        if ticked_at is None:
+            return
+        # Only a run that was due while the server was away can have announced it.
+        is_missed = any(
+            line.next_after(ticked_at) < started_at for line in scheduled_jobs()
+        )
+        if is_missed or now - ticked_at > LONG:
             for name in _names():
                 local_memory.suspect_outage(name, ticked_at)
 

@@ -30,6 +30,8 @@ MANUAL = {
     "run_maintenance": "it runs the jobs that have lines of their own here",
     "setup_google_oauth": "one-time initial setup",
 }
+# Never to be suggested: they empty tables, and are refused.
+_REFUSED = {"flush", "remove_stale_contenttypes"}
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _CATCH_UP_LINE = "*/10 * * * *  JOB=starview-catch-up python manage.py catch_up"
 _CATCH_UP_SECONDS = 3600
@@ -106,7 +108,7 @@ def _of_the_command(job: ScheduledJob, through_runner: bool) -> Iterator[_Wrong]
             "take the line away",
         )
     elif name not in get_commands() or name == RUN_JOB:
-        close = get_close_matches(name, get_commands(), 1)
+        close = get_close_matches(name, get_commands().keys() - _REFUSED, 1)
         yield (
             f"unknown command {name!r}",
             f"did you mean {close[0]}?" if close else "`manage.py help` lists them",

@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
+from starview_app.maintenance.files import write_file
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.schedule.crontab import read_text
 from starview_app.maintenance.schedule.export.lines import ExportError
@@ -54,11 +55,13 @@ class Command(OneLineCommand):
         if output is None:
             self.stdout.write(as_one_text(files), ending="")
             return
+        path = output
         try:
             output.mkdir(parents=True, exist_ok=True)
             for name, text in files.items():
-                (output / name).write_text(text, encoding="utf-8")
+                path = output / name
+                write_file(path, text)
         except OSError as error:
-            raise CommandError(one_line(f"cannot write {output}: {error}")) from error
+            raise CommandError(one_line(f"cannot write {path}: {error}")) from error
         count = len(files)
         self.stdout.write(f"{count} file{'' if count == 1 else 's'} in {output}")

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from starview_app.maintenance import exits
 from starview_app.maintenance.catchup.launch import Launcher
+from starview_app.maintenance.files import write_file
 from starview_app.maintenance.history import costs
 from starview_app.maintenance.history import runs as history
 from starview_app.maintenance.history.health import check_health
@@ -50,10 +51,7 @@ from starview_app.maintenance.schedule.crontab import (
     read_text,
 )
 from starview_app.maintenance.schedule.lint import lint
-from starview_app.maintenance.schedule.registry import (
-    is_recorded,
-    scheduled_jobs,
-)
+from starview_app.maintenance.schedule.registry import is_recorded, scheduled_jobs
 from starview_app.maintenance.text import one_line
 
 MAX_PAUSE = timedelta(days=400)
@@ -261,7 +259,7 @@ class Command(OneLineCommand):
         from starview_app.maintenance.history.report import collect
 
         try:
-            page.replace_file(html, page.render(collect(scheduled_jobs(), now)))
+            write_file(html, page.render(collect(scheduled_jobs(), now)))
         except OSError as error:
             raise CommandError(one_line(f"cannot write {html}: {error}")) from error
         return _Report({"file": str(html)}, [f"Report written to {html}"])
