@@ -34,7 +34,6 @@ Outcome = JobRun.Outcome
 
 
 def alert_of(news: News) -> Alert:
-    """All of `news` in one alert."""
     headlines = [
         "the database works again" if news.outage else "",
         _headline(news.troubles, "need attention"),
