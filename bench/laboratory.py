@@ -16,7 +16,7 @@ from demo.services import LocalServices
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 MIGRATED = "starview"  # what the services start with
-_WORK = "work"  # what is measured; made anew each time
+_WORK = "work"  # the measured database, created for each measurement
 
 
 @dataclass(frozen=True)

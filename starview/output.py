@@ -27,7 +27,7 @@ _LONGEST_LINE_BYTES = 1024 * 1024  # a longer line becomes several objects
 
 
 def json_is_asked() -> bool:
-    """Whether LOG_FORMAT, or the file that LOG_FORMAT_FILE names, says json."""
+    """Whether LOG_FORMAT is json, by itself or in the file of LOG_FORMAT_FILE."""
     value = os.environ.get("LOG_FORMAT", "")
     path = os.environ.get("LOG_FORMAT_FILE", "")
     if not value and path and Path(path).is_file():

@@ -33,7 +33,7 @@ def without_people(text: str) -> str:
 
 @cache
 def are_masked() -> bool:
-    """Whether REDACT_EMAILS, or the file that REDACT_EMAILS_FILE names, says true."""
+    """Whether REDACT_EMAILS is true, by itself or in the file of REDACT_EMAILS_FILE."""
     value = os.environ.get("REDACT_EMAILS", "")
     path = os.environ.get("REDACT_EMAILS_FILE", "")
     if not value and path and Path(path).is_file():

@@ -205,9 +205,9 @@ class Redactor:
 
 
 class RedactedStream:
-    """Bytes that pass in parts. With `whole_lines` a part of a line waits for its end.
+    """Redacts a stream. With `whole_lines` a part of a line waits for the line's end.
 
-    On a terminal a line may be drawn in parts, which cannot wait.
+    A terminal needs parts of a line at once, for example those of a progress bar.
     """
 
     def __init__(self, redactor: Redactor, *, whole_lines: bool) -> None:
@@ -225,13 +225,13 @@ class RedactedStream:
                 data, rest = data[:end], data[end:]
         if not data.endswith(b"\n") and (begun := _BEGUN_ESCAPE.search(data)):
             data, rest = data[: begun.start()], data[begun.start() :] + rest
-        # In the middle of a line nobody sees that a single character waits.
+        # In the middle of a line even a single character may wait unnoticed.
         is_cut = self._whole_lines and not data.endswith(b"\n")
         out, last, waiting = self._redactor.part(
             data, self._before, waiting_characters=1 if is_cut else _WAITING_CHARACTERS
         )
         if self._whole_lines and waiting and b"\n" in out:
-            # Another process may write in between: no line in two parts.
+            # Pass on whole lines, since another process may write in between.
             out, line = _split(out, out.rfind(b"\n") + 1)
             waiting = line + waiting
             last = last[: len(last) - len(_canonical(line))] if line else last
@@ -242,13 +242,13 @@ class RedactedStream:
         return out
 
     def finish(self) -> bytes:
-        """What still waits."""
+        """Return what still waits, redacted."""
         out, self._before, self._held = self._redactor.part(self._held, self._before)
         return out
 
 
 def _forms_of(secret: str) -> Iterator[bytes]:
-    """In canonical form, as far as they are long enough not to be an ordinary word."""
+    """Yield a secret's forms in canonical form, of at least SHORTEST_SECRET bytes."""
     data = secret.encode(errors="surrogateescape")
     plain = {data, _as_repr_has_it(secret), unquote(secret).encode()}
     if b" " in data:
@@ -263,7 +263,7 @@ def _forms_of(secret: str) -> Iterator[bytes]:
 
 
 def _as_repr_has_it(secret: str) -> bytes:
-    r"""As \xe4 and \u20ac are resolved: of small codes one byte."""
+    r"""Return the bytes to which \xe4 and \u20ac resolve: one for a small code."""
     return b"".join(
         bytes([ord(sign)]) if ord(sign) < 256 else sign.encode(errors="surrogateescape")
         for sign in secret
@@ -275,7 +275,7 @@ def _base64_of(data: bytes) -> Iterator[bytes]:
     yield base64.b64encode(data).rstrip(b"=")
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + data).rstrip(b"=")
-        first = -(-8 * offset // 6)  # signs that also depend on what stands before
+        first = -(-8 * offset // 6)  # characters that depend on the bytes before
         last = 8 * (offset + len(data)) // 6
         yield encoded[first:last]
 
@@ -327,7 +327,10 @@ def _resolved(escape: re.Match[bytes]) -> bytes:
 def _masked(
     data: bytes, origin: _Canonical, found: list[tuple[int, int]], skipped: int
 ) -> bytes:
-    """`data` with MASK for the spans `found`, the first `skipped` of which are gone."""
+    """Return `data` with MASK in place of the spans `found`.
+
+    These count canonical bytes, of which the first `skipped` come before `data`.
+    """
     parts, position = [], 0
     for first, end in found:
         start = origin.starts[max(first - skipped, 0)]

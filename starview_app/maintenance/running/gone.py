@@ -12,8 +12,8 @@ from starview_app.maintenance.running.ledger import write_ending
 
 logger = structlog.get_logger(__name__)
 
-# A run that is silent for less is not marked: its container may have kept its end in a
-# file, and the catch-up there records it.
+# So long after a restart of the database server, runs that were last seen before it are
+# not marked: their containers may have kept their ends in files, and record them first.
 RESTART_PATIENCE = "15 minutes"
 
 # Uses the partial index jobrun_running. The working process holds the run's advisory
