@@ -11,14 +11,14 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 EXPORT := $(BIN)/python manage.py export_schedule
-# With BENCH_ROWS=20000, say: what such a run finds is no figure for the documentation.
+# For a small run, such as BENCH_ROWS=20000, whose figures are not for the documentation.
 BENCH_SMALL = --rows=$(BENCH_ROWS) --turns=1 --output=.bench/benchmarks.md
-# Our scripts: by their ending, or in .ci by their first line.
+# The shell scripts: by their suffix, or in .ci by their first line.
 SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '.demo' \
 		-o -name '.git' \) -prune -o -type f \( -name '*.sh' -o -name '*.bash' \) -print; \
 	grep -rlE '^\#!.*sh$$' ./.ci; } 2>/dev/null | sort -u)
 
-# The jobs say `python`, as they do in the image.
+# The crontab's lines call `python` and find it on PATH, as in the image.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
@@ -92,17 +92,17 @@ check-scripts: $(INSTALLED)
 check-image: $(INSTALLED)
 	$(BIN)/hadolint Dockerfile.cron
 
-# Compares models with migrations; that no database answers does not matter.
+# Compares models with migrations; this needs no database.
 check-migrations: $(INSTALLED)
 	DEBUG=True $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 
 # -- tools ------------------------------------------------------------------------------
 
-# Without it the tests of the schedule are skipped; the others run.
+# Without supercronic only the tests of the schedule are skipped.
 supercronic:
 	@demo/get_supercronic.sh $(TOOLS) || true
 
-# The same for the locks behind a pooler.
+# Without PgBouncer only the tests of the locks behind a pooler are skipped.
 pgbouncer:
 	@demo/get_pgbouncer.sh $(TOOLS) || true
 

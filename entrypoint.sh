@@ -9,8 +9,8 @@ set -euo pipefail
 APP=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$APP"
 
-# What the shell itself reads may come from a file as well: supercronic's format, and the
-# address that the crontab passes on.
+# Variables that the shell reads may also come from a file: supercronic's log format, and
+# the address that the crontab passes on.
 for name in LOG_FORMAT ADMIN_EMAIL; do
   file=${name}_FILE
   if [ -z "${!name:-}" ] && [ -r "${!file:-}" ]; then
@@ -19,14 +19,14 @@ for name in LOG_FORMAT ADMIN_EMAIL; do
   fi
 done
 
-# From here on each line that is written is one JSON object: what comes from a program
-# that knows nothing of LOG_FORMAT, or from a shell, as well.
+# From here on each line of output is one JSON object, even from a shell or from a program
+# that does not know LOG_FORMAT.
 write_json() {
   local end=end-of-output-$$-$RANDOM$RANDOM$RANDOM
   exec > >(exec python -m starview.output "$end") 2>&1
   filter=$!
-  # The filter has written the last line when this script ends. It waits for the mark,
-  # not for a process that somebody left behind to close its output.
+  # This script waits until the filter has written the last line. The filter ends at the
+  # mark, since a process that was left behind may never close its output.
   trap 'status=$?; printf "\0%s\n" '"$end"' || true; wait "$filter" || true; exit "$status"' EXIT
 }
 
@@ -40,7 +40,7 @@ usage() {
 
 check_settings() {
   local report
-  # Quiet when all is well; otherwise every missing or wrong variable in one error.
+  # Prints nothing if all is well, otherwise all missing or wrong variables in one error.
   if ! report=$(python manage.py check --deploy 2>&1); then
     printf '%s\n' "$report" >&2
     exit 1
@@ -53,9 +53,9 @@ check_settings() {
   fi
 }
 
-# The build has read the image's own crontab over; one that is mounted over it, nobody.
-# What supercronic cannot read at all, it refuses itself. With another time zone it and
-# the jobs would disagree on what is due when.
+# The build has checked the image's own crontab, but not one that is mounted in its place.
+# supercronic itself refuses what it cannot read. With another time zone supercronic and the
+# jobs would disagree on when a job is due.
 check_schedule() {
   local report
   if ! report=$(python manage.py jobs check 2>&1); then
@@ -73,7 +73,7 @@ wait_for_database() {
 }
 
 child=''
-# Who is whose child.
+# Reads the parent of every process.
 declare -A children_of=()
 read_processes() {
   local stat line pid parent
@@ -81,19 +81,19 @@ read_processes() {
   for stat in /proc/[0-9]*/stat; do
     { read -r line <"$stat"; } 2>/dev/null || continue
     pid=${line%% *}
-    # The name, in brackets, may hold blanks: the fields are read from behind it.
+    # The name, in brackets, may have blanks, so the fields after it are read.
     read -r _ parent _ <<<"${line##*) }"
     children_of[$parent]+=" $pid"
   done
 }
 
-# The processes whose parents are $1.
+# The children of the processes $1.
 children() {
   local pid
   for pid in $1; do printf '%s' "${children_of[$pid]:-}"; done
 }
 
-# $1 and all below them.
+# The processes $1 and all their descendants.
 descendants() {
   local found=$1
   while [[ "$found" == *[0-9]* ]]; do
@@ -102,9 +102,9 @@ descendants() {
   done
 }
 
-# The processes of the jobs that supercronic has started. The shell that it runs each
-# line with is left out while it waits for its command: it would die of the signal
-# first, and supercronic would take the job for ended.
+# The processes of the jobs that supercronic has started, without the shell of each line
+# while it waits for its command: the signal would kill the shell first, and supercronic
+# would think that the job has ended.
 processes_of_jobs() {
   local pid
   for pid in ${children_of[$child]:-}; do
@@ -112,8 +112,8 @@ processes_of_jobs() {
   done
 }
 
-# What `docker exec` has started in this container, and what such processes left behind.
-# Elsewhere, on a laptop for example, other processes are no business of this script.
+# The processes that `docker exec` has started in this container, and those that they left
+# behind. Outside of a container this script does not touch other processes.
 processes_beside() {
   local pid
   if [ $$ != 1 ]; then
@@ -122,7 +122,7 @@ processes_beside() {
   fi
   for pid in ${children_of[0]:-} ${children_of[1]:-}; do
     case "$pid" in 1 | "$$" | "$child" | "${filter:-}") continue ;; esac
-    # Where containers of a pod share their processes, only those of this one.
+    # If the containers of a pod share their processes: only those of this container.
     [ "/proc/$pid/ns/mnt" -ef /proc/self/ns/mnt ] && descendants "$pid"
   done
 }
@@ -133,7 +133,7 @@ is_ours() {
   [[ " ${words[*]} " == *manage.py* ]]
 }
 
-# When this script ends, the container and all that is in it is killed.
+# When this script ends, the container and all its processes are killed.
 wait_for_processes_beside() {
   local pid is_busy=yes
   while [ -n "$is_busy" ]; do
@@ -162,7 +162,7 @@ stop_early() {
   give_up 143
 }
 
-# supercronic stops scheduling on SIGTERM but waits for its jobs without telling them.
+# On SIGTERM supercronic stops scheduling, but waits for its jobs without a signal to them.
 stop_schedule() {
   local pid
   signalled=$1
@@ -186,12 +186,12 @@ run() {
   "$@" <&0 &
   child=$!
   signalled=begin
-  # Of this function's variables; a handler runs in it.
+  # The trap is expanded now, with this function's variables.
   # shellcheck disable=SC2064
   trap "$handler SIGTERM" TERM
   # shellcheck disable=SC2064
   trap "$handler SIGINT" INT
-  # A signal ends `wait` early, with its own number; then wait on, for the command's.
+  # A signal ends `wait` early, with the signal's number; then wait again for the command.
   while [ "$status" -gt 128 ] && [ -n "$signalled" ]; do
     signalled='' status=0
     wait "$child" || status=$?
@@ -202,16 +202,16 @@ run() {
 run_schedule() {
   local options=(-passthrough-logs -no-reap) status=0
   [ "${LOG_FORMAT:-}" != json ] || options+=(-json)
-  # supercronic would send events of its own to SENTRY_DSN, by an old SDK, and no option
-  # of it prevents that: the jobs find the value under another name. Times are UTC, also
-  # where a crontab does not say so.
+  # supercronic would send its own events to SENTRY_DSN, with an old SDK, and has no option
+  # against that; so the jobs get the value under another name. Times are UTC, even if a
+  # crontab does not say so.
   export STARVIEW_SENTRY_DSN=${SENTRY_DSN:-}
   run stop_schedule env -u SENTRY_DSN TZ=UTC supercronic "${options[@]}" crontab || status=$?
   wait_for_processes_beside
   return "$status"
 }
 
-# A command that works on the database, and not one that explains itself.
+# Whether a command works on the database, as opposed to printing its help.
 uses_database() {
   [[ "$1" == python* && "${2:-}" == *manage.py && -n "${3:-}" ]] || return 1
   case " $* " in
@@ -219,7 +219,7 @@ uses_database() {
   esac
   case "$3" in
     check | export_schedule | help | version | wait_for_database) return 1 ;;
-    # It waits for nothing else either: a health check has a time of its own.
+    # Without a wait for the database, since a health check has its own time limit.
     jobs) [[ "${4:-}" != check && "${4:-}" != health ]] ;;
   esac
 }

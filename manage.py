@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run a management command; what an operator can fix is said without a traceback."""
+"""Run a management command; errors that an operator can fix have no traceback."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def _execute() -> int:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             traceback.print_exc()
             return 1
-        # Nobody reads the report any more (`| head`), or it has no room; whatever was
+        # The reader of the report has gone (`| head`), or the disk is full. What was
         # committed is kept.
         return _stopped_writing(error)
     except Exception as error:
@@ -61,12 +61,12 @@ def _stopped_writing(error: OSError) -> int:
 
 
 def _nowhere() -> TextIO:
-    """A stream for a process whose own was closed (`>&-`): it works all the same."""
+    """Return a stream for a process whose own was closed (`>&-`), so that it works."""
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _explain(error: Exception) -> str | None:
-    """What an operator can fix about `error`; None for a bug."""
+    """Return one line about an error that an operator can fix; None for a bug."""
     missing = _missing_package(error)
     if missing:
         return (
@@ -81,7 +81,7 @@ def _explain(error: Exception) -> str | None:
 
 
 def _missing_package(error: BaseException | None) -> str:
-    """The package that an import, perhaps deep inside, did not find."""
+    """Return the name of the package that an import, perhaps an inner one, lacks."""
     seen: set[int] = set()  # an error may be the cause of its own cause
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,4 +1,4 @@
-"""What deleting unverified accounts takes, beside the SQL that does the same.
+"""The time to delete unverified accounts, compared with SQL that does the same.
 
 `cleanup_unverified_users` is a whole process, with its report of each account; psql
 runs five statements in one transaction. Both begin with a copy of the same files.

@@ -1,4 +1,4 @@
-"""The audit archive beside PostgreSQL's own tools and bare boto3, on the same rows."""
+"""The audit archive compared with psql and bare boto3, on the same rows."""
 
 import json
 import re
@@ -38,7 +38,7 @@ _EVERY_ROW = {
 
 @dataclass
 class Comparison:
-    """Ours and a reference, in turns; the multiple of each turn counts."""
+    """Our command and a reference, run in turns; the multiple of each turn counts."""
 
     what: str
     reference: str
@@ -127,7 +127,7 @@ class ArchiveBenchmark:
     def _compare_archiving(
         self, template: str, turns: int
     ) -> tuple[list[Comparison], dict[str, float], dict[str, float]]:
-        """Also what psql's parts took, and the size of what it wrote."""
+        """Return comparisons, the seconds of psql's parts, and its output's sizes."""
         psql = r"psql: `\copy` of the JSON, `\copy` of the TXT unescaped, the `DELETE`"
         to_folder = Comparison(
             "archive to a folder, JSON and TXT, read back, delete", psql, 1.2
@@ -199,7 +199,7 @@ class ArchiveBenchmark:
     # -- where the time goes ------------------------------------------------------
 
     def _server_parts(self) -> dict[str, float]:
-        """What the S3 server and boto3 take for the files of the last archive."""
+        """Return the seconds of S3's server and boto3 for the last archive's files."""
         self._say("the S3 server by itself")
         bucket = self._new_bucket()
         usage = self._bare("send-folder", str(self._archives), self._s3_url, bucket)
@@ -286,9 +286,9 @@ class ArchiveBenchmark:
 
 
 def _statements(url: str, folder: Path) -> dict[str, str]:
-    """The engine's own SQL, for every row at once, as psql takes it.
+    """Return the engine's own SQL for psql, for all rows at once.
 
-    But the TXT is not escaped: who types such a statement would not think of it.
+    The TXT is not escaped, since nobody would do that in a statement typed by hand.
     """
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cursor:
@@ -311,7 +311,7 @@ def _statements(url: str, folder: Path) -> dict[str, str]:
 
 
 def _timings(usage: Usage) -> list[float]:
-    r"""What psql's `\timing` said, in seconds."""
+    r"""Return the times of psql's `\timing`, in seconds."""
     return [
         float(ms) / 1000 for ms in re.findall(r"^Time: ([\d.]+) ms", usage.output, re.M)
     ]

@@ -1,4 +1,4 @@
-"""What an audit of the badges takes, beside the plain SQL that a person would type.
+"""The time of an audit of the badges, compared with SQL that a person would type.
 
 Both only read, on one database: `audit_badges` as a whole process, and psql with two
 statements for each thing that badges are given for.
@@ -12,9 +12,9 @@ LIMIT = 10.0  # the audit, as a multiple of psql
 BADGES_EACH = 3
 
 _BADGES = (ROOT / "demo" / "badges.sql").read_text(encoding="utf-8")
-# Everyone has been to three places, and one in two has added one. All hold the badges
-# of their profile, of their place or of being early, and of their first visit, in whose
-# stead one in 100 holds another that is not earned.
+# Each member has visited three places, and half of them have added one. All hold the
+# badges for their profile, for their place or for being early, and for their first
+# visit; instead of the last, one in 100 holds a badge that is not earned.
 _FILL = """
     CREATE TEMP TABLE member AS
     WITH made AS (

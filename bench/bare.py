@@ -1,4 +1,4 @@
-"""The least that the work of an archive takes: files, hashes and boto3, no database.
+"""The least time for the work of an archive: files, hashes and boto3, no database.
 
     python -m bench.bare hash-folder FOLDER
     python -m bench.bare hash-bucket URL BUCKET

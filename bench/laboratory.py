@@ -16,12 +16,12 @@ from demo.services import LocalServices
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 MIGRATED = "starview"  # what the services start with
-_WORK = "work"  # what is measured; made anew each time
+_WORK = "work"  # the measured database, created for each measurement
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process took, and what it said. A MB is 1,000,000 bytes."""
+    """The time, memory and output of a process. A MB is 1,000,000 bytes."""
 
     seconds: float
     peak_mb: float
@@ -38,8 +38,8 @@ def median_multiple(ours: Sequence[float], others: Sequence[float]) -> float:
 def measured(command: Sequence[str], environment: Mapping[str, str]) -> Usage:
     """Run one process to its end; exits with its output when it fails.
 
-    The kernel counts what the parent had when it started a child as the child's: the
-    benchmark itself has to stay smaller than what it measures, without boto3.
+    The kernel counts the parent's memory at the start of a child as the child's, so the
+    benchmark must stay smaller than what it measures, and does not import boto3.
     """
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
@@ -80,7 +80,7 @@ class Laboratory:
         self.psql(MIGRATED, USERS, "VACUUM ANALYZE auth_user")
 
     def prepare_rows(self, rows: int) -> str:
-        """Name a template database with so many audit rows; made when first asked."""
+        """Return a template database with `rows` audit rows, created if need be."""
         name = f"rows_{rows}"
         if not self._exists(name):
             self._copy(MIGRATED, name)
@@ -91,7 +91,7 @@ class Laboratory:
         return name
 
     def prepare_history(self, statement: str, *, rows: int, jobs: int) -> str:
-        """Name a database that remembers so many runs; made when first asked."""
+        """Return a template database with a history of `rows` runs."""
         name = f"history_{rows}"
         if not self._exists(name):
             self._copy(MIGRATED, name)
@@ -100,7 +100,7 @@ class Laboratory:
         return name
 
     def prepare(self, name: str, *statements: str) -> str:
-        """Name a template database made by these statements; made when first asked."""
+        """Return a template database made by `statements`, created if need be."""
         if not self._exists(name):
             self._copy(MIGRATED, name)
             self.psql(name, *statements)
@@ -108,7 +108,7 @@ class Laboratory:
         return name
 
     def fresh(self, template: str) -> str:
-        """A work database equal to `template`, with no other work left to be done."""
+        """Return a work database equal to `template`, when the server is idle."""
         self.psql("postgres", f"DROP DATABASE IF EXISTS {_WORK} WITH (FORCE)")
         self._copy(template, _WORK)
         return _WORK
@@ -131,7 +131,7 @@ class Laboratory:
         return measured(words, {})
 
     def ask(self, database: str, query: str) -> str:
-        """The one value that `query` gives."""
+        """Return the only value of `query`."""
         return self.psql(database, query).output.splitlines()[0]
 
     def url(self, database: str) -> str:

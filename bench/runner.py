@@ -1,4 +1,4 @@
-"""What the runner adds to a command that does nothing, and what grows with its history.
+"""The time that the runner adds to a command, with a small and a large history.
 
 Each command is a fresh process. Those with an empty history and those with a large one
 take turns, on two databases of one server and with the same crontab of 200 jobs.

@@ -1,4 +1,4 @@
-"""What a look at every session in Redis takes, beside a bare SCAN of the same keys."""
+"""The time to check every session in Redis, compared with a bare SCAN of the keys."""
 
 import time
 from dataclasses import dataclass

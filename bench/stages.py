@@ -1,4 +1,4 @@
-"""Run a management command, and write down what its stages took.
+"""Runs a management command, and writes the seconds of its stages to a file.
 
     python -m bench.stages FILE archive_audit_logs --days=30
 

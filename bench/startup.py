@@ -1,4 +1,4 @@
-"""What a job with nothing to do costs beside a bare `django.setup()`.
+"""The time of a job with nothing to do, compared with a bare `django.setup()`.
 
 Each command is a fresh process with the same apps, against the same embedded
 PostgreSQL. They take turns in one run, so that a machine that becomes slower does so

@@ -27,7 +27,7 @@ _FILES = (
     "data_sites.sql",
     "data_runs.sql",
 )
-# Not chance: the multiples of the golden ratio spread evenly, and look as if thrown.
+# Not random: multiples of the golden ratio spread evenly, and look random.
 _FUNCTIONS = """
     CREATE OR REPLACE FUNCTION pg_temp.ago(days numeric) RETURNS timestamptz
     RETURN %(now)s::timestamptz - days * interval '1 day';
@@ -44,12 +44,12 @@ _COUNTS = """
 
 
 class DemoDataError(Exception):
-    """The database is not one to load demo data into."""
+    """The database must not get demo data."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded; `accounts` is 0 when the demo data was there already."""
+    """What was loaded; `accounts` is 0 if the demo data existed already."""
 
     accounts: int = 0
     audit_rows: int = 0

@@ -1,10 +1,10 @@
 -- The accounts, of every kind that the clean-up of unverified ones must tell apart, and
--- what members contributed. demo/data.py runs it, and made these two functions before:
+-- what members contributed. demo/data.py runs this file after it has created two functions:
 --   pg_temp.ago(days)       that many days before the demo's present
---   pg_temp.fraction(n)     from 0 to 1, and another one for each number
+--   pg_temp.fraction(n)     a fraction from 0 to 1, different for each number
 
--- Everyone, with a number each. `days` is how long ago they joined, `seen_days` how long
--- ago they last logged in. Names come from the number, except where one is given.
+-- All people, with a number each. They joined `days` days ago, and last logged in
+-- `seen_days` days ago. Names are made from the number unless one is given.
 CREATE TEMP TABLE person ON COMMIT DROP AS
 WITH listed (number, kind, days, seen_days, username, email) AS (
     SELECT
@@ -16,7 +16,7 @@ WITH listed (number, kind, days, seen_days, username, email) AS (
         NULL
     FROM generate_series(0, 119) AS n
     UNION ALL
-    -- Never followed the link, and older than the limit of 7 days: what the job is for.
+    -- Never followed the link, and older than the limit of 7 days: the job deletes these.
     SELECT 120 + n, 'squatter', 8.2 + n * 31.5 / 34, NULL, NULL, NULL
     FROM generate_series(0, 33) AS n
     UNION ALL
@@ -33,7 +33,7 @@ WITH listed (number, kind, days, seen_days, username, email) AS (
         (176, 'changing address', 210, 2.5, NULL, NULL),
         (177, 'changing address', 90, 45, NULL, NULL),
         -- Two with a verified, two with an unverified, two without an address. Some came
-        -- once, when allauth did not yet note the log-in.
+        -- once, before allauth recorded log-ins.
         (178, 'google', 310, NULL, NULL, NULL),
         (179, 'google', 150, 75, NULL, NULL),
         (180, 'google', 64, NULL, NULL, NULL),
@@ -44,7 +44,7 @@ WITH listed (number, kind, days, seen_days, username, email) AS (
         (185, 'intern', 35, NULL, 'jonas.support', 'jonas@example.org'),
         (186, 'superuser', 700, NULL, 'admin', 'ops@example.org'),
         (187, 'system', 720, NULL, 'starview', 'system@example.com'),
-        -- Unverified and old, and yet none of them may be deleted.
+        -- Unverified and old, but none of them may be deleted.
         (188, 'deactivated', 60, NULL, NULL, NULL),
         (189, 'no address', 90, NULL, NULL, NULL),
         (190, 'logged in once', 21, 20.5, NULL, NULL),
@@ -158,7 +158,7 @@ SELECT id, 'new.' || email, FALSE, FALSE
 FROM person
 WHERE kind = 'changing address';
 
--- The links that were mailed. SES was down for one in nine: made, but never sent.
+-- The links that were mailed. For one in nine SES was down: created, but never sent.
 INSERT INTO account_emailconfirmation (email_address_id, created, sent, key)
 SELECT address.id, mail.created, mail.sent, md5(address.email || mail.created)
 FROM account_emailaddress AS address

@@ -1,9 +1,9 @@
 -- One year of the audit log: sessions, slips, attacks and moderation. demo/data.py runs
 -- it after data_accounts.sql, whose table `person` it uses.
 
--- What one visit leaves behind. `share` is how many of 92 visits go that way, and
--- `seconds` after its beginning comes the step. In the texts %1$s is who, %2$s a number,
--- %3$s a path and %4$s the minutes since the visit began.
+-- The events of one visit. `share` is how many of 92 visits are of this kind; a step comes
+-- `seconds` after the begin. In the texts %1$s is the person, %2$s a number, %3$s a path
+-- and %4$s the minutes since the visit began.
 CREATE TEMP TABLE step ON COMMIT DROP AS
 WITH kinds (visit, first, share, who) AS (
     VALUES
@@ -66,7 +66,7 @@ steps (visit, seconds, event_type, message, metadata) AS (
 )
 SELECT * FROM kinds JOIN steps USING (visit);
 
--- Who comes: each group is counted from 0. A person keeps address and browser.
+-- The visitors; each group is counted from 0. A person keeps the same address and browser.
 CREATE TEMP TABLE visitor ON COMMIT DROP AS
 SELECT
     id,
@@ -183,7 +183,7 @@ entries AS (
     FROM visitor
     WHERE kind <> 'system'
     UNION ALL
-    -- Each text twice: once to be archived, once too young.
+    -- Each text twice: once old enough to be archived, once not.
     SELECT
         'login_failed',
         pg_temp.ago(days + number / 10.0),

@@ -1,6 +1,6 @@
--- Who holds which badge. Most is as the rules say; what has drifted is for `audit_badges`
--- to find. demo/data.py runs it after badges.sql and data_accounts.sql, whose table
--- `member` it uses.
+-- The badges that members hold. Most agree with the rules; `audit_badges` finds the others.
+-- demo/data.py runs this file after badges.sql and data_accounts.sql, whose table `member`
+-- it uses.
 
 INSERT INTO starview_app_userbadge (user_id, badge_id, earned_at)
 SELECT member.id, badge.id, member.joined + interval '1 hour'
@@ -15,13 +15,13 @@ JOIN starview_app_badge AS badge ON CASE slug
     -- Their reviews and visits were moderated away.
     WHEN 'explorer' THEN place = 7
     WHEN 'reviewer' THEN place IN (7, 45)
-    -- Nobody took anything away: ratings fell.
+    -- Nothing was removed, but ratings fell.
     WHEN 'quality-contributor' THEN place IN (3, 24)
     -- Members who joined early have it, but for those who verified late.
     WHEN 'pioneer' THEN place < 80 AND place % 9 > 0
 END;
 
--- Pinned on two profiles, one of the badges being no longer earned.
+-- Badges pinned on two profiles; one of them is no longer earned.
 UPDATE starview_app_userprofile AS profile
 SET pinned_badge_ids = ARRAY(
     SELECT badge_id

@@ -63,7 +63,7 @@ numbered AS (
     SELECT *, row_number() OVER () - 1 AS number FROM listed
 ),
 known AS (
-    -- Four who never confirmed their address, then members.
+    -- Four accounts that never confirmed their address, then members.
     SELECT id, email, row_number() OVER (ORDER BY kind = 'member', joined) - 1 AS place
     FROM person
     WHERE kind = 'member' OR number BETWEEN 150 AND 153

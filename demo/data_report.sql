@@ -1,4 +1,4 @@
--- What the analytics report has to say: photos, comments, and reports that wait.
+-- Data for the analytics report: photos, comments, and reports that wait for a review.
 -- demo/data.py runs it after data_accounts.sql, whose tables it uses.
 
 INSERT INTO starview_app_locationphoto (
@@ -34,7 +34,7 @@ CROSS JOIN LATERAL (SELECT 60 * pg_temp.fraction(member.place + 7) AS days) AS w
 WHERE member.place % 3 = 0
 ORDER BY member.id, review.id;
 
--- Thirteen wait for somebody: more than ten are a warning.
+-- Thirteen reports wait; more than ten are a warning.
 INSERT INTO starview_app_report (
     created_at, updated_at, content_type_id, object_id, reported_by_id, report_type,
     description, status, review_notes

@@ -1,6 +1,5 @@
 -- The runs of the last weeks, as the runner records them: a month of the daily job with one
--- bad night, eleven weeks of the weekly ones. The newest time of each job is left out: it is
--- for a run to come.
+-- bad night, eleven weeks of the weekly ones. The newest slot of each job has no run yet.
 
 CREATE TEMP TABLE ran ON COMMIT DROP AS
 WITH due (job, command, every, newest, runs) AS (

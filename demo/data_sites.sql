@@ -1,5 +1,5 @@
--- The web service's own address, and sign-in with Google as somebody left it: two apps, of
--- which allauth can use one. setup_google_oauth names them.
+-- The web service's own address, and a wrong set-up of the sign-in with Google: two apps, of
+-- which allauth can use only one. setup_google_oauth reports them.
 
 UPDATE django_site SET domain = 'starview.app', name = 'Starview' WHERE id = 1;
 

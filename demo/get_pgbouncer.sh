@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Put PgBouncer into a folder, for tests: get_pgbouncer.sh FOLDER
-# Needs no root. Exits 1, and says so loudly, where it cannot be had.
+# Needs no root. Exits 1 with a clear message if it cannot be installed.
 set -euo pipefail
 
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -13,12 +13,12 @@ runs() {
 
 from_path() {
   local found
-  # Debian installs it beside root's programs; not what a former run made.
+  # Debian installs it in sbin; without the script that an earlier run made.
   found=$(PATH=":$PATH:/usr/sbin:" && PATH=${PATH//":$folder:"/:} && command -v pgbouncer) || return 1
   runs "$found" && ln -sf "$found" "$folder/pgbouncer"
 }
 
-# Debian's package, unpacked beside the libraries that other packages rarely bring along.
+# Debian's package, unpacked together with libraries that are rarely installed.
 from_debian() {
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
   local libraries

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Put supercronic, the scheduler of the image, into a folder: get_supercronic.sh FOLDER
-# Needs no root. Exits 1, and says so loudly, where it cannot be had.
+# Needs no root. Exits 1 with a clear message if it cannot be installed.
 set -euo pipefail
 
 readonly GO_MODULE=github.com/aptible/supercronic@v0.2.45
@@ -16,7 +16,7 @@ runs() {
 
 from_path() {
   local found
-  # Not the link that a former run made.
+  # Without the link that an earlier run made.
   found=$(PATH=":$PATH:" && PATH=${PATH//":$folder:"/:} && command -v supercronic) || return 1
   runs "$found" && ln -sf "$found" "$folder/supercronic"
 }
@@ -27,7 +27,7 @@ from_go() {
   GOBIN=$folder go install "$GO_MODULE"
 }
 
-# Debian's package by Debian's own client, with lists of its own and the machine's mirror.
+# Gets Debian's package with apt, with separate package lists and the machine's mirror.
 from_debian() {
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
   local mirror apt=(
@@ -46,7 +46,7 @@ from_debian() {
     "$DEBIAN_SUITE main" >"$scratch/sources.list"
   (
     cd "$scratch"
-    # A container's own clean-up hooks complain to whoever is not root.
+    # The clean-up hooks of a container image fail without root.
     { "${apt[@]}" update && "${apt[@]}" download supercronic; } 2>log || {
       cat log >&2
       exit 1
@@ -56,9 +56,9 @@ from_debian() {
   cp "$scratch/unpacked/usr/bin/supercronic" "$folder/supercronic"
 }
 
-# The first of the machine's sources that is Debian itself, not its security updates.
+# Prints the first of the machine's sources that is Debian, but not its security updates.
 debian_mirror() {
-  # The placeholders are apt's.
+  # apt replaces these placeholders.
   # shellcheck disable=SC2016
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(SIGNED_BY)' 'Created-By: Packages' |
     awk '$2 ~ /^[a-z]+$/ && $1 !~ /security|ubuntu/ { print $1; exit }'

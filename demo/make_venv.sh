@@ -7,7 +7,7 @@ requirements=$2
 
 find_python() {
   for name in python3 python3.14 python3.13 python3.12 python3.11; do
-    # By running it: a pyenv shim is on PATH even when nothing stands behind it.
+    # Checked by running it: a pyenv shim is on PATH even without that Python.
     if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       command -v "$name"
       return
@@ -27,7 +27,7 @@ require_venv() {
   fi
 }
 
-# A copied checkout, or a removed Python, leaves an environment that cannot start.
+# In a copied checkout, or after a Python was removed, the environment cannot start.
 if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
   python=$(find_python)
   require_venv "$python"

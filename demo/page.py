@@ -1,7 +1,7 @@
 """What `docker compose up` has to look at: the report and the mails, at port 8090.
 
-The views of `demo.page_settings`. They only look, and ask nobody who they are: the port
-is published to this machine alone.
+The views of `demo.page_settings`. They only read, and need no log-in, since the port is
+published only to this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from starview_app.maintenance.history.report import collect
 from starview_app.maintenance.schedule.registry import scheduled_jobs
 
 _SES_SECONDS = 5
-# No script and no request to anybody: nothing but what the page itself holds.
+# No scripts and no requests: only what is in the page itself.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-src 'self'"
 )
@@ -52,7 +52,7 @@ class View(Protocol):
 
 
 def telling_what_is_down(view: View) -> View:
-    """The page comes back by itself once the server that is asked answers."""
+    """If a server does not answer, show a page that reloads itself until it does."""
 
     @wraps(view)
     def wrapped(request: HttpRequest, **named: int) -> HttpResponse:
@@ -78,13 +78,13 @@ def report(request: HttpRequest, **named: int) -> HttpResponse:
 
 @telling_what_is_down
 def mails(request: HttpRequest, **named: int) -> HttpResponse:
-    """What SES got, newest first."""
+    """The mails that SES received, newest first."""
     return render(request, "demo/mails.html", {"mails": _sent_mails()[::-1]})
 
 
 @telling_what_is_down
 def mail_html(request: HttpRequest, **named: int) -> HttpResponse:
-    """The HTML of one mail, for a frame that may do nothing."""
+    """The HTML of one mail, for a sandboxed frame."""
     mails = {mail.number: mail for mail in _sent_mails() if mail.html}
     if named["number"] not in mails:
         raise Http404
@@ -115,7 +115,7 @@ def _guarded(response: HttpResponse) -> HttpResponse:
 
 
 def _sent_mails() -> list[Mail]:
-    """Oldest first. Raises HTTPError, or ValueError for another answer."""
+    """Return the mails, oldest first. Raises HTTPError, or ValueError."""
     url = f"{settings.AWS_SES_REGION_ENDPOINT_URL}/moto-api/data.json"
     answer = urllib3.request("GET", url, timeout=_SES_SECONDS, retries=False)
     messages = answer.json().get("ses", {}).get("RawMessage", [])

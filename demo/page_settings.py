@@ -3,10 +3,11 @@
 from starview.settings import *  # noqa: F403
 
 ROOT_URLCONF = "demo.page"
-# Only by these names: no other site's pages can ask by a name of their own.
+# Only these names, so that pages of another site cannot read this one by a name of
+# theirs.
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SECURE_SSL_REDIRECT = False
-# It refuses other names.
+# CommonMiddleware refuses other names.
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware", *MIDDLEWARE]  # noqa: F405
 INSTALLED_APPS = [*INSTALLED_APPS, "demo"]  # noqa: F405
 TEMPLATES = [

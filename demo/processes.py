@@ -27,7 +27,7 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServiceError(Exception):
-    """A service cannot be started; the text says which one and what to look at."""
+    """A service cannot be started; the text says which one and where to look."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -57,7 +57,7 @@ def raise_when_terminated() -> None:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Hold back Ctrl-C and its kin until the block, a clean-up, is done."""
+    """Defer SIGINT, SIGTERM and SIGHUP until the block, a clean-up, is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,22 +78,22 @@ def signals_deferred() -> Iterator[None]:
 
 
 def ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
-    """Make the `preexec_fn` of a child that gets signal `number` when we end.
+    """Return a `preexec_fn` for a child that gets signal `number` when we end.
 
-    However we end: the kernel sends it, after a `kill -9` too. Popen calls the function
-    when it has changed the user, which would revoke the request; an `exec` keeps it.
-    None on other systems than Linux.
+    The kernel sends the signal, also after a `kill -9`. A change of the user would
+    revoke the request, but Popen calls the function after it; an `exec` keeps the
+    request. None on other systems than Linux.
     """
     if not _prctl:
         return None
     if threading.current_thread() is not threading.main_thread():
-        # To the kernel the parent is the thread, which may end long before us.
+        # For the kernel the parent is the thread, which may end before the process.
         raise RuntimeError("a child that ends with us is started in the main thread")
     prctl, owner = _prctl, os.getpid()
 
     def ask_the_kernel() -> None:
         prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != owner:  # it ended before the kernel was asked
+        if os.getppid() != owner:  # the owner ended before the request
             os._exit(1)
 
     return ask_the_kernel
@@ -122,8 +122,8 @@ class Service:
 
     def wait_until(self, is_ready: Callable[[], bool]) -> None:
         """Return once `is_ready()`; raise ServiceError if the process ends instead."""
-        # Waiting for its end is the pause between two questions: no time is lost when
-        # it dies, and none when it is ready.
+        # The pause between two checks waits for the process to end, so that no time is
+        # lost if it does.
         for _ in range(int(READY_SECONDS / POLL_SECONDS)):
             if is_ready():
                 return

@@ -40,7 +40,7 @@ FOLDER = CHECKOUT / ".demo"
 
 _LINES_OF_AN_ARCHIVE = 3
 _OBJECTS = 2
-# What a job gets from this machine; the rest is the developer's, not production's.
+# The variables that a job gets from this machine; all others are like in production.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 _COUNTED = {
@@ -61,7 +61,7 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class Run:
-    """How a command ended; all that it wrote is in a file."""
+    """A command that has ended; its output is in a file."""
 
     exit_code: int
     output: str
@@ -116,7 +116,7 @@ def _demo() -> int:
 
 
 def _environment(services: LocalServices) -> dict[str, str]:
-    """Production's variables; `python` is the one that runs this."""
+    """Return production's variables, with this Python first on PATH."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     path = os.pathsep.join(
         [str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]
@@ -149,14 +149,14 @@ def _manage(environment: dict[str, str], name: str, *words: str) -> Run:
 
 
 def _look(environment: dict[str, str], name: str, *words: str) -> None:
-    """Run a command that only looks; show what it says at last."""
+    """Run a command that only reads; show the end of its output."""
     run = _manage(environment, name, *words)
     for line in list(in_short(run.output))[-2:]:
         say(line.replace("⚠️", "⚠"), *(["red"] if run.exit_code else []))
 
 
 def _run_command(name: str, command: list[str], environment: dict[str, str]) -> Run:
-    """Run it in the checkout; end it when we are ended."""
+    """Run a command in the checkout, which ends when this process does."""
     path, started = FOLDER / "output" / f"{name}.txt", time.monotonic()
     with path.open("wb") as output:
         process = subprocess.Popen(
@@ -166,8 +166,8 @@ def _run_command(name: str, command: list[str], environment: dict[str, str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # `timeout` leaves the terminal's process group in any case, and so
-            # would not hear of a Ctrl-C: we pass it on to all of them.
+            # `timeout` leaves the terminal's process group, and so would not get a
+            # Ctrl-C. This process passes it on to all of them.
             start_new_session=True,
             preexec_fn=ends_with_us(signal.SIGTERM),
         )

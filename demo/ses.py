@@ -2,8 +2,8 @@
 
     python demo/ses.py -H 127.0.0.1 -p 5000
 
-moto counts no bounces and keeps no list. Here the week before this one was good, and in
-this one the bounces have reached what SES reviews an account for.
+moto counts no bounces and has no list. Here the last week was good, and in this week
+the bounce rate has reached the limit at which SES reviews an account.
 """
 
 import json
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     EmailResponse.get_send_statistics = send_statistics  # type: ignore[method-assign]
     application = with_list(DomainDispatcherApplication(create_backend_app))
-    # Process 1 of a container dies of no signal that it does not handle.
+    # Process 1 of a container ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     run_simple(
         options.host,

@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def migrate() -> str:
-    """Make the tables, by the command that a person would type."""
+    """Create the tables, by the command that a person would type."""
     command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
     if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
         raise SetupError("the tables could not be made; see above")
@@ -89,7 +89,7 @@ def load() -> str:
 
 
 def log_in() -> str:
-    """Sessions of members, in Redis."""
+    """Create web sessions of members in Redis."""
     from django.contrib.sessions.backends.cache import KEY_PREFIX
     from django.core.cache import cache
     from redis.exceptions import RedisError
@@ -111,8 +111,8 @@ def _aws_client(service: str, prefix: str, region: str) -> Any:
     endpoint = "AWS_S3_ENDPOINT_URL" if service == "s3" else "AWS_SES_ENDPOINT_URL"
     return boto3.client(  # type: ignore[call-overload]
         service,
-        # Required here, where it is optional for the jobs: nothing that was made for
-        # a demo may reach the real R2 or SES.
+        # Optional for the jobs, but required here: demo data must not reach the real R2
+        # or SES.
         endpoint_url=_variable(endpoint),
         region_name=region,
         aws_access_key_id=_variable(f"{prefix}_ACCESS_KEY_ID"),

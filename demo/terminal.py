@@ -16,7 +16,7 @@ _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "cyan": 36}
 
 
 def styled(text: str, *styles: str) -> str:
-    """As given where nobody looks at colours, or NO_COLOR says so."""
+    """Return `text` in `styles`, or unchanged without a terminal or with NO_COLOR."""
     if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
     codes = ";".join(str(_STYLES[style]) for style in styles)
@@ -42,7 +42,7 @@ def clipped(text: str) -> str:
 
 
 def in_short(output: str) -> Iterator[str]:
-    """Its lines without the log's; of many alike the first three, and how many more."""
+    """Yield the lines except log lines; of similar ones three and a number."""
     lines = [line for line in output.splitlines() if not _UNTOLD.match(line)]
     for _, alike in groupby(lines, _kind):
         yield from _first(list(alike))
@@ -57,8 +57,10 @@ def _first(lines: list[str]) -> Iterable[str]:
 
 
 def _kind(line: str) -> tuple[str, ...]:
-    """What lines of one list have in common: their bullet, or their words behind the
-    first that have no figures."""
+    """Return what similar lines have in common.
+
+    That is their bullet, or their words after the first that have no digits.
+    """
     words = line.split()
     if line.startswith(" "):
         return (" ", *(word for word in words[:2] if _is_mark(word)))

@@ -1,8 +1,8 @@
-"""What every session of ours with PostgreSQL relies on, set in one place.
+"""The settings of every database session of this project, set in one place.
 
-A database or a role may have settings of its own (`ALTER ROLE ... SET`), made for the
-web service's short requests. `Session` replaces those that would end a job or change
-what its statements mean. One that DATABASE_URL itself names in `options` is kept.
+A database or a role may have its own settings (`ALTER ROLE ... SET`), made for the web
+service's short requests. `Session` replaces those that would end a job or change what
+its statements mean. A setting that DATABASE_URL has in `options` is kept.
 """
 
 import os
@@ -18,13 +18,13 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 ENCODING = "UTF8"
 
-# A job has the deadline of its line in the crontab, and waits for a store or a slow
-# reader of its report meanwhile.
+# No timeouts: the line in the crontab limits a job, which may also wait for a store or
+# for a slow reader of its report.
 _OF_TRANSACTIONS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "transaction_timeout": "0",  # PostgreSQL 17
-    # A policy that hid the row that protects another would make it look clear: fail.
+    # Fail if a policy hides rows: one of them may be what protects an account.
     "row_security": "off",
 }
 _OF_SESSIONS = {
@@ -35,20 +35,20 @@ _OF_SESSIONS = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",  # the archive keeps every digit
 }
-# psycopg2 quotes as this is when the session begins: it cannot be set later.
+# psycopg2 reads this when the session begins, to quote text; it cannot be set later.
 _STRINGS = "standard_conforming_strings"
 _TRANSACTION_TIMEOUT_SINCE = 17_00_00
-# How long a pooler may take to find a session of the server.
+# How long a pooler may take to provide a session of the server.
 ROOM_SECONDS = 10.0
 _AUTOCOMMIT: Any = Connection.autocommit
 
 
 class UnusableDatabaseError(psycopg2.OperationalError):
-    """This database cannot be used, and waiting does not mend that."""
+    """This database cannot be used, and waiting does not help."""
 
 
 def connect(dsn: str) -> "Session":
-    """A connection factory for psycopg2."""
+    """Open a session; a connection factory for psycopg2."""
     session = Session(dsn)
     if session.info.parameter_status(_STRINGS) == "on":
         return session
@@ -68,12 +68,12 @@ def connect(dsn: str) -> "Session":
 
 
 class Session(Connection):
-    """psycopg2's connection, with what our statements rely on.
+    """psycopg2's connection, with the settings that our statements need.
 
-    `is_pooled` is whether a pooler is between, which may give each transaction another
-    session of the server (PgBouncer's mode `transaction`) and would hand on to others
-    what is set for a session. Then it is set for each transaction; what is no part of
-    one has the database's settings.
+    `is_pooled` is True behind a pooler, which may give each transaction another session
+    of the server (PgBouncer's mode `transaction`), and would pass a session's settings
+    on to others. Then the settings are made for each transaction, and statements
+    outside of a transaction have the database's settings.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -105,7 +105,7 @@ class Session(Connection):
                 cursor.execute(self.at_begin())
 
     def at_begin(self) -> str:
-        """SQL that comes first in a transaction."""
+        """SQL for the begin of a transaction."""
         settings = {
             "transaction_isolation": "'read committed'",
             **({"transaction_read_only": "off"} if self._is_read_only else {}),
@@ -115,10 +115,7 @@ class Session(Connection):
         return "; ".join(f"SET LOCAL {name} = {settings[name]}" for name in settings)
 
     def limit(self, *, lock_timeout: str, statement_timeout: str) -> None:
-        """Let no lock of somebody else hold up what is asked in this session.
-
-        Behind a pooler, what is asked in a transaction.
-        """
+        """Limit the waits of this session; behind a pooler, those in transactions."""
         self._limits = {
             "lock_timeout": f"'{lock_timeout}'",
             "statement_timeout": f"'{statement_timeout}'",
@@ -133,7 +130,7 @@ class Session(Connection):
 
     @contextmanager
     def answers_in_time(self) -> Iterator[None]:
-        """Cut the session off when the block takes longer than ROOM_SECONDS."""
+        """Cut off the session if the block takes longer than ROOM_SECONDS."""
         is_late = threading.Event()
 
         def cut_off() -> None:
@@ -160,9 +157,9 @@ class Session(Connection):
     # -- internal helpers ---------------------------------------------------------
 
     def _set_for_session(self) -> tuple[bool, bool]:
-        """Whether there is a pooler, and whether its transactions begin read-only."""
-        # When the session began, the server sent its process id; a pooler has sent
-        # something else. There a setting ends with this statement.
+        """Set it up; return (is a pooler used, do its transactions begin read-only)."""
+        # When a session begins, the server sends its process id; a pooler sends another
+        # number. Behind a pooler the settings end with this statement.
         calls = "".join(
             f", set_config('{name}', '{value}', found.is_pooled)"
             for name, value in self._wanted(_OF_SESSIONS).items()

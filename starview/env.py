@@ -1,8 +1,8 @@
 """Read the environment once, typed, and collect everything that is wrong with it.
 
-Every reader returns a usable value and notes a `Problem` when the variable is missing
-or wrong, so that an operator learns of all mistakes at once. An empty variable counts
-as unset. For every NAME, NAME_FILE may name a file that holds the value instead.
+Every reader returns a usable value, and notes a `Problem` if the variable is missing or
+wrong, so that an operator sees all mistakes at once. An empty variable counts as unset.
+For every NAME, NAME_FILE may name a file with the value instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENGINE = "django.db.backends.postgresql"
 
 @dataclass(frozen=True)
 class Problem:
-    """One missing or wrong variable. `text` never holds a secret's value."""
+    """One missing or wrong variable. `text` never has the value of a secret."""
 
     variable: str
     needed_by: str
@@ -48,9 +48,9 @@ class Problem:
 
 
 class Environment:
-    """Typed readers over `values`; what is wrong with them is in `problems`.
+    """Typed readers of `values`, which collect `problems`.
 
-    With `debug` a variable that has a `debug_default` may be left out.
+    With `debug` a variable that has a `debug_default` may be unset.
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -62,12 +62,12 @@ class Environment:
     # -- raising ------------------------------------------------------------------
 
     def problems_for(self, *needs: str) -> list[Problem]:
-        """The problems that a command with these needs would run into."""
+        """Return the problems that concern a command with these needs."""
         relevant = {EVERY_COMMAND, *needs}
         return [problem for problem in self.problems if problem.needed_by in relevant]
 
     def require(self, *needs: str) -> None:
-        """Raise ImproperlyConfigured naming every problem of `needs` in one text."""
+        """Raise ImproperlyConfigured with all the problems of `needs`, if any."""
         raise_for(self.problems_for(*needs))
 
     # -- readers ------------------------------------------------------------------
@@ -84,10 +84,10 @@ class Environment:
         check: Callable[[str], str | None] | None = None,
         secret: bool = False,
     ) -> str:
-        """The variable, or `default`. A `required` one may be left out with DEBUG.
+        """Return the variable, or `default`. A `required` one may be unset with DEBUG.
 
-        A problem stops only what `needed_by` names. `check` returns what is wrong
-        with a value, or None. A `secret` value is never quoted in a problem.
+        A problem stops only the commands that `needed_by` names. `check` returns what
+        is wrong with a value, or None. A `secret` value is never quoted in a problem.
         """
         value = self._raw(name, needed_by, where)
         if value is None:
@@ -145,14 +145,14 @@ class Environment:
         return [word.strip() for word in text.split(",") if word.strip()]
 
     def is_set(self, name: str) -> bool:
-        """Whether there is a value, also a wrong one."""
+        """Whether there is a value, even a wrong one."""
         return bool(self._values.get(name) or self._values.get(f"{name}_FILE"))
 
     def database(self, name: str, *, where: str, debug_default: str) -> dict[str, Any]:
-        """Django's dict for a PostgreSQL URL; {} when it is missing or wrong.
+        """Return Django's dict for a PostgreSQL URL; {} if it is missing or wrong.
 
-        Without the URL the web service's DB_HOST, DB_NAME, ... stand for it.
-        postgis:// is read as plain PostgreSQL: this image maps no geometry.
+        Without the URL the web service's DB_HOST, DB_NAME, ... are used. postgis:// is
+        read as plain PostgreSQL, since this image uses no geometry.
         """
         if not self.is_set(name) and any(map(self.is_set, _DATABASE_PARTS)):
             return self._database_of_parts(where)
@@ -171,13 +171,13 @@ class Environment:
         return settings
 
     def report(self, name: str, needed_by: str, text: str, where: str) -> None:
-        """Note a problem; also for what shows only when variables are read together."""
+        """Note a problem; for those that concern several variables."""
         self.problems.append(Problem(name, needed_by, text, where))
 
     # -- internal helpers ---------------------------------------------------------
 
     def _database_of_parts(self, where: str) -> dict[str, Any]:
-        """As the web service reads them: TLS unless the host is this machine."""
+        """Read DB_HOST, ... like the web service: with TLS unless the host is local."""
         self.text("DB_ENGINE", check=_engine_problem, where="write postgresql")
         host = self.text("DB_HOST", required=True, where=where)
         database = self.text("DB_NAME", required=True, where=where)
@@ -241,9 +241,9 @@ def email_problem(value: str) -> str | None:
 
 
 def quoted_sender(value: str) -> str:
-    """`Name <a@example.com>` as a header has it: a name with signs that end it quoted.
+    """Return `Name <a@example.com>` for a header, with the name quoted if necessary.
 
-    `Starview, Inc. <a@example.com>` would be two addresses.
+    Without quotes `Starview, Inc. <a@example.com>` would be two addresses.
     """
     name, address = _sender_parts(value)
     if not name:
@@ -254,7 +254,7 @@ def quoted_sender(value: str) -> str:
 
 
 def _sender_parts(value: str) -> tuple[str, str]:
-    """The name, without the quotation marks around it, and the address."""
+    """Return the name, without quotation marks around it, and the address."""
     match = re.fullmatch(r"(.*)<([^<>]+)>", value.strip(), re.DOTALL)
     if not match:
         return "", value.strip()
@@ -283,7 +283,7 @@ def http_url_problem(value: str) -> str | None:
 
 
 def endpoint_problem(value: str) -> str | None:
-    """An address of a store: its path would become a part of every object's name."""
+    """A store's address has no path, which would become a part of all object names."""
     if problem := http_url_problem(value):
         return problem
     if re.fullmatch(r"https?://[^/]+/?", value):
@@ -319,7 +319,7 @@ def origin_problem(value: str) -> str | None:
 
 
 def key_problem(value: str) -> str | None:
-    """A blank or line end in a key is a slip of copying, and would reach the logs."""
+    """A key with a blank or line end was copied wrong, and would be logged."""
     return None if re.fullmatch(r"[!-~]+", value) else "holds a blank or a line end"
 
 
@@ -330,7 +330,7 @@ def age_identity_problem(value: str) -> str | None:
 
 
 def bucket_problem(value: str) -> str | None:
-    """The rule of R2 and S3, with the capitals and underscores of old S3 buckets."""
+    """The rule of R2 and S3, plus the capitals and underscores of old S3 buckets."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", value):
         return None
     return "is not the name of a bucket"
@@ -355,12 +355,12 @@ def choice_problem(*choices: str) -> Callable[[str], str | None]:
 
 
 def _without_password(value: str) -> str:
-    """`value` without what a URL may hold before its host; the last @ ends it."""
+    """Return a URL without user and password, which end at the last @."""
     return re.sub(r"//.*@", "//***@", value, flags=re.DOTALL)
 
 
 def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """`check` for each word of a comma-separated list; the first problem counts."""
+    """Return a check of a comma-separated list, with the first problem of its words."""
 
     def check_all(text: str) -> str | None:
         words = [word.strip() for word in text.split(",") if word.strip()]
@@ -372,7 +372,7 @@ def _each(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
 
 
 def _unescaped_problem(url: str) -> str | None:
-    """A password with @, /, ?, #, % or a blank would be cut in two, and half shown."""
+    """A password with @, /, ?, #, % or a blank must be escaped, or parts are shown."""
     _, _, rest = url.partition("://")
     before, at, after = rest.rpartition("@")
     is_cut = re.search(r"[@/?#]", before) or "#" in after

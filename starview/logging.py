@@ -17,9 +17,9 @@ _traceback_as_dict = structlog.processors.ExceptionRenderer(
 
 
 def configure_logging(log_format: str) -> None:
-    """Send structlog and standard-library records to stderr as `log_format` says.
+    """Send structlog and standard-library records to stderr in `log_format`.
 
-    `log_format` is `console` or `json`; anything else is treated as `console`.
+    It is `console` or `json`; anything else is treated as `console`.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,10 +1,11 @@
-"""Everything that is written passes through here, once.
+"""The filter for all output, which passes through here once.
 
-Secrets are taken out, and with LOG_FORMAT=json each line becomes one JSON object. The
-streams of this process pass here, what a command under the runner writes (`Relay`), and
-what the container writes: `python -m starview.output` is the filter of entrypoint.sh.
+Secrets are removed, and with LOG_FORMAT=json each line becomes one JSON object. This
+applies to the streams of this process, to the output of a command under the runner
+(`Relay`), and to that of the container: `python -m starview.output` is the filter of
+entrypoint.sh.
 
-Only the standard library is imported: this also speaks when a package is missing.
+Only the standard library is imported, so that this works when a package is missing.
 """
 
 import io
@@ -22,11 +23,11 @@ from starview.people import are_masked, without_people
 from starview.redaction import RedactedStream, redactor
 
 _READ_BYTES = 64 * 1024
-_LONGEST_LINE_BYTES = 1024 * 1024  # that is waited for, to become one object
+_LONGEST_LINE_BYTES = 1024 * 1024  # a longer line becomes several objects
 
 
 def json_is_asked() -> bool:
-    """Whether LOG_FORMAT, or the file that LOG_FORMAT_FILE names, says json."""
+    """Whether LOG_FORMAT is json, by itself or in the file of LOG_FORMAT_FILE."""
     value = os.environ.get("LOG_FORMAT", "")
     path = os.environ.get("LOG_FORMAT_FILE", "")
     if not value and path and Path(path).is_file():
@@ -35,9 +36,9 @@ def json_is_asked() -> bool:
 
 
 class Passage:
-    """Bytes on their way out of `stream`; `keep` gets them as people may read them.
+    """Filters the bytes for `stream`; `keep` gets them without secrets.
 
-    On a terminal, where a line may be drawn in parts, they pass as they come.
+    On a terminal, where a line may be drawn in parts, bytes are passed on at once.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Passage:
         keep: Callable[[bytes], None] = lambda clean: None,
     ) -> None:
         as_json = json_is_asked()
-        # A name is known by the line that it stands in.
+        # Names of accounts are recognized by the whole line.
         whole_lines = as_json or not is_terminal or are_masked()
         self._redacted = RedactedStream(redactor(), whole_lines=whole_lines)
         self._json = JsonLines(stream) if as_json else None
@@ -58,7 +59,7 @@ class Passage:
         return self._shown(self._redacted.feed(data))
 
     def finish(self) -> bytes:
-        """What has no line end yet."""
+        """Return the rest of the output, which has no line end."""
         shown = self._shown(self._redacted.finish())
         return shown + self._json.finish() if self._json else shown
 
@@ -71,9 +72,9 @@ class Passage:
 
 
 class JsonLines:
-    """Each line as one JSON object; one that is an object already passes unchanged.
+    """Turns each line into one JSON object; a line that is one already is unchanged.
 
-    An empty line is dropped. What is not UTF-8 is shown as \\xNN.
+    Empty lines are dropped. Bytes that are not UTF-8 are shown as \\xNN.
     """
 
     def __init__(self, stream: str) -> None:
@@ -126,7 +127,7 @@ class _Stream(io.BufferedIOBase):
     """A binary stream in front of the one of `text`."""
 
     def __init__(self, text: io.TextIOWrapper, name: str) -> None:
-        self._text = text  # what nobody refers to would close its target
+        self._text = text  # without a reference it would close its target
         self._target: Any = text.buffer
         self._passage: Passage | None = None
         self._name = name
@@ -144,7 +145,7 @@ class _Stream(io.BufferedIOBase):
     def write(self, data: Any) -> int:
         data = bytes(data)
         if self._is_filtered:
-            if self._passage is None:  # the environment is not read before it must be
+            if self._passage is None:  # created late, since it reads the environment
                 self._passage = Passage(self._name, is_terminal=self._target.isatty())
             self._write(self._passage.feed(data))
         else:
@@ -164,17 +165,17 @@ class _Stream(io.BufferedIOBase):
         self._is_filtered, self._passage = False, None
 
     def _write(self, data: bytes) -> None:
-        while data:  # without a buffer a part of it may be written
+        while data:  # an unbuffered write may be partial
             data = data[self._target.write(data) or 0 :]
 
 
 def filter_streams() -> None:
-    """Let all that this process prints pass through here."""
+    """Filter everything that this process prints."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show must not end a run half-way; who
-            # took the stream before has it of this one.
+            # A name that the terminal cannot show must not end a run. This also holds
+            # for code that has taken the stream before.
             stream.reconfigure(errors="backslashreplace")
             text = io.TextIOWrapper(
                 cast(BinaryIO, _Stream(stream, name)),
@@ -187,10 +188,10 @@ def filter_streams() -> None:
 
 
 def finish_streams() -> OSError | None:
-    """Flush, and write what has no line end yet; harmless without `filter_streams`.
+    """Flush the streams, with an unfinished last line; safe without `filter_streams`.
 
-    What cannot be written is dropped, now and from now on, and the error returned: the
-    interpreter would make an exit code of its own of it.
+    If that fails, this and all later output is dropped, and the error is returned:
+    otherwise the interpreter would exit with a code of its own.
     """
     failure = None
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -213,7 +214,7 @@ def _finish(stream: Any) -> None:
 
 
 def stop_filtering() -> None:
-    """For a process whose output another one hands on."""
+    """Do not filter in this process, since another one filters its output."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(buffer := getattr(stream, "buffer", None), _Stream):
             buffer.stop_filtering()
@@ -223,7 +224,7 @@ def stop_filtering() -> None:
 
 
 def main(mark: bytes) -> None:
-    """Pass stdin on to stdout up to `mark`: no signal ends it before the last line."""
+    """Copy stdin to stdout up to `mark`; ignores signals, so that no line is lost."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     passage = Passage("container")

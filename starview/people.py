@@ -1,8 +1,7 @@
-"""Names and addresses of accounts, for whoever must not see them.
+"""Removes names and addresses of accounts from texts.
 
-What goes to somebody else's server never has them. With REDACT_EMAILS=True nothing
-has: no output, log, record or mail. Only the standard library is imported, as in
-`redaction`.
+Text for servers of others never has them. With REDACT_EMAILS=True no output, log,
+record or mail has them. Only the standard library is imported, as in `redaction`.
 """
 
 import os
@@ -12,28 +11,29 @@ from pathlib import Path
 
 MASK = "***"
 
-# Lines of the clean-up of accounts, as printed or quoted in an alert: what stands
-# between the two groups names one.
+# Lines of the clean-up of accounts, as printed or quoted in an alert: the text between
+# the two groups names an account.
 _LINE_OF_AN_ACCOUNT = re.compile(
     r"^([ \t|]*(?:- |✓ |✗ )(?:(?:Not deleted|Deleted|Kept): )?)\S.*?"
     r"( - registered \d+ days ago|(?<=\)) \([a-z][^()@]*\)| \(changed meanwhile\)"
     r"|(?<=\))|: .*)$",
     re.MULTILINE,
 )
-# It begins behind one of these signs: else each sign of a long word would be a begin.
+# A character of an address. A match begins only after another character, since
+# otherwise it would be tried at each character of a long word.
 _SIGN = r"""[^\s<>()\[\]"',;:|=]"""
 _ADDRESS = re.compile(rf"""(?<!{_SIGN}){_SIGN}+@[^\s<>()\[\]"',;:|]+""")
 
 
 def without_people(text: str) -> str:
-    """`text` with MASK for the names and addresses of accounts."""
+    """Return `text` with MASK in place of names and addresses of accounts."""
     text = _LINE_OF_AN_ACCOUNT.sub(rf"\1{MASK}\2", text)
     return _ADDRESS.sub(MASK, text)
 
 
 @cache
 def are_masked() -> bool:
-    """Whether REDACT_EMAILS, or the file that REDACT_EMAILS_FILE names, says so."""
+    """Whether REDACT_EMAILS is true, by itself or in the file of REDACT_EMAILS_FILE."""
     value = os.environ.get("REDACT_EMAILS", "")
     path = os.environ.get("REDACT_EMAILS_FILE", "")
     if not value and path and Path(path).is_file():
@@ -46,5 +46,5 @@ def masked_if_asked(text: str) -> str:
 
 
 def shown(name: str) -> str:
-    """The name or address of an account, as it may be printed."""
+    """Return the name or address of an account in the form that may be printed."""
     return MASK if are_masked() else name

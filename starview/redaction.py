@@ -1,11 +1,11 @@
-r"""No secret in any output: found in every form in which a program may write it.
+r"""Removes secrets from output, in every form in which a program may write them.
 
-The text and the secrets are both brought into one canonical form, in which escapes
-(%2F, \u002f, \x2f, \\, \", &amp;) are resolved, and blanks, line ends and quotation
-marks left out; there one matcher looks for each secret, its base64 and its hexadecimal
-digits. So it does not matter how often it was escaped, or over how many lines it goes.
+The text and the secrets are brought into one canonical form, in which escapes (%2F,
+\u002f, \x2f, \\, \", &amp;) are resolved, and blanks, line ends and quotation marks
+left out. In this form one matcher looks for each secret, its base64 and its hexadecimal
+digits. So it does not matter how often a secret was escaped, or how many lines it has.
 
-Only the standard library is imported: this also works when the settings do not.
+Only the standard library is imported, so that this works without valid settings.
 """
 
 import base64
@@ -20,23 +20,24 @@ from urllib.parse import unquote
 
 from starview.people import masked_if_asked
 
-# A shorter one would be found in every second word.
+# Shorter secrets would be found in ordinary words.
 SHORTEST_SECRET = 6  # characters
 MASK = "***"
 
-# Names of secrets, by their words; the project need not know them.
+# Names of variables that hold secrets, also those that this project does not know.
 _SECRET_NAME = re.compile(
     r"(^|_)(ACCESS_KEY_ID|API_?KEY|KEY|TOKEN|SECRET|PASSPHRASE|PASSWD|PASSWORD|DSN)S?"
     r"(_B64|_BASE64|_PEM)?$|PASSWORD$"
 )
-# Whoever has such an address may use it: the secret is in its path.
+# Variables with a URL whose path is the secret.
 _SECRET_URL_NAME = re.compile(r"(^|_)(HEARTBEAT|PING|WEBHOOK|HOOK)_URL$")
 _PUBLIC_SEGMENTS = {"", "ping", "api", "hooks", "services"}
 _URL_PASSWORD = re.compile(rb"(://[^\s/:@\"']*:)[^\s/@\"']+@")
 _LEAST_LINE = 16  # characters of one line of a secret that has many, as PEM files have
-# So much of a secret's beginning, at the end of what there is, waits for what follows.
+# If a text ends with so many characters of a secret's beginning, they wait for the
+# rest.
 _WAITING_CHARACTERS = 4
-_LONGEST_LINE_BYTES = 64 * 1024  # that is waited for
+_LONGEST_LINE_BYTES = 64 * 1024  # of a longer line a part is passed on
 
 _BACKSLASH = rb"(?:\\|%(?:25)*5[Cc])"
 _ESCAPE = re.compile(
@@ -54,21 +55,21 @@ _ESCAPE = re.compile(
 )
 _BEGUN_ESCAPE = re.compile(rb"(?:%[0-9A-Fa-f]?|\\+(?:[uUx][0-9A-Fa-f]{0,7})?)\Z")
 _DROPPED = b" \t\r\n\v\f\"'\\"
-# base64 for addresses has other signs.
+# base64 for URLs has other characters.
 _FOLDED = bytes.maketrans(b"-_", b"+/")
 
 
 def redact(text: str) -> str:
-    """`text` without the secrets of this process's environment.
+    """Return `text` without the secrets of this process's environment.
 
-    And without names and addresses of accounts, where REDACT_EMAILS asks for that.
+    With REDACT_EMAILS it is also without names and addresses of accounts.
     """
     return masked_if_asked(redactor().text(text))
 
 
 @cache
 def redactor() -> "Redactor":
-    """The one of this process, whose environment is read once."""
+    """Return the redactor of this process, whose environment is read once."""
     return Redactor(secrets_of(os.environ))
 
 
@@ -76,7 +77,7 @@ def redactor() -> "Redactor":
 
 
 def secrets_of(environ: Mapping[str, str]) -> set[str]:
-    """The values, and parts of values, that nobody may read."""
+    """Return the values, and parts of values, that are secret."""
     found: set[str] = set()
     for name, value in environ.items():
         if name.endswith("_FILE"):
@@ -104,7 +105,7 @@ def _lines(value: str) -> Iterator[str]:
 
 
 def _secrets_of_url(name: str, url: str) -> set[str]:
-    """With its path where the name is that of a hook; the last @ ends the password."""
+    """Return a URL's secrets; for a hook its path too. The last @ ends the password."""
     _, _, rest = url.partition("://")
     before, at, after = rest.rpartition("@")
     user, colon, password = before.partition(":")
@@ -112,7 +113,7 @@ def _secrets_of_url(name: str, url: str) -> set[str]:
     if colon:
         parts.add(password)
     elif at and _SECRET_NAME.search(name):
-        parts.add(user)  # of a DSN
+        parts.add(user)  # the user of a DSN is a secret key
     address, _, query = after.partition("?")
     for pair in query.split("&"):
         key, _, value = pair.partition("=")
@@ -128,7 +129,7 @@ def _secrets_of_url(name: str, url: str) -> set[str]:
 
 
 class _Canonical(NamedTuple):
-    """Some bytes in canonical form, and where each of them comes from."""
+    """Bytes in canonical form, with the place that each of them comes from."""
 
     data: bytes
     starts: list[int]
@@ -136,7 +137,7 @@ class _Canonical(NamedTuple):
 
 
 class Redactor:
-    """Replaces each of `secrets`, in whatever form, by MASK."""
+    """Replaces each of `secrets`, in any form, by MASK."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets for form in _forms_of(secret)}
@@ -154,11 +155,12 @@ class Redactor:
     def part(
         self, data: bytes, before: bytes = b"", *, waiting_characters: int = 0
     ) -> tuple[bytes, bytes, bytes]:
-        """`data` redacted, its last part in canonical form, and what has to wait.
+        """Redact a part of a stream; return (redacted, tail in canonical form, rest).
 
-        `before` is that last part of what went before: what is left of a secret that
-        began there is taken out here. Of a secret that begins at the end of `data` so
-        many characters or more wait for what follows; with 0 `data` is all there is.
+        `before` is the tail of the part before, with which the end of a secret that
+        began there is found and removed. If `data` ends with `waiting_characters` or
+        more of a secret's beginning, these are the rest, which must come before the
+        next part. With 0 characters `data` is the last part.
         """
         canonical = before + _canonical(data)
         found = self._spans(canonical, len(before))
@@ -182,7 +184,7 @@ class Redactor:
         return data, last, waiting
 
     def _spans(self, canonical: bytes, after: int) -> list[tuple[int, int]]:
-        # A regular expression of many words is slow; most texts hold no secret.
+        # A fast check first: most texts have no secret, and the matcher is slow.
         if not any(form in canonical for form in self._forms):
             return []
         spans = [match.span() for match in self._matcher.finditer(canonical)]
@@ -191,7 +193,7 @@ class Redactor:
     def _waits_from(
         self, canonical: bytes, found: list[tuple[int, int]], least: int
     ) -> int | None:
-        """Where the longest beginning of a secret begins that reaches to the end."""
+        """Return where the longest beginning of a secret begins that ends the text."""
         after = max(found[-1][1] if found else 0, len(canonical) - self.longest + 1)
         for start in range(after, len(canonical) - least + 1):
             head = canonical[start : start + _WAITING_CHARACTERS]
@@ -203,9 +205,9 @@ class Redactor:
 
 
 class RedactedStream:
-    """Bytes that pass in parts. With `whole_lines` a part of a line waits for its end.
+    """Redacts a stream. With `whole_lines` a part of a line waits for the line's end.
 
-    On a terminal a line may be drawn in parts, which cannot wait.
+    A terminal needs parts of a line at once, for example those of a progress bar.
     """
 
     def __init__(self, redactor: Redactor, *, whole_lines: bool) -> None:
@@ -223,13 +225,13 @@ class RedactedStream:
                 data, rest = data[:end], data[end:]
         if not data.endswith(b"\n") and (begun := _BEGUN_ESCAPE.search(data)):
             data, rest = data[: begun.start()], data[begun.start() :] + rest
-        # In the middle of a line nobody sees that a single character waits.
+        # In the middle of a line even a single character may wait unnoticed.
         is_cut = self._whole_lines and not data.endswith(b"\n")
         out, last, waiting = self._redactor.part(
             data, self._before, waiting_characters=1 if is_cut else _WAITING_CHARACTERS
         )
         if self._whole_lines and waiting and b"\n" in out:
-            # Another process may write in between: no line in two parts.
+            # Pass on whole lines, since another process may write in between.
             out, line = _split(out, out.rfind(b"\n") + 1)
             waiting = line + waiting
             last = last[: len(last) - len(_canonical(line))] if line else last
@@ -240,13 +242,13 @@ class RedactedStream:
         return out
 
     def finish(self) -> bytes:
-        """What still waits."""
+        """Return what still waits, redacted."""
         out, self._before, self._held = self._redactor.part(self._held, self._before)
         return out
 
 
 def _forms_of(secret: str) -> Iterator[bytes]:
-    """In canonical form, as far as they are long enough not to be an ordinary word."""
+    """Yield a secret's forms in canonical form, of at least SHORTEST_SECRET bytes."""
     data = secret.encode(errors="surrogateescape")
     plain = {data, _as_repr_has_it(secret), unquote(secret).encode()}
     if b" " in data:
@@ -261,7 +263,7 @@ def _forms_of(secret: str) -> Iterator[bytes]:
 
 
 def _as_repr_has_it(secret: str) -> bytes:
-    r"""As \xe4 and \u20ac are resolved: of small codes one byte."""
+    r"""Return the bytes to which \xe4 and \u20ac resolve: one for a small code."""
     return b"".join(
         bytes([ord(sign)]) if ord(sign) < 256 else sign.encode(errors="surrogateescape")
         for sign in secret
@@ -269,11 +271,11 @@ def _as_repr_has_it(secret: str) -> bytes:
 
 
 def _base64_of(data: bytes) -> Iterator[bytes]:
-    """Alone, and wherever it may stand in something longer: `user:password`."""
+    """Yield the base64 of `data` alone and within a longer text: `user:password`."""
     yield base64.b64encode(data).rstrip(b"=")
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + data).rstrip(b"=")
-        first = -(-8 * offset // 6)  # signs that also depend on what stands before
+        first = -(-8 * offset // 6)  # characters that depend on the bytes before
         last = 8 * (offset + len(data)) // 6
         yield encoded[first:last]
 
@@ -285,7 +287,7 @@ def _canonical(data: bytes) -> bytes:
 
 
 def _with_origins(data: bytes) -> _Canonical:
-    """As `_canonical`, step by step."""
+    """Return what `_canonical` does, with the origin of each byte."""
     parts, starts, ends = [], [], []
 
     def take(part: bytes, start: int, end: int, step: int) -> None:
@@ -325,7 +327,10 @@ def _resolved(escape: re.Match[bytes]) -> bytes:
 def _masked(
     data: bytes, origin: _Canonical, found: list[tuple[int, int]], skipped: int
 ) -> bytes:
-    """`data` with MASK for the spans `found`, the first `skipped` of which are gone."""
+    """Return `data` with MASK in place of the spans `found`.
+
+    These count canonical bytes, of which the first `skipped` come before `data`.
+    """
     parts, position = [], 0
     for first, end in found:
         start = origin.starts[max(first - skipped, 0)]

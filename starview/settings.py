@@ -1,8 +1,8 @@
 """Settings, all from the environment; `.env.example` explains every variable.
 
-Nothing here needs more than the variables of the command that is run: a problem with
-the variables of one job stops that job only (`JobCommand.needs`), a problem with what
-every command needs stops here, and `manage.py check --deploy` names them all.
+A problem with the variables of one job stops only that job (`JobCommand.needs`); a
+problem with variables that every command needs is raised here. `manage.py check
+--deploy` names all problems.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SES_USER = "AWS console, IAM, the SES sending user, Access keys; never the R2 k
 
 env = ENVIRONMENT = environment.Environment(os.environ)
 if env.debug and os.environ.get("RENDER"):
-    # Archives would go to a disk that is gone with the run, and rows with them.
+    # Archives would be written to a disk that is lost with the container.
     env.report(
         "DEBUG", environment.EVERY_COMMAND, "is True on Render", "set it to False"
     )
@@ -77,10 +77,10 @@ ADMIN_EMAIL = env.words(
     where="who gets health reports: plain addresses, comma-separated",
     check=environment.plain_email_problem,
 )
-# The only schedule; relative paths count from here.
+# The only schedule. A relative path starts from BASE_DIR.
 CRONTAB = BASE_DIR / "crontab"
 DATABASE_WAIT_SECONDS = env.whole_number("DATABASE_WAIT_SECONDS", default=60)
-# Whatever is written passes through `starview.output`, which reads it by itself.
+# Here only for the check: `starview.output`, the filter of all output, reads it itself.
 REDACT_EMAILS = env.boolean("REDACT_EMAILS", default=False)
 DISABLE_EXTERNAL_APIS = env.boolean("DISABLE_EXTERNAL_APIS", default=False)
 
@@ -98,8 +98,8 @@ HEARTBEAT_API_KEY = env.text(
     check=environment.key_problem,
     secret=True,
 )
-# The second name is for jobs of the schedule: entrypoint.sh hides the first from
-# supercronic, which would send events of its own.
+# The second name is for scheduled jobs: entrypoint.sh hides the first from supercronic,
+# which would send its own events.
 _SENTRY = "Sentry: Settings, Projects, Client Keys (DSN)"
 SENTRY_DSN = env.text(
     "SENTRY_DSN", where=_SENTRY, check=environment.dsn_problem, secret=True
@@ -110,7 +110,7 @@ SENTRY_DSN = env.text(
 # -- Archives: R2 or any S3; a folder when DEBUG ------------------------------------
 
 AUDIT_ARCHIVE_FOLDER = BASE_DIR / "audit_archives"
-# A key pair and a bucket of its own for the audit archive.
+# A separate key pair and bucket for the audit archive.
 AUDIT_R2_ACCESS_KEY_ID = env.text(
     "AUDIT_R2_ACCESS_KEY_ID",
     needed_by=ARCHIVE,
@@ -164,7 +164,7 @@ AWS_S3_ENDPOINT_URL = env.text(
     where="leave it empty for R2, or write https://HOST without the bucket",
     check=environment.endpoint_problem,
 )
-# The web service's: where its bucket is served to the world, so not for audit rows.
+# The web service's variable: if it is set, its bucket is public and not for audit rows.
 R2_PUBLIC_URL = env.text("R2_PUBLIC_URL")
 if not env.is_set("AWS_S3_ENDPOINT_URL"):
     CLOUDFLARE_ACCOUNT_ID = env.text(
@@ -231,7 +231,7 @@ AWS_SES_ENDPOINT_URL = env.text(
 AWS_SES_REGION_ENDPOINT_URL = (
     AWS_SES_ENDPOINT_URL or f"https://email.{AWS_SES_REGION_NAME}.amazonaws.com"
 )
-# The throttle asks for the quota first, which a least-privilege SES user may not.
+# The throttle first requests the quota, to which a least-privilege user has no right.
 AWS_SES_AUTO_THROTTLE = None
 EMAIL_BACKEND = (
     "django.core.mail.backends.filebased.EmailBackend"
@@ -277,19 +277,19 @@ TEMPLATES = [
 SITE_ID = 1
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
-TIME_ZONE = "UTC"  # the crontab's times, the cut-offs and the archive are in UTC
+TIME_ZONE = "UTC"  # for the crontab's times, the cut-offs and the archive
 
 if DATABASES["default"]:
     DATABASES["default"].setdefault("OPTIONS", {})
     DATABASES["default"]["OPTIONS"]["connection_factory"] = database.connect
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 10)
     DATABASES["default"]["OPTIONS"].setdefault("application_name", "starview-cron")
-    # These tell a session that waits for hours from one whose server is gone.
+    # With these, a session that waits for hours ends if its server is gone.
     for _name, _seconds in (("idle", 60), ("interval", 15), ("count", 4)):
         DATABASES["default"]["OPTIONS"].setdefault(f"keepalives_{_name}", _seconds)
     DATABASES["default"]["OPTIONS"].setdefault("tcp_user_timeout", 60_000)  # ms
 
-# As the web service, whose keys are starview:1:NAME.
+# Like the web service, whose keys are starview:1:NAME.
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -299,17 +299,18 @@ CACHES: dict[str, dict[str, Any]] = {
         "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},  # seconds
     }
 }
-# As the web service: sessions live in Redis and expire there by themselves.
+# Like the web service: web sessions are in Redis and expire there by themselves.
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 SESSION_COOKIE_AGE = 1_209_600  # seconds: two weeks
 
-# As the web service: an account must follow a link, kept in the database, to be used.
+# Like the web service: an account can be used only after a link, which is in the
+# database, was followed.
 ACCOUNT_EMAIL_VERIFICATION = "mandatory"
 ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*", "password2*"]
 ACCOUNT_EMAIL_CONFIRMATION_HMAC = False
 ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS = 3
 
-# This image serves no pages; these keep `check --deploy` an honest test of the rest.
+# This image serves no pages; without these `check --deploy` would warn nevertheless.
 SECURE_SSL_REDIRECT = not DEBUG
 SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = not DEBUG
@@ -322,8 +323,8 @@ configure_logging(LOG_FORMAT)
 
 # -- Say what is wrong ----------------------------------------------------------------
 
-# The variables that a command needs besides every command's, by a word of its line:
-# all that is wrong for it is one error. `check` names what is wrong for any.
+# By a word of the command line, the needs of a command besides those of every command:
+# all its problems are raised as one error. `check` names the problems of all commands.
 _NEEDS = {
     "adopt_audit_archives": (ARCHIVE,),
     "archive_audit_logs": (ARCHIVE,),
@@ -336,7 +337,7 @@ _NEEDS = {
     "--email-report": (MAIL,),
 }
 _words = {word.partition("=")[0] for word in sys.argv}
-# These answer on a machine that has nothing configured yet.
+# These commands work on a machine without any configuration.
 _command = [word for word in sys.argv[1:] if not word.startswith("-")]
 _needs_nothing = (
     bool({"-h", "--help", "help", "--version", "version"} & _words)

@@ -1,4 +1,4 @@
-"""The web service's tables, as this image sees them, and the commands."""
+"""The app with the models of the web service's tables, and the commands."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""`manage.py check --deploy` names every missing or wrong variable of every job."""
+"""A system check: `check --deploy` names every missing or wrong variable of any job."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, register
 def check_environment(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """One error per variable; a one-off command asks only for what it uses."""
+    """Return one error for each variable; a command requires only those it uses."""
     return [
         Error(
             f"{problem.what} (for {problem.needed_by})",

@@ -1,4 +1,4 @@
-"""What this image owns: how jobs run, what they do, and the report's templates."""
+"""The app with this image's own tables, its jobs and the templates of reports."""
 
 from django.apps import AppConfig
 
@@ -8,6 +8,6 @@ class MaintenanceConfig(AppConfig):
     label = "maintenance"
 
     def ready(self) -> None:
-        from starview_app.maintenance import notify  # its models are ready now
+        from starview_app.maintenance import notify  # needs the models, ready only now
 
         notify.listen()

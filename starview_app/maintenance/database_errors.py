@@ -1,4 +1,4 @@
-"""What a database error means to an operator, in one line and without secrets."""
+"""Explains database errors to an operator, in one line and without secrets."""
 
 import psycopg2
 from django.db import (
@@ -16,7 +16,7 @@ _LINK = (
     "Render: link the PostgreSQL instance to this service, or correct DATABASE_URL, or"
     " the DB_ variables where it is not set"
 )
-# Parts of libpq's messages, which carry no code before a session exists.
+# Parts of libpq's messages, since errors before a session begins have no SQLSTATE.
 _CONNECT_HINTS = {
     "does not exist": _LINK,
     "password authentication failed": f"the user or password is wrong; {_LINK}",
@@ -54,24 +54,24 @@ _CONNECT_HINTS = {
 }
 
 
-# SQLSTATEs of a connection that is gone, or is not to be had.
+# SQLSTATEs of a lost connection, or of one that cannot be made.
 _AWAY = ("08", "53300", "57P01", "57P02", "57P03", "57P04", "57P05")
-# And of what another try may not meet: deadlocks and their like, a session that was
-# ended for idleness or length, memory, a query or a wait for a lock that was cut short.
+# SQLSTATEs of errors that another attempt may not meet: also deadlocks and
+# serialization failures, timeouts of a session, a lock or a query, and lack of memory.
 _PASSING = (*_AWAY, "40", "25P03", "25P04", "53200", "55P03", "57014")
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether the database does not answer, rather than refuse what it was asked.
+    """Whether the database does not answer, as opposed to refusing a statement.
 
-    What the driver says by itself has no SQLSTATE: no server, or a connection that has
-    died, which after a crash of the server is a bare DatabaseError.
+    An error of the driver itself has no SQLSTATE: there is no server, or the connection
+    was lost, for which it raises a plain DatabaseError after a crash of the server.
     """
     return _is_one_of(error, _AWAY)
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed when it is asked again, on a new connection."""
+    """Whether the same statement may succeed later on a new connection."""
     return _is_one_of(error, _PASSING)
 
 
@@ -85,15 +85,15 @@ def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an operator can fix, or else what the error itself says."""
+    """Return the explanation of `explain`, or else the error's own text."""
     return explain(error) or one_line(error)
 
 
 def explain(error: BaseException) -> str | None:
-    """One line with a HINT for what an operator can fix; None for a bug.
+    """Return one line with a HINT if an operator can fix the error; None for a bug.
 
-    When the session is lost Django tries to connect anew while it cleans up, and that
-    failure hides the first one, which is the one to tell.
+    After a lost session Django tries to connect again while it cleans up. The error of
+    that hides the first one, which is the one that is explained.
     """
     earlier = error.__context__
     seen: set[int] = set()  # an error may be the context of its own context

@@ -1,9 +1,9 @@
-"""What a job raises for people."""
+"""The error that a job raises for an operator."""
 
 
 class JobError(Exception):
-    """Something an operator can fix; its text is one line, with a HINT where one helps.
+    """An error that an operator can fix. Its text is one line, perhaps with a HINT.
 
-    Whoever raises it guarantees that nothing was lost: what was not finished is found
-    again by the next run.
+    Code that raises it guarantees that nothing was lost: the next run finds again what
+    is not finished.
     """

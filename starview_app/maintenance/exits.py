@@ -1,15 +1,15 @@
-"""The exit codes of runs and commands: the exit code is the alarm."""
+"""The exit codes of runs and commands, by which supercronic notices a failure."""
 
-DONE = 0  # also when there was nothing to do, or another worker has the slot
-FAILED = 1  # or incomplete, with one line that says why
+DONE = 0  # also if there was nothing to do, or another run has claimed the slot
+FAILED = 1  # or incomplete, with one line that has the reason
 WRONG_OPTIONS = 2
-# Of sysexits.h. EX_UNAVAILABLE: without the database nothing was claimed, or run.
+# From sysexits.h. EX_UNAVAILABLE: without the database nothing was claimed or run.
 UNCLAIMED = 69
 RUNNING = 75  # EX_TEMPFAIL: another run of this job is under way
-# Of a shell, `env` or `timeout`: the program of the line was not found, or not started.
+# From a shell, `env` or `timeout`: the program was not found or could not be started.
 NOT_STARTED = (126, 127)
 
 
 def as_shell_shows(code: int) -> int:
-    """Of a process that a signal killed (a negative code): 128 and the number."""
+    """Return 128 plus the signal's number for a negative code, others unchanged."""
     return code if code >= 0 else 128 - code

@@ -1,7 +1,7 @@
-"""What this image remembers: tables `maintenance_*`, beside those of the web service.
+"""This image's own tables, `maintenance_*`, in the database of the web service.
 
-No foreign key leads to a table of the web service, so that neither side ever has to
-wait for, or know of, the other's migrations.
+No foreign key refers to a table of the web service, so that the migrations of the two
+are independent.
 """
 
 import uuid
@@ -11,19 +11,19 @@ from django.db import models
 
 
 class AuditManifest(models.Model):
-    """One link of the chain that proves the archives of a store complete.
+    """One manifest of the chain that proves the archives of a store to be complete.
 
-    The text is fixed here, in the commit that gives it its number, before it is
-    written: a run that is killed leaves neither a gap nor two manifests of one number.
+    Its text is recorded in the commit that gives it its number, before it is written to
+    the store: so a run that is killed leaves neither a gap nor a number used twice.
     """
 
-    # Where it is: see `Store.location`. Each place has a chain of its own.
+    # The store, as `Store.location`. Each store has its own chain.
     location = models.CharField(max_length=1000)
     sequence = models.PositiveIntegerField()  # 1, 2, 3, ...
     name = models.CharField(max_length=255)
     body = models.TextField()
     sha256 = models.CharField(max_length=64)
-    # The object is in the store, read back and equal.
+    # The object is in the store, and was read back and compared.
     is_written = models.BooleanField(default=False)
 
     class Meta:
@@ -35,21 +35,21 @@ class AuditManifest(models.Model):
 
 
 class AuditArchive(models.Model):
-    """One segment of the audit log: what was, or is being, moved to a store.
+    """One segment of the audit log, which was or is being moved to a store.
 
-    A state is left once and never returned to:
+    No state is entered twice:
 
         open ──► archived ──► removing ──► removed
           └────► abandoned
 
     `open` is committed before the first object is written. `archived` is committed
-    together with the deletion of the rows, and with nothing else: while a segment is
-    open its rows are in the table, afterwards they are in its objects. `abandoned` is
-    committed before any of its objects is removed, by the run that opened it or by
-    another one; then its rows can only be archived under another record. `removing`
-    is committed before the first object of an archived segment is removed.
+    together with the deletion of the rows and nothing else: while a segment is open its
+    rows are in the table, afterwards they are in its objects. `abandoned` is committed,
+    by any run, before an object of the segment is removed; then its rows can only be
+    archived with another record. `removing` is committed before the first object of an
+    archived segment is removed.
 
-    Rows are never deleted, so that the names of a record's objects stay its own.
+    Records are never deleted, so that the names of a record's objects are never reused.
     """
 
     class State(models.TextChoices):
@@ -60,10 +60,10 @@ class AuditArchive(models.Model):
         REMOVED = "removed"
 
     location = models.CharField(max_length=1000)
-    # What the names of its objects begin with: a name belongs to one record for ever.
+    # The begin of the names of its objects: a name belongs to one record for ever.
     stem = models.CharField(max_length=255)
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
-    # Of the run that opened it; to the microsecond it marks the objects as this one's.
+    # The time of the run that opened it; the objects have it too, as their mark.
     archived_at = models.DateTimeField()
     retention_days = models.PositiveIntegerField()
     # The segment's ends in the order (timestamp, id), both inclusive.
@@ -71,12 +71,12 @@ class AuditArchive(models.Model):
     first_id = models.BigIntegerField()
     last_timestamp = models.DateTimeField()
     last_id = models.BigIntegerField()
-    # Of its objects, in the order of writing.
+    # The names of its objects, in the order of writing.
     names = models.JSONField()
     row_count = models.PositiveBigIntegerField(default=0)
-    # As the manifest lists them; empty until archived.
+    # The objects as in the manifest; empty until archived.
     objects_written = models.JSONField(default=list)
-    # None until a manifest lists it.
+    # None until a manifest lists the segment.
     manifest = models.ForeignKey(AuditManifest, on_delete=models.PROTECT, null=True)
 
     class Meta:
@@ -88,23 +88,23 @@ class AuditArchive(models.Model):
 
 
 class Backup(models.Model):
-    """One backup of the database: what was, or is being, written to a store.
+    """One backup of the database, which was or is being written to a store.
 
-    A state is left once and never returned to:
+    No state is entered twice:
 
         open ──► good ──► removing ──► removed
           │        └────► lost
           └────► abandoned
 
-    `open` is committed before the first byte is written. `good` is committed once the
-    object was read back and equal, and `pg_restore` could list it; nothing else counts
-    as a backup. `abandoned` is committed before an open one's objects are removed,
-    `removing` before a good one's are. `lost`: it was good, and was not in the store
-    when a run looked.
+    `open` is committed before the first byte is written. `good` is committed after the
+    object was read back and compared, and `pg_restore` could list it; no other state
+    counts as a backup. `abandoned` is committed before the objects of an open backup
+    are removed, `removing` before those of a good one. `lost`: the objects of a good
+    backup were missing in the store.
 
-    Rows are never deleted, so that the names of a record's objects stay its own; no
-    backup holds the rows of this table, so that no copy of the database takes itself
-    for their owner.
+    Records are never deleted, so that the names of a record's objects are never reused.
+    Backups do not contain this table, so that a restored copy of the database does not
+    remove the objects.
     """
 
     class State(models.TextChoices):
@@ -116,19 +116,19 @@ class Backup(models.Model):
         REMOVED = "removed"
 
     location = models.CharField(max_length=1000)
-    # Of the dump; its description has the same name and `.json` behind it.
+    # The name of the dump; that of its description has `.json` added.
     name = models.CharField(max_length=255)
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
     started_at = models.DateTimeField()
-    finished_at = models.DateTimeField(null=True)  # when it became good
-    # When a drill last restored it and found everything in it.
+    finished_at = models.DateTimeField(null=True)  # when the backup became good
+    # When a drill last restored the backup and found it complete.
     proved_at = models.DateTimeField(null=True)
     server_version = models.CharField(max_length=50)
     is_encrypted = models.BooleanField()
-    # Of the object as it is stored.
+    # Size and hash of the object as stored.
     size_bytes = models.PositiveBigIntegerField(default=0)
     sha256 = models.CharField(max_length=64, default="")
-    # What the database held in the dump's own snapshot: see `contents.Contents`.
+    # The contents of the database in the dump's snapshot: see `contents.Contents`.
     contents = models.JSONField(default=dict)
 
     class Meta:
@@ -142,17 +142,17 @@ class Backup(models.Model):
 class ScheduleLine(models.Model):
     """A line of the crontab, as the ticks of catch-up have seen it.
 
-    `runner.memory` is the only writer. A job whose times were changed has two lines for
-    a while: during a deploy two crontabs are in force.
+    Only `catchup.memory` writes this table. A job with changed times has two lines for
+    a while, since during a deploy two crontabs are in use.
     """
 
     job = models.CharField(max_length=200)
     times = models.TextField()  # five fields
-    # Slots before it are not missed: the job was not scheduled then, or at other times.
+    # Earlier slots are not missed: the job was not scheduled then, or at other times.
     first_seen_at = models.DateTimeField()
-    # The last tick, whether or not its crontab had this line.
+    # The time of the last tick, whether or not its crontab had this line.
     seen_at = models.DateTimeField()
-    # For how long the ticks since have not had it.
+    # How long the line has been missing in the crontab of the ticks.
     absent = models.DurationField(default=timedelta(0))
 
     class Meta:
@@ -162,11 +162,10 @@ class ScheduleLine(models.Model):
 
 
 class Job(models.Model):
-    """What people have left to remember of a job."""
+    """The settings of a job that people have made: its pause."""
 
     name = models.CharField(max_length=200, primary_key=True)
-    # The newest pause: the schedule does not run what is due in it, the end not
-    # included.
+    # The newest pause: slots in it are not run; its end is exclusive.
     paused_at = models.DateTimeField(null=True)
     paused_until = models.DateTimeField(null=True)
 
@@ -174,15 +173,16 @@ class Job(models.Model):
 class Announcement(models.Model):
     """The last alert about a job that a channel has accepted.
 
-    `notify.alerts` is the only writer: each channel is told what it has not accepted.
+    Only `notify.alerts` writes this table, to announce to each channel what is new to
+    it.
     """
 
     channel = models.CharField(max_length=50)
     job = models.CharField(max_length=200)
     announced_at = models.DateTimeField()
-    # The newest slot whose trouble it was about.
+    # The newest slot that the alert was about.
     announced_slot = models.DateTimeField()
-    # Since when the channel knows that the job fails; none: that it works.
+    # When the failures began that were announced; None: the job works.
     failing_since = models.DateTimeField(null=True)
 
     class Meta:
@@ -192,11 +192,11 @@ class Announcement(models.Model):
 
 
 class SentReport(models.Model):
-    """A report that was mailed: each period once.
+    """A report that was mailed, once for each period.
 
-    The row is written in the transaction in which the mail is sent. `figures` are as
-    they were measured then, {group: {name: count}}: accounts and bounces are deleted
-    later, and the next report compares with what there was.
+    The row is inserted in the transaction in which the mail is sent. `figures` are
+    those of the mail, {group: {name: count}}: the next report compares with them, since
+    accounts and bounces are deleted later.
     """
 
     kind = models.CharField(max_length=10)  # week, month
@@ -213,10 +213,10 @@ class SentReport(models.Model):
 
 
 class JobRun(models.Model):
-    """One run of a job. Written by the process that watches over it.
+    """One run of a job. Its watching process writes the row.
 
-    It holds the advisory lock of `run_id` meanwhile: a row that is `running` and whose
-    lock is free belongs to a process that is gone.
+    Its working process holds the advisory lock of `run_id`. If a row is `running`, its
+    lock is free, and nobody has written it for a while, the run has crashed.
     """
 
     class Outcome(models.TextChoices):
@@ -231,14 +231,14 @@ class JobRun(models.Model):
     class Trigger(models.TextChoices):
         SCHEDULE = "schedule"
         CATCH_UP = "catch-up"
-        MANUAL = "manual"  # `jobs run`: the line of the crontab, now
-        HAND = "by hand"  # the command itself, with any options
+        MANUAL = "manual"  # a person started the line of the crontab, by `jobs run`
+        HAND = "by hand"  # a person typed the command, with any options
 
     run_id = models.UUIDField(default=uuid.uuid4)
     job = models.CharField(max_length=200)
-    # The time of the crontab that it is for; none when it was started by people.
+    # The time of the crontab that it is for; None if a person started the run.
     slot = models.DateTimeField(null=True)
-    # 1, 2, ...: a slot that failed is tried again.
+    # 1, 2, ...: a slot whose run failed is run again.
     attempt = models.PositiveSmallIntegerField(default=1)
     trigger = models.CharField(max_length=10, choices=Trigger.choices)
     command = models.TextField()
@@ -246,21 +246,21 @@ class JobRun(models.Model):
     pid = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
-    # When its watching process last wrote this row; the database's own time.
+    # When the watching process last wrote this row, by the clock of the database.
     seen_at = models.DateTimeField(null=True)
     outcome = models.CharField(
         max_length=11, choices=Outcome.choices, default=Outcome.RUNNING
     )
     exit_code = models.SmallIntegerField(null=True)
     seconds = models.FloatField(null=True)
-    # What the job reports: {"deleted": 2}.
+    # The counts that the job reports: {"deleted": 2}.
     counts = models.JSONField(default=dict)
-    output = models.TextField(default="")  # the last of it
+    output = models.TextField(default="")  # the end of it
     error = models.TextField(default="")  # one line
 
     class Meta:
         constraints = [
-            # The claim: of any number of replicas one inserts.
+            # The claim: of any number of replicas only one can insert the row.
             models.UniqueConstraint(
                 fields=["job", "slot", "attempt"], name="jobrun_slot_once"
             )
@@ -268,7 +268,7 @@ class JobRun(models.Model):
         indexes = [
             models.Index(fields=["job", "-started_at"], name="jobrun_of_job"),
             models.Index(fields=["-started_at"], name="jobrun_by_time"),
-            # `jobs show` finds a run by the id that the log names.
+            # `jobs show` finds a run by its id in the log.
             models.Index(fields=["run_id"], name="jobrun_by_run_id"),
             models.Index(
                 fields=["run_id"],

@@ -1,4 +1,4 @@
-"""The tables that this image owns, made when a job first needs them."""
+"""Creates this image's own tables when a job first needs them."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from psycopg2.errors import UndefinedTable
 
 Row = TypeVar("Row")
 
-LABEL = "maintenance"  # of the app that has them
+LABEL = "maintenance"  # the label of the app that has the tables
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _TABLES = """
     SELECT
@@ -24,7 +24,8 @@ _TABLES = """
             AND to_regclass('maintenance_backup') IS NOT NULL
             AND to_regclass('maintenance_sentreport') IS NOT NULL
 """
-# A table of each migration: a dump may have left it out, and not the record of it.
+# One table of each migration: a dump may be without it, but with the migration's
+# record.
 _FORGET_IF_GONE = """
     DELETE FROM django_migrations
     USING (
@@ -46,9 +47,9 @@ _APPLIED = """
 
 
 def unless_missing(rows: Iterable[Row]) -> list[Row]:
-    """The rows of a query; none where its table is yet to be made.
+    """Return the rows of a query; none if its table does not exist yet.
 
-    For what only looks, and makes no table.
+    For code that only reads, and so does not create the tables.
     """
     try:
         return list(rows)
@@ -59,7 +60,7 @@ def unless_missing(rows: Iterable[Row]) -> list[Row]:
 
 
 def rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """What `statement` finds in our tables: nothing while they are yet to be made."""
+    """Return the rows of `statement`; none if our tables do not exist yet."""
 
     def read() -> Iterator[tuple[Any, ...]]:
         with connection.cursor() as cursor:
@@ -70,19 +71,19 @@ def rows_of(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]
 
 
 def has_table(name: str) -> bool:
-    """Asked first where a query for a table that is not there would cost the others."""
+    """Whether a table exists; a query for a missing one would abort the transaction."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name})
         return bool(cursor.fetchone() == (True,))
 
 
 def create_own_tables() -> bool:
-    """Bring `maintenance_*` up to date; says whether there was something to do.
+    """Create or migrate `maintenance_*`; return whether there was something to do.
 
-    Nothing else is touched: no signal is sent that would make Django write content
-    types or permissions of the web service's models. A database without the web
-    service's tables is the wrong one, and left as it is. Two containers that start at
-    once wait for each other. It costs two queries when there is nothing to do.
+    Nothing else is changed: no signal is sent at which Django would write content types
+    or permissions of the web service's models. A database without the web service's
+    tables is the wrong one, and is not changed. Two containers that start at the same
+    time wait for each other. If there is nothing to do, it takes two queries.
     """
     if not _missing():
         return False
@@ -97,9 +98,10 @@ def create_own_tables() -> bool:
 
 
 def _unapplied(executor: MigrationExecutor) -> list[tuple[str, str]]:
-    """Each of them: Django asked for the last one looks no further where it is applied.
+    """Return all migrations that are not applied, in their order.
 
-    A dump may have left out the table of an earlier one only.
+    Django would look only at the last one, but in a restored database an earlier one
+    may be missing.
     """
     applied = executor.loader.applied_migrations
     known = executor.loader.graph.nodes

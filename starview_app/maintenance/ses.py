@@ -1,6 +1,6 @@
-"""Amazon SES: send a mail at most once, read what the account sent.
+"""Amazon SES: sends a mail at most once, and reads SES's figures and suppression list.
 
-This imports boto3 and django-ses, which costs 0.3 s: import it when a mail is sent.
+The import of boto3 and django-ses takes 0.3 s, so import this only to use SES.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 WEEK = timedelta(days=7)
 CONNECT_SECONDS = 5
 SEND_SECONDS = 20
-STATISTICS_SECONDS = 5  # an extra of the report, not worth a wait
-LIST_SECONDS = 30  # for all pages of SES's own list
+STATISTICS_SECONDS = 5  # the report does not wait longer for the figures
+LIST_SECONDS = 30  # for all pages of SES's suppression list
 LIST_PAGE = 1_000  # addresses
 MOST_LISTED = 100_000  # addresses
 
@@ -53,7 +53,7 @@ _HINTS = {
     "SignatureDoesNotMatch": _KEYS_HINT,
     "Throttling": "the sending quota of SES, region {region}, is used up; try later",
 }
-_NO_SUCH_LIST = ("404", "501", "NotFound", "UnknownOperation")  # of fakes of SES
+_NO_SUCH_LIST = ("404", "501", "NotFound", "UnknownOperation")  # from fakes of SES
 _OTHER_ANSWER_HINT = "look at the SES console, region {region}"
 _NO_ANSWER_HINT = "check AWS_SES_REGION_NAME={region}, AWS_SES_ENDPOINT_URL and network"
 _LONGEST_REASON = 300  # characters
@@ -63,10 +63,10 @@ _LONGEST_REASON = 300  # characters
 
 
 class Backend(BaseEmailBackend):
-    """django-ses, asking SES once per mail: a retry after a lost answer sends twice.
+    """django-ses without retries: a retry after a lost answer would send a mail twice.
 
-    It uses the AWS_SES_ variables only. Without them boto3 would look further and find
-    AWS_ACCESS_KEY_ID, which is the R2 key.
+    It uses only the AWS_SES_ variables. Without them boto3 would find
+    AWS_ACCESS_KEY_ID, which is the key for R2.
     """
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
@@ -102,14 +102,14 @@ def send_report(
     """Send one mail to all `recipients` through EMAIL_BACKEND, in one attempt.
 
     `pictures` are PNGs, which the HTML shows as `cid:NAME`; `pages` are HTML, attached
-    by these file names. Raises JobError, which says when it is unknown whether the mail
-    went out.
+    under these file names. Raises JobError; the text says so if it is unknown whether
+    the mail was sent.
     """
 
     message = EmailMultiAlternatives(subject, text, from_email, list(recipients))
     message.attach_alternative(html, "text/html")
     if pictures:
-        # They are shown in it, not listed below.
+        # The pictures are shown in the HTML, not listed as attachments.
         message.mixed_subtype = "related"  # type: ignore[attr-defined]
     for name, png in (pictures or {}).items():
         picture = MIMEImage(png, "png")
@@ -172,7 +172,7 @@ class SendingWeek:
 
 @dataclass(frozen=True)
 class SendingStatistics:
-    """Both weeks, or neither and one line on why."""
+    """The figures of both weeks, or one line with the reason why they are unknown."""
 
     this_week: SendingWeek | None = None
     last_week: SendingWeek | None = None
@@ -180,7 +180,7 @@ class SendingStatistics:
 
     @property
     def counts(self) -> dict[str, int]:
-        """This week's, as a run's record has them; none while they are unknown."""
+        """This week's figures, for the record of the run; empty if unknown."""
         if (week := self.this_week) is None:
             return {}
         return {
@@ -198,10 +198,10 @@ def sending_statistics(
     endpoint_url: str,
     now: datetime,
 ) -> SendingStatistics:
-    """SES's counts of (now - 7 days, now] and of the seven days before.
+    """Return SES's counts for (now - 7 days, now] and for the seven days before.
 
-    A point covers 15 minutes and belongs to the week of its timestamp. Never raises:
-    the report is worth sending without these numbers.
+    A data point covers 15 minutes and belongs to the week of its timestamp. Never
+    raises, so that the report is sent without these numbers.
     """
     if not (access_key_id and secret_access_key):
         return SendingStatistics(unknown_because="AWS_SES_ACCESS_KEY_ID is not set")
@@ -226,7 +226,7 @@ def sending_statistics(
 
 @dataclass(frozen=True)
 class SuppressedAtSes:
-    """SES's own list, in small letters, or one line on why it is not known."""
+    """SES's suppression list in lower case, or one line with the reason for none."""
 
     addresses: frozenset[str] = frozenset()
     is_whole: bool = True
@@ -240,9 +240,10 @@ def suppressed_at_ses(
     region: str,
     endpoint_url: str,
 ) -> SuppressedAtSes:
-    """The account's list, page by page, for LIST_SECONDS and MOST_LISTED at most.
+    """Read SES's list, page by page, up to LIST_SECONDS and MOST_LISTED addresses.
 
-    Never raises: many an account may only send, and no fake of SES has such a list.
+    Never raises: many accounts have only the right to send, and fakes of SES have no
+    such list.
     """
     if not (access_key_id and secret_access_key):
         return SuppressedAtSes(unknown_because="AWS_SES_ACCESS_KEY_ID is not set")
@@ -327,7 +328,7 @@ def _error_code(error: Exception) -> str:
 def _reason(error: Exception) -> str:
     code = _error_code(error)
     if code == "SignatureDoesNotMatch":
-        text = f"SES answered {code}"  # its message repeats the whole signed request
+        text = f"SES answered {code}"  # SES's message repeats the whole signed request
     elif code:
         response: dict[str, Any] = getattr(error, "response", {})
         text = f"SES answered {code}: {response['Error'].get('Message', '')}"

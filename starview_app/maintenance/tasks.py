@@ -1,8 +1,8 @@
-"""A job as a Celery task, for a web service that runs Celery already.
+"""A Celery task that runs a job, for a web service that already uses Celery.
 
-Celery only launches: what runs is the crontab's line in processes of its own, claimed,
-locked, recorded and announced as ever. Nothing in this image imports this module, and
-it can be imported where there is no Celery.
+The task only starts the crontab's line in a process of its own; the run is claimed,
+locked, recorded and announced like any other. Nothing in this image imports this
+module, and it can be imported without Celery.
 """
 
 import os
@@ -26,7 +26,7 @@ try:
 except ImportError:
 
     def shared_task(**options: Any) -> Callable[..., Any]:
-        """Celery's, where there is none: the function stays what it is."""
+        """Replace Celery's decorator if Celery is missing; changes nothing."""
         return lambda function: function
 
 
@@ -34,13 +34,12 @@ logger = structlog.get_logger(__name__)
 
 
 def run_named_job(job: str, slot: str | None = None) -> int:
-    """Run the line of the crontab that is named `job` to its end, for its newest time.
+    """Run the line of the crontab named `job` to its end, for its newest slot.
 
-    That time is claimed in PostgreSQL: whatever is delivered twice, or started by
-    supercronic as well, runs once. With `slot`, a time in ISO 8601 with its zone, a
-    message that comes so late that another time is due is dropped: what was missed is
-    for `catch_up`. Returns 0; raises JobError when the run has failed, or there is no
-    such job.
+    The slot is claimed in PostgreSQL, so a task that is delivered twice, or is also
+    started by supercronic, runs once. `slot` is a time in ISO 8601 with its zone; if it
+    is no longer the newest slot, nothing is run, since `catch_up` runs missed slots.
+    Returns 0. Raises JobError if the run failed, or if there is no such job.
     """
     line = next((line for line in recorded_jobs() if line.job == job), None)
     if line is None:
@@ -48,7 +47,7 @@ def run_named_job(job: str, slot: str | None = None) -> int:
     if slot is not None and _moment(slot) != line.last_due(timezone.now()):
         logger.warning("task_dropped", job=job, slot=slot, reason="not its newest time")
         return exits.DONE
-    here = Path(sys.executable).parent  # the crontab says `python`
+    here = Path(sys.executable).parent  # the crontab's lines call `python`
     path = f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     command = ["/bin/sh", "-c", f"exec env {line.command}"]
     environment = {**os.environ, "PATH": path}

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show on one line."""
+"""Makes text from outside safe to show on one line."""
 
 import re
 
@@ -33,7 +33,7 @@ def _escape(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
-# Half a character: from a file's name that is no text, or JSON's escapes.
+# Lone surrogates, from file names that are not UTF-8 or from JSON's escapes.
 _SURROGATES = (0xD800, 0xDFFF)
 _ESCAPES = {
     code: _escape(code)
@@ -43,15 +43,15 @@ _ESCAPES = {
 
 
 def one_line(text: object) -> str:
-    r"""`text` with such characters shown as \uXXXX or \UXXXXXXXX.
+    r"""Return `text` with unprintable characters shown as \uXXXX or \UXXXXXXXX.
 
-    So a user name cannot forge a second line of a report or hide a part of one.
+    So a user name cannot forge a second line of a report or hide a part of a line.
     """
     text = str(text)
-    # Python's idea of printable is narrower, and quick to ask.
+    # A quick check first: what Python calls printable needs no escapes.
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def slug_of(job: str, longest: int) -> str:
-    """The job's name as monitors take it: small letters, digits, - and _."""
+    """Return the job's name as monitors accept it: lower case, digits, - and _."""
     return re.sub(r"[^a-z0-9_-]+", "-", job.lower())[:longest]

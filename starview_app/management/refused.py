@@ -1,4 +1,4 @@
-"""Django's commands that would empty tables of the web service."""
+"""The base of Django's commands that are refused, since they would delete data."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from starview_app.maintenance.running.command import OneLineCommand
 
 
 class RefusedCommand(OneLineCommand):
-    """Refuses whoever types it, also through `run_job`; tests use `call_command`."""
+    """A command that fails if it is typed, also through `run_job`.
+
+    Tests can use it by `call_command`.
+    """
 
     reason = ""
 

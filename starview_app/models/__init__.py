@@ -1,4 +1,4 @@
-"""The web service's tables (one file per group); this image never alters them."""
+"""The web service's tables, one file for each group; this image never alters them."""
 
 from starview_app.models.accounts import UserProfile
 from starview_app.models.audit import AuditLog

@@ -1,4 +1,4 @@
-"""What Starview keeps about an account beside Django's and allauth's own tables."""
+"""Starview's tables about an account, besides those of Django and allauth."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField

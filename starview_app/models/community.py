@@ -1,4 +1,4 @@
-"""What members contribute; an account that owns any of it is never clutter."""
+"""What members contribute; an account that owns any of it is never deleted."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _member(**options: Any) -> Any:
 
 
 def _reviewer(related_name: str) -> Any:
-    """Of the staff: their account may go, what they looked at stays."""
+    """A reviewer on the staff; if the account is deleted, the row is kept."""
     return _member(
         on_delete=models.SET_NULL, null=True, blank=True, related_name=related_name
     )
@@ -29,7 +29,7 @@ class _Dated(models.Model):
 
 
 class Location(_Dated):
-    """The web service's table has PostGIS and other columns that are not mapped."""
+    """A place. The table has more columns, of PostGIS for example, not mapped here."""
 
     TYPES = ("dark_sky_site", "observatory", "campground", "viewpoint", "other")
 
@@ -53,7 +53,7 @@ class Location(_Dated):
 
 
 class SummaryFeedback(models.Model):
-    """What a member thinks of the summary of a location's reviews."""
+    """A member's opinion on the summary of a location's reviews."""
 
     user = _member()
     location = models.ForeignKey(Location, on_delete=models.CASCADE)

@@ -1,4 +1,4 @@
-"""Runs what was due and was not done: missed slots, and those that failed."""
+"""Catch-up: runs missed slots, and runs again those that failed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ Launch = Callable[[SlotState], None]
 
 @dataclass(frozen=True)
 class Due:
-    """A slot that is to be run now, and why."""
+    """A slot that must be run now, and the reason."""
 
     state: SlotState
     reason: str
 
 
 def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
-    """What is to be run now, newest slot first."""
+    """Return the slots that must be run now, newest first."""
     found = [
         Due(state, reason)
         for state in slot_states(jobs, now)
@@ -40,7 +40,7 @@ def due_now(jobs: list[ScheduledJob], now: datetime) -> list[Due]:
 
 
 def _look_at_runs(now: datetime) -> None:
-    settle()  # before: what has ended has not crashed
+    settle()  # first, or a run whose end was kept would be marked as crashed
     mark_crashed(now)
 
 
@@ -55,9 +55,10 @@ class Announce(Protocol):
 def look_after(
     jobs: list[ScheduledJob], now: datetime, announce: Announce, *, at_once: bool
 ) -> None:
-    """Tick, find crashed runs, and announce the news; never raises.
+    """Record a tick, mark crashed runs, and announce the news; never raises.
 
-    Without `at_once` what goes wrong soon after a mail is collected for the next one.
+    Without `at_once` nothing is announced soon after another alert: see
+    `notify.alerts.dispatch`.
     """
     try:
         remember(jobs, now)
@@ -76,13 +77,14 @@ def catch_up(
     announce: Announce,
     should_stop: Callable[[], bool],
 ) -> int:
-    """Run what is due, one after the other; returns how many runs that were.
+    """Run the slots that are due, one after the other; return the number of runs.
 
-    `jobs` are all that the crontab has: see `memory.remember`.
+    `jobs` must be all the crontab's jobs: see `memory.remember`.
 
-    Each slot once: what a run leaves undone waits for its next attempt. The plan is
-    made anew after each run, which may have taken hours. What is made up for is not
-    mailed as overdue: mails come after it, and during a long run.
+    Each slot is run once; if it fails, its next attempt is left to a later catch-up.
+    After each run, which may have taken hours, the due slots are looked up again. News
+    is announced after the runs and during a long one, so that a slot that is run now is
+    not announced as overdue before.
     """
     begun: set[tuple[str, datetime]] = set()
     now = clock()

@@ -1,4 +1,4 @@
-"""Runs a line of the crontab now, as supercronic does at its time."""
+"""Runs a line of the crontab now, in the way supercronic does at its time."""
 
 import os
 import signal
@@ -12,13 +12,15 @@ from django.conf import settings
 from starview_app.maintenance import exits
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 
-# How often, while a run is under way, `look` is called.
+# How often `look` is called during a run.
 LOOK_SECONDS = 60.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Launcher:
-    """Runs lines one at a time; a signal goes to the running one and ends the rest."""
+    """Runs lines one at a time. A signal is passed on to the running line, and no
+    further line is run.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -33,7 +35,7 @@ class Launcher:
         previous = {
             number: signal.signal(number, self._pass_on)
             for number in _STOPPING
-            if signal.getsignal(number) is not signal.SIG_IGN  # nohup
+            if signal.getsignal(number) is not signal.SIG_IGN  # set by nohup
         }
         try:
             yield
@@ -47,12 +49,12 @@ class Launcher:
         variables: dict[str, str],
         look: Callable[[], None] = lambda: None,
     ) -> int:
-        """Run it to its end with `variables` added; returns its exit code.
+        """Run the line to its end with `variables` added; return its exit code.
 
-        Of one that a signal killed as a shell shows it: 128 and its number.
+        If a signal killed it, the exit code is 128 plus the signal's number.
         """
         self._process = subprocess.Popen(
-            # The shell would not pass a signal on: it makes room.
+            # `exec`, since a shell would not pass a signal on to the command.
             ["/bin/sh", "-c", f"exec env {line.command}"],
             cwd=settings.BASE_DIR,
             env={**os.environ, **variables},

@@ -1,4 +1,4 @@
-"""What is remembered of the schedule from one tick of catch-up to the next."""
+"""The memory of the schedule, brought up to date by each tick (a run of catch-up)."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -10,14 +10,15 @@ from starview_app.maintenance.models import ScheduleLine
 from starview_app.maintenance.own_tables import unless_missing
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 
-# A line that the ticks of so long did not have is forgotten: should it come back, it
-# has missed nothing. During a deploy the ticks of two crontabs take turns.
+# A line that has been missing from the crontab for so long is forgotten: if it comes
+# back, it has missed nothing. It is not forgotten at once, since during a deploy the
+# ticks of two crontabs alternate.
 FORGOTTEN_AFTER = timedelta(hours=1)
-# How much of the time between two ticks counts as seen: the rest may be an outage.
+# The time between two ticks counts as seen up to this; the rest may be an outage.
 _TICK = timedelta(minutes=10)
 
-# Ticks take turns: two that write the same lines in another order would wait for each
-# other.
+# An advisory lock for one tick at a time: two that write the same rows in a different
+# order could deadlock.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _LAST_TICK = """
     SELECT max(seen_at), pg_postmaster_start_time()
@@ -56,10 +57,10 @@ _REMEMBER = """
 
 
 def remember(jobs: Iterable[ScheduledJob], now: datetime) -> None:
-    """Note that these are the crontab's lines, all of them: a tick.
+    """Record a tick, with `jobs` as all the lines of the crontab.
 
-    A line that is new, or has other times, has missed nothing before `now`. How long
-    nobody ticked does not matter: what was known before an outage is known after it.
+    A line that is new, or whose times are new, has missed nothing before `now`. An
+    outage does not make a line new, however long there was no tick.
     """
     lines = [(job.job, job.five_fields) for job in jobs if job.job]
     parameters: dict[str, Any] = {
@@ -75,7 +76,7 @@ def remember(jobs: Iterable[ScheduledJob], now: datetime) -> None:
 
 
 def last_tick() -> tuple[datetime | None, datetime]:
-    """When that was, of whichever container, and when the server was started."""
+    """Return when any container last ticked, and when the database server started."""
     with connection.cursor() as cursor:
         cursor.execute(_LAST_TICK)
         found: tuple[datetime | None, datetime] = cursor.fetchone()
@@ -83,7 +84,7 @@ def last_tick() -> tuple[datetime | None, datetime]:
 
 
 def first_seen(jobs: Iterable[str]) -> dict[tuple[str, str], datetime]:
-    """Since when each line of `jobs` is known, by name and times."""
+    """Return since when each line of `jobs` is known: {(name, times): moment}."""
     rows = ScheduleLine.objects.filter(job__in=jobs)
     found = unless_missing(rows.values_list("job", "times", "first_seen_at"))
     return {(job, times): first_seen_at for job, times, first_seen_at in found}

@@ -1,4 +1,4 @@
-"""What has become of each job's newest slot, and what is to be done about it."""
+"""The state of each job's newest slot: its runs, and whether it must be run now."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +14,23 @@ from starview_app.maintenance.schedule.crontab import ScheduledJob
 
 Outcome = JobRun.Outcome
 
-# supercronic starts a run within seconds; then nobody has.
+# supercronic starts a run within seconds; after this time the slot was missed.
 MISSED_AFTER = timedelta(minutes=5)
-# After the first, second and third failure; then it is left to a person.
+# The waits after the first, second and third failure; then a person must act.
 RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
-# `catch_up` comes every ten minutes: one that is due just after it would wait for ten
-# more.
+# `catch_up` comes every ten minutes. An attempt that is due just after it would wait
+# ten minutes more, so it is run this much earlier.
 RETRY_SLACK = timedelta(minutes=1)
-# What comes by itself so soon is not made up for.
+# Catch-up does not run a slot when the next one comes as soon as this.
 SOON = timedelta(hours=1)
-# After its time a job that has not been run is overdue, and after its deadline one that
-# has not ended.
+# A job is overdue when it has not been run this long after its slot, or has not ended
+# this long after its deadline.
 OVERDUE_AFTER = timedelta(hours=1)
 
 FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED)
 
-# By the unique index jobrun_slot_once, and by jobrun_of_job: `jobs run` of a job does
-# the work of its slot as well.
+# Uses the unique index jobrun_slot_once, and jobrun_of_job for manual runs, which do
+# the work of the slot as well.
 _RUNS = """
     SELECT due.job, run.id, run.slot, run.attempt, run.outcome, run.exit_code,
         run.started_at, run.finished_at, run.error
@@ -63,7 +63,7 @@ _NO_PAUSE: _Pause = (None, None)
 
 @dataclass(frozen=True)
 class SlotRun:
-    """One run of a slot, or by `jobs run` since it."""
+    """One run of a slot, or a manual run since it."""
 
     id: int
     slot: datetime | None
@@ -80,18 +80,18 @@ class SlotRun:
 
     @property
     def is_telling(self) -> bool:
-        """Whether it says how the job is: interrupted and skipped ones do not."""
+        """Whether the run shows if the job works: not if interrupted or skipped."""
         return self.has_failed or self.outcome == Outcome.SUCCEEDED
 
     @property
     def is_refused(self) -> bool:
-        """Another run of the job was under way."""
+        """Whether the run was refused because another run of the job was under way."""
         return self.outcome == Outcome.SKIPPED and self.exit_code == exits.RUNNING
 
 
 @dataclass(frozen=True)
 class SlotState:
-    """A job's newest slot at a moment, and all runs that are about it."""
+    """A job's newest slot at a moment, and all the runs that concern it."""
 
     schedule: ScheduledJob
     slot: datetime
@@ -99,7 +99,7 @@ class SlotState:
     first_seen_at: datetime
     paused_at: datetime | None
     paused_until: datetime | None
-    # Oldest first; since the slot that OVERDUE_AFTER ago was the newest.
+    # Oldest first; all since the slot that was the newest OVERDUE_AFTER ago.
     since: tuple[SlotRun, ...]
 
     @property
@@ -108,7 +108,7 @@ class SlotState:
 
     @property
     def runs(self) -> list[SlotRun]:
-        """Of this slot, oldest first."""
+        """The runs of this slot, oldest first."""
         return [
             run
             for run in self.since
@@ -124,7 +124,7 @@ class SlotState:
         return self.paused_until is not None and self.now < self.paused_until
 
     def _was_expected(self, slot: datetime) -> bool:
-        """Whether it was to be run: of a known job, and not due within a pause."""
+        """Whether the slot should be run: its job is known and was not paused then."""
         if slot <= self.first_seen_at:
             return False
         if self.paused_at is None or self.paused_until is None:
@@ -133,12 +133,12 @@ class SlotState:
 
     @property
     def telling_runs(self) -> list[SlotRun]:
-        """The runs that say how the job is, oldest first: the last one counts."""
+        """The runs that show if the job works, oldest first: the last one counts."""
         return [run for run in self.since if run.is_telling]
 
     @property
     def is_done(self) -> bool:
-        """Succeeded, or skipped on purpose."""
+        """Whether the slot's run succeeded or was skipped for a pause."""
         return any(
             run.outcome == Outcome.SUCCEEDED
             or (run.outcome == Outcome.SKIPPED and not run.is_refused)
@@ -155,7 +155,7 @@ class SlotState:
 
     @property
     def retry_at(self) -> datetime | None:
-        """When `catch_up` is to run it; None when it is not."""
+        """When `catch_up` should run the slot; None when it should not."""
         if self.is_done:
             return None
         if self.last is None:
@@ -164,14 +164,14 @@ class SlotState:
         is_running = any(run.finished_at is None for run in self.runs)
         if is_running or self.failures > len(RETRY_AFTER):
             return None
-        # What was interrupted, or refused, has not failed.
+        # A run that was interrupted or refused does not count as a failure.
         wait = RETRY_AFTER[max(self.failures - 1, 0)]
         ended_at = max(run.finished_at for run in self.runs if run.finished_at)
         return ended_at + wait
 
     @property
     def reason_to_run(self) -> str:
-        """Why it is to be run now; empty when it is not."""
+        """Why the slot should be run now; empty when it should not."""
         if self.is_paused or self.retry_at is None:
             return ""
         slack = RETRY_SLACK if self.last else timedelta(0)
@@ -185,9 +185,9 @@ class SlotState:
 
     @property
     def overdue(self) -> str:
-        """What is overdue about it, beyond the grace; empty when nothing is.
+        """What is overdue by more than OVERDUE_AFTER; empty when nothing is.
 
-        A run that failed is not overdue: it is mailed about as what it is.
+        A slot whose run failed is not overdue: the failure is announced as such.
         """
         if self.is_paused:
             return ""
@@ -204,15 +204,15 @@ class SlotState:
         was_tried = self.telling_runs or any(map(_is_paused, self.since))
         if was_tried or not self._was_expected(due):
             return ""
-        done = "done" if self.since else "run"  # it was interrupted, or refused
+        done = "done" if self.since else "run"  # a run was interrupted or refused
         return f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
 
 
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
-    """The state of each named job, in the order of the crontab; three statements.
+    """Return the state of each named job, in the order of the crontab.
 
-    It only looks: a line that `memory.remember` has not seen is new, and so has
-    missed nothing.
+    Takes three statements and writes nothing. A line that `memory.remember` has not
+    recorded is new, and so has missed nothing.
     """
     jobs = [job for job in jobs if job.job]
     if not jobs:
@@ -241,8 +241,8 @@ def _pauses(jobs: list[str]) -> dict[str, _Pause]:
 
 def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:
     found: dict[str, list[SlotRun]] = {job.job: [] for job in jobs}
-    # Of two slots at most, for what comes more often than OVERDUE_AFTER of several. Of
-    # two lines of one name, which `jobs check` refuses, one counts.
+    # The runs of at most two slots, or of several for a job that runs more often than
+    # OVERDUE_AFTER. If two lines have one name, which `jobs check` refuses, one counts.
     slots = {job.job: job.last_due(now - OVERDUE_AFTER) for job in jobs}
     rows = rows_of(_RUNS, {"jobs": list(slots), "slots": list(slots.values())})
     runs = [(name, SlotRun(*row)) for name, *row in rows]

@@ -1,4 +1,4 @@
-"""What catch-up records: its own ticks, and lines that ended without a record."""
+"""Catch-up's own records: its ticks, and lines that ended without a record."""
 
 import uuid
 from datetime import datetime
@@ -8,7 +8,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.running.ledger import Ending, RunRecord, Taken, execute
 from starview_app.maintenance.running.request import RunRequest
 
-# By the index jobrun_of_job.
+# Uses the index jobrun_of_job.
 _TICK = """
     WITH last AS (
         SELECT id, outcome, error, counts
@@ -54,9 +54,9 @@ _TICK = """
 def record_unbegun(
     request: RunRequest, *, exit_code: int, started_at: datetime, now: datetime
 ) -> None:
-    """Record that a line ended without a record of its own, unless it has one.
+    """Record a line that ended, unless it has recorded its run itself.
 
-    The shell did not find its program, for example: nobody else knows of it.
+    It has not if, for example, the shell did not find the program.
     """
     what = (
         f"its line in the crontab ended with {exit_code} before the job began"
@@ -74,10 +74,10 @@ def record_unbegun(
 def record_tick(
     request: RunRequest, ending: Ending, *, started_at: datetime, runs: int
 ) -> None:
-    """Record a tick of catch-up, which has begun so many runs.
+    """Record a tick of catch-up, which has begun `runs` runs.
 
-    144 a day that did nothing would hide the rest: like ones share a row, which says
-    how many they were and has the time of the last.
+    There are 144 ticks a day, most of which do nothing and would hide the other runs.
+    So equal ticks in a row share one row, with their number and the time of the last.
     """
     record = RunRecord(request, uuid.uuid4())
     parameters = {

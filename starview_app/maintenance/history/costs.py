@@ -1,7 +1,7 @@
-"""What runs cost at Render's price.
+"""The costs of runs at Render's prices, in US dollars.
 
-In US dollars, November 2026: https://render.com/pricing ("Cron Jobs", "Background
-Workers") and https://render.com/docs/cronjobs ("Billing").
+The prices are those of November 2026: https://render.com/pricing ("Cron Jobs",
+"Background Workers") and https://render.com/docs/cronjobs ("Billing").
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from starview_app.maintenance.own_tables import rows_of
 
 PER_MINUTE = 0.00016  # instance type Starter, prorated by the second
-CRON_JOB_PER_MONTH = 1.0  # of each cron job, at least
-WORKER_PER_MONTH = 7.0  # the smallest background worker: supercronic and all jobs
+CRON_JOB_PER_MONTH = 1.0  # the minimum for each cron job
+WORKER_PER_MONTH = 7.0  # the smallest background worker, for supercronic and all jobs
 
-# By the index jobrun_by_time. A run under way costs what it has cost until it was last
-# seen, which is seconds ago, or its process is gone.
+# Uses the index jobrun_by_time. A run under way is counted until it was last seen,
+# which was seconds ago unless its process is gone.
 _OF_THE_MONTH = """
     SELECT
         job,
@@ -47,22 +47,25 @@ class JobCost:
 
 @dataclass(frozen=True)
 class MonthCosts:
-    """All jobs that have run in one month, and both prices of a month at Render."""
+    """All jobs that ran in one month, and the month's price at Render in two forms."""
 
     month: str
     jobs: list[JobCost]
     cost: float
-    as_cron_jobs: float  # at least: what is billed for each cron job
+    as_cron_jobs: float  # with the minimum for each cron job
     as_worker: float = WORKER_PER_MONTH
 
 
 def cost_of(seconds: float) -> float:
-    """What a run of that length costs, in dollars."""
+    """Return the cost of a run of that length, in dollars."""
     return round(seconds / 60 * PER_MINUTE, 8)
 
 
 def month_costs(now: datetime, *, lines: int) -> MonthCosts:
-    """The month of `now` (UTC) until now, for a crontab of so many `lines`."""
+    """Return the costs from the begin of the month of `now` (UTC) until `now`.
+
+    `lines` is the number of the crontab's lines.
+    """
     begin = now.astimezone(UTC).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )

@@ -1,4 +1,4 @@
-"""Whether this container does its work: the scheduler lives and no job is overdue."""
+"""The health of this container: whether its scheduler runs and no job is overdue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from starview_app.maintenance.schedule.registry import is_recorded
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"
-# Of any store: which one the settings name is no matter of the database.
+# In any store: the database does not know which one the settings name.
 _BACKUPS = """
     SELECT
         max(started_at) FILTER (WHERE state = 'good'),
@@ -31,18 +31,19 @@ _NOT_ALIVE = "TtXZ"  # stopped, traced, dead, zombie: see proc(5)
 class Scheduler(StrEnum):
     RUNS = "the scheduler runs"
     DEAD = "the scheduler is dead: no process supercronic runs"
-    # In a container that was started for one command.
+    # The container was started for one command only.
     NOT_HERE = "no scheduler belongs to this container"
 
 
 @dataclass(frozen=True)
 class Health:
     scheduler: Scheduler
-    problems: list[str]  # one line each; none when healthy
+    problems: list[str]  # one line each; empty when healthy
     jobs: int
-    # Shown, and no problem: a restart mends neither a job that fails nor its cause.
+    # Shown, but not as a problem: to restart the container would not help a failing
+    # job.
     failing: list[str]
-    # When the last good backup and the last drill was; empty where none is on record.
+    # The times of the last good backup and the last drill; empty without a record.
     backups: str = ""
 
     @property
@@ -53,13 +54,13 @@ class Health:
 def check_health(
     lines: Sequence[ScheduledJob], now: datetime, proc: Path = PROC
 ) -> Health:
-    """Look at the scheduler, and at the recorded jobs among `lines`, the crontab's."""
+    """Check the scheduler, and the recorded jobs among the crontab's `lines`."""
     scheduler = find_scheduler(proc)
     jobs = list(filter(is_recorded, lines))
     problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
     failing: list[str] = []
     backups = ""
-    if not lines:  # then nothing runs, and nothing is overdue
+    if not lines:  # without lines no job could ever be overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
         for state in slot_states(jobs, now):
@@ -74,7 +75,9 @@ def check_health(
 
 
 def _last_backups() -> str:
-    """No problem, whatever it says: the run that fails is one."""
+    """Return a text about the last backups; that they are old is not a problem here,
+    since a failed run of the backup is announced itself.
+    """
     for made_at, proved_at in rows_of(_BACKUPS, {}):
         if made_at:
             drill = f"last drill {utc(proved_at)}" if proved_at else "no drill yet"
@@ -83,14 +86,17 @@ def _last_backups() -> str:
 
 
 def find_scheduler(proc: Path = PROC) -> Scheduler:
-    """A process of its name that is neither stopped nor dead, where one belongs."""
+    """Look in `proc` for a supercronic that is neither stopped nor dead.
+
+    NOT_HERE if this container was started for one command.
+    """
     if any(_is_scheduler(stat) for stat in proc.glob("[0-9]*/stat")):
         return Scheduler.RUNS
     try:
         first = (proc / "1" / "cmdline").read_bytes()
     except OSError:
         return Scheduler.NOT_HERE
-    # Without arguments it runs the schedule, as process 1 or under tini.
+    # Without arguments the entrypoint, as process 1 or under tini, runs the schedule.
     is_expected = first.rstrip(b"\0 ").endswith(b"entrypoint.sh")
     return Scheduler.DEAD if is_expected else Scheduler.NOT_HERE
 
@@ -98,7 +104,7 @@ def find_scheduler(proc: Path = PROC) -> Scheduler:
 def _is_scheduler(stat: Path) -> bool:
     try:
         line = stat.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return False
     # The name, in brackets, may hold blanks and brackets.
     name, _, fields = line.partition("(")[2].rpartition(") ")

@@ -1,4 +1,4 @@
-"""What `jobs` shows, as lines for people."""
+"""The output of `jobs`: texts and tables."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from starview_app.maintenance.text import one_line
 WIDTH = 100  # of a line
 _CELL_WIDTH = 36
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-# Controls, what is invisible, line and paragraph separators.
+# Control and format characters, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Zl", "Zp"}
 
 
@@ -29,7 +29,7 @@ def last_run(job: JobOverview) -> str:
 
 
 def notes(job: JobOverview) -> str:
-    """The troubles first: of a long line the end is cut off."""
+    """Return the notes on a job, problems first, since a long line is cut off."""
     notes = [f"OVERDUE: {job.overdue}"] if job.overdue else []
     if job.failing_run:
         notes.append(f"FAILING: see `jobs show {job.failing_run}`")
@@ -82,7 +82,10 @@ def _printable(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Aligned columns, those of `right` to the right; no cell can break its line."""
+    """Return lines with aligned columns, those in `right` to the right.
+
+    Line breaks in cells are replaced.
+    """
     clean = [[clipped(cell, _CELL_WIDTH) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
     return [
@@ -116,7 +119,7 @@ def dollars(amount: float) -> str:
 
 
 def as_json_line(facts: dict[str, Any]) -> str:
-    """On one line and in ASCII: it passes through LOG_FORMAT=json unchanged."""
+    """Return JSON on one line and in ASCII, which LOG_FORMAT=json leaves unchanged."""
 
     def iso(value: datetime) -> str:
         return value.astimezone(UTC).isoformat()

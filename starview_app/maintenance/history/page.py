@@ -1,6 +1,6 @@
-"""The report as one page of HTML: words and pictures for what `report` has found.
+"""The report page: HTML with texts and pictures for the data of `report`.
 
-The page needs nothing else: no script, no file, no request. All text is escaped.
+The page is one file, without scripts or requests. All text is escaped.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from starview_app.maintenance.text import one_line
 
 Outcome = JobRun.Outcome
 
-# Each outcome has a shape as well as a colour: a path in a square of 10 by 10.
+# Each outcome has a shape besides its colour: an SVG path in a square of 10 by 10.
 _SHAPES: dict[str, str] = {
     Outcome.SUCCEEDED: "M5 1a4 4 0 1 0 0 8a4 4 0 1 0 0-8z",
     Outcome.FAILED: "M1 1h8v8h-8z",
@@ -44,9 +44,9 @@ _BAD = "bad"
 _CHART_HEIGHT = 60.0
 _BAR_WIDTH = 18.0
 _BAR_STEP = 24.0
-# From these on SES reviews an account: the line in each chart, in percent.
+# From these rates on, in percent, SES reviews an account: the line in each chart.
 _BOUNCE_REVIEW, _COMPLAINT_REVIEW = 5.0, 0.1
-_FEWEST_ATTEMPTS = 200  # in a week: below, one bounce more or less decides
+_FEWEST_ATTEMPTS = 200  # in a week; with fewer, a single bounce decides
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ def render(
     template: str = "maintenance/report.html",
     request: HttpRequest | None = None,
 ) -> str:
-    """`template` extends the page, for who has asked by HTTP."""
+    """Return the HTML. `template` may be one that extends the page's own.
+
+    Its context processors get the `request`, where there is one.
+    """
     context = {
         "now": utc(report.now, "%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(report),
@@ -149,7 +152,7 @@ def _kind_of_verdict(report: Report) -> str:
 
 
 def _mail_warning(weeks: list[MailWeek]) -> str:
-    """Of the newest week, where enough was sent to judge by."""
+    """Return a warning about the newest week, if enough was sent to judge by."""
     if not weeks or weeks[-1].attempts < _FEWEST_ATTEMPTS:
         return ""
     bounces = _percent(weeks[-1].bounces, weeks[-1], 1)
@@ -200,7 +203,7 @@ def _shown(output: str) -> str:
 
 
 def _counts(counts: dict[str, Any]) -> str:
-    """Without the parts of another count, as `kept_a_review` is of `kept`."""
+    """Return the counts, without those that are part of another: `kept_x` of `kept`."""
     parts = {
         name
         for name in counts
@@ -226,7 +229,7 @@ def _is_trouble(job: JobOnPage) -> bool:
 
 
 def _trouble(job: JobOnPage) -> dict[str, str]:
-    """Its error, and what to do: the hint, and the command that shows more."""
+    """Return the job's error and what to do: the HINT, and a command for more."""
     number = job.overview.failing_run
     failed = next((run for run in job.runs if run.id == number), None)
     text, _, hint = (failed.error if failed else "").partition(" HINT: ")
@@ -249,7 +252,7 @@ def _until(span: timedelta) -> str:
 
 
 def _charts(weeks: list[MailWeek]) -> list[Chart]:
-    """Rates of bounces and complaints; none while no week is on record."""
+    """Return charts of the bounce and complaint rates; none without a recorded week."""
     weeks = [week for week in weeks if week.attempts]
     if not weeks:
         return []
@@ -270,7 +273,7 @@ def _charts(weeks: list[MailWeek]) -> list[Chart]:
 
 
 def _percent(events: int, week: MailWeek, digits: int) -> float:
-    """Rounded down, as the mail has it: a limit shows only once it is reached."""
+    """Return the rate rounded down, as in the mail: a limit shows only when reached."""
     steps: int = 10**digits
     return 100 * steps * events // week.attempts / steps
 

@@ -1,6 +1,6 @@
-"""All that the report page shows, as plain values: no words of a page, no pictures.
+"""The data of the report page, as plain values.
 
-Every query goes by an index, and reads no more rows than are shown.
+Every query uses an index, and reads no more rows than are shown.
 """
 
 import json
@@ -20,10 +20,10 @@ RUNS_OF_A_JOB = 30
 RUNS = 50
 DAYS_AHEAD = 35
 WEEKS = 12
-_OUTPUT_CHARACTERS = 8000  # the last of a run's output
-_OFTEN = timedelta(hours=1)  # what comes more often has no days of its own
+_OUTPUT_CHARACTERS = 8000  # of the end of a run's output
+_OFTEN = timedelta(hours=1)  # a job that runs more often is not shown by days
 
-# By the index jobrun_of_job.
+# Uses the index jobrun_of_job.
 _OF_EACH_JOB = """
     SELECT run.*
     FROM unnest(%(jobs)s::text[]) AS wanted (job)
@@ -36,7 +36,7 @@ _OF_EACH_JOB = """
     ) AS run
     ORDER BY run.job, run.started_at DESC
 """
-# By the index jobrun_by_time.
+# Uses the index jobrun_by_time.
 _NEWEST = """
     SELECT
         id, job, started_at, outcome, seconds, counts, error,
@@ -61,7 +61,7 @@ _ARCHIVE = """
     GROUP BY 1
     ORDER BY 1 DESC
 """
-# By the index jobrun_of_job, for each of the names that such a run may have.
+# Uses the index jobrun_of_job, for each of the names that such a run may have.
 _VERIFIED = """
     SELECT max(finished_at)
     FROM maintenance_jobrun
@@ -69,7 +69,7 @@ _VERIFIED = """
         job IN ('verify_audit_archives', 'starview-verify-audit-archives')
         AND outcome = 'succeeded'
 """
-# By the index jobrun_of_job: a weekly job has no more runs in twelve weeks.
+# Uses the index jobrun_of_job: a weekly job has no more runs in twelve weeks.
 _MAIL = """
     SELECT started_at, counts
     FROM unnest(%(jobs)s::text[]) AS wanted (job)
@@ -90,7 +90,7 @@ class PastRun:
     id: int
     outcome: str
     started_at: datetime
-    seconds: float | None  # none: it is under way
+    seconds: float | None  # None: the run is under way
     counts: dict[str, Any]
     error: str
 
@@ -99,9 +99,9 @@ class PastRun:
 class JobOnPage:
     overview: JobOverview
     runs: list[PastRun]  # oldest first, RUNS_OF_A_JOB at most
-    usual_seconds: float | None  # the median of those that succeeded
-    days_ahead: list[bool]  # whether it is due, for each of DAYS_AHEAD from today
-    is_frequent: bool  # several times on each day
+    usual_seconds: float | None  # the median of the runs that succeeded
+    days_ahead: list[bool]  # whether the job is due, for DAYS_AHEAD days from today
+    is_frequent: bool  # due several times on each day
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ArchiveMonth:
 
 @dataclass(frozen=True)
 class MailWeek:
-    """SES's figures of the week before a health report was mailed."""
+    """SES's figures for the week before a health report was mailed."""
 
     until: datetime
     attempts: int
@@ -147,7 +147,7 @@ class Report:
 
 
 def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
-    """Look at everything once; names and addresses of accounts are left out."""
+    """Read all the data of the page, without names and addresses of accounts."""
     of_each = _runs_of_each([line.job for line in lines if line.job])
     jobs = [
         _job(line, found, of_each.get(line.job, []), now)
@@ -173,7 +173,7 @@ _MAIL_COMMAND = "cleanup_email_suppressions"
 
 
 def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
-    """Oldest first."""
+    """Return the last runs of each job, oldest first."""
     found: dict[str, list[PastRun]] = {}
     limits = {"jobs": jobs, "runs": RUNS_OF_A_JOB}
     for job, number, outcome, at, seconds, counts, error in rows_of(

@@ -1,6 +1,6 @@
-"""What is known of the jobs and their runs: for `jobs`, as plain values.
+"""The jobs and their runs for the command `jobs`, as plain values.
 
-Lists never read the output of a run, and every query goes by an index.
+Lists never read the output of a run, and every query uses an index.
 """
 
 import uuid
@@ -32,9 +32,9 @@ from starview_app.maintenance.schedule.registry import is_recorded
 Outcome = JobRun.Outcome
 RUN_ID_DIGITS = 12
 
-# By the index jobrun_of_job, ten rows of each job: the last that was not skipped, since
-# that says more about a job that is paused, or refused to run beside itself; and rather
-# no command by hand, whose options are its own.
+# Uses the index jobrun_of_job, for ten rows of each job. Of these the last is preferred
+# that was not skipped, since a skipped run shows little about the job, and that was not
+# a command typed by a person, whose options are not those of the crontab.
 _LAST = """
     SELECT DISTINCT ON (last.job) last.id
     FROM unnest(%(jobs)s::text[]) AS wanted (job)
@@ -51,7 +51,7 @@ _LAST = """
         last.outcome = 'skipped',
         last.started_at DESC
 """
-# By the index jobrun_of_job, a step for each name: DISTINCT would read every row.
+# Uses the index jobrun_of_job, one step for each name; DISTINCT would read every row.
 _NAMES = """
     WITH RECURSIVE known AS (
         (SELECT job FROM maintenance_jobrun ORDER BY job LIMIT 1)
@@ -86,7 +86,7 @@ class Run:
     finished_at: datetime | None
     outcome: str
     exit_code: int | None
-    seconds: float  # of one that is under way: until now
+    seconds: float  # of a run that is under way: until now
     counts: dict[str, Any]
     error: str
     cost: float  # dollars
@@ -95,7 +95,7 @@ class Run:
 @dataclass(frozen=True)
 class RunWithOutput(Run):
     output: str
-    run_id: str  # as in the log, which has the first RUN_ID_DIGITS
+    run_id: str  # the log shows the first RUN_ID_DIGITS of it
 
 
 _COLUMNS = [field.name for field in fields(Run) if field.name != "cost"]
@@ -103,7 +103,7 @@ _COLUMNS = [field.name for field in fields(Run) if field.name != "cost"]
 
 @dataclass(frozen=True)
 class JobOverview:
-    """One line of the crontab. What follows `times` is empty when not recorded."""
+    """One line of the crontab. Without a record all fields after `times` are empty."""
 
     name: str
     schedule: str  # in words
@@ -113,11 +113,11 @@ class JobOverview:
     last_run: Run | None = None
     paused_until: datetime | None = None
     overdue: str = ""
-    failing_run: int | None = None  # the run that failed last, when none mended it
+    failing_run: int | None = None  # the last run, if it failed
 
 
 def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
-    """Every line of the crontab, in its order."""
+    """Return an overview of every line, in the order of the crontab."""
     recorded = list(filter(is_recorded, lines))
     states = {state.schedule: state for state in slot_states(recorded, now)}
     failing = {
@@ -134,9 +134,9 @@ def overview(lines: Sequence[ScheduledJob], now: datetime) -> list[JobOverview]:
 def history(
     job: str | None, *, only_failed: bool, limit: int, now: datetime
 ) -> list[Run]:
-    """The newest runs first, of one job or of all."""
+    """Return the newest runs first, of one job or of all."""
     rows = JobRun.objects.order_by("-started_at", "-id")
-    if only_failed:  # as the index jobrun_failed has it
+    if only_failed:  # the condition and the order of the index jobrun_failed
         rows = rows.filter(outcome__in=FAILURES, **({"job": job} if job else {}))
     elif job:  # as in _LAST
         rows = rows.filter(job__range=(job, job)).order_by("job", "-started_at", "-id")
@@ -148,9 +148,9 @@ def names_with_runs() -> list[str]:
 
 
 def find_run(key: str, now: datetime) -> RunWithOutput | None:
-    """Everything about one run; of one that is under way, what was saved so far.
+    """Return one run with its output; of a run under way, the output saved so far.
 
-    By its number, or by its id in the log: the first RUN_ID_DIGITS or more.
+    `key` is the number of the run or its id in the log, at least RUN_ID_DIGITS of it.
     """
     number = int(key) if key.isdigit() else 0
     if found := _first(JobRun.objects.filter(id=min(number, 2**63 - 1)), now):
@@ -165,7 +165,7 @@ def find_run(key: str, now: datetime) -> RunWithOutput | None:
 def last_manual_run(
     job: str, *, host: str, since: datetime, now: datetime
 ) -> RunWithOutput | None:
-    """The record of what `jobs run` has just started on this host."""
+    """Return the run that `jobs run` has started on `host` at `since` or later."""
     rows = JobRun.objects.filter(
         job=job, started_at__gte=since, trigger=JobRun.Trigger.MANUAL, host=host
     )
@@ -175,34 +175,34 @@ def last_manual_run(
 def next_run(
     line: ScheduledJob, now: datetime, paused_until: datetime | None
 ) -> datetime:
-    """The next due time that will be run: a pause ends just before its moment."""
+    """Return the next due time after `now`, at `paused_until` or later if paused."""
     if paused_until:
         now = max(now, paused_until - timedelta(microseconds=1))
     return line.next_after(now)
 
 
 def failing_run(state: SlotState) -> SlotRun | None:
-    """The last run of the schedule that ended by itself, when it failed."""
+    """Return the last run that succeeded or failed, if it failed."""
     last = next(reversed(state.telling_runs), None)
     return last if last and last.has_failed else None
 
 
 def pause(job: str, *, until: datetime, now: datetime) -> None:
-    """The schedule does not run it before `until`; people still can.
+    """Pause the job before `until` (exclusive); manual runs are still possible.
 
-    What is due meanwhile is not made up for later.
+    Slots within the pause are not run later.
     """
     pause = {"paused_at": now, "paused_until": until}
     create_own_tables()
     with transaction.atomic():
-        # A pause that is only made longer, or shorter, began when it began.
+        # A pause that is made longer or shorter keeps its begin.
         paused = Job.objects.filter(name=job, paused_until__gt=now)
         if not paused.update(paused_until=until):
             Job.objects.update_or_create(name=job, defaults=pause)
 
 
 def resume(job: str, *, now: datetime) -> bool:
-    """End the pause; returns whether there was one."""
+    """End the pause; return whether there was one."""
     create_own_tables()
     paused = Job.objects.filter(name=job, paused_until__gt=now)
     return paused.update(paused_until=now) > 0
@@ -216,7 +216,7 @@ def _overview(
 ) -> JobOverview:
     if state is None:
         next_run_at = line.next_after(now)
-        # Catch-up keeps a record of its ticks, and is no run.
+        # Catch-up is not recorded as a run, but its ticks are.
         has_ticks = line.django_command == "catch_up"
         return JobOverview(
             line.name, line.in_words, line.times, next_run_at, has_ticks, last
@@ -239,7 +239,9 @@ def _overview(
 def _last_runs(
     jobs: Sequence[str], failing: dict[str, int], now: datetime
 ) -> dict[str, Run]:
-    """Of each job; of one that is `failing` no success beside it, by hand perhaps."""
+    """Return the last run of each job; if that succeeded, but the job is in `failing`
+    ({job: run}), the failed run: the last one may have had other options.
+    """
     numbers = [number for (number,) in rows_of(_LAST, {"jobs": list(jobs)})]
     rows = JobRun.objects.filter(id__in=[*numbers, *failing.values()])
     found = [Run(**row) for row in _reckoned(rows.values(*_COLUMNS), now)]
@@ -261,7 +263,7 @@ def _first(rows: QuerySet[JobRun], now: datetime) -> RunWithOutput | None:
 def _reckoned(
     query: "QuerySet[JobRun, dict[str, Any]]", now: datetime
 ) -> list[dict[str, Any]]:
-    """Its rows as they are now: with their costs, and without runs that are gone."""
+    """Return the rows with their costs, with crashed runs shown as crashed."""
     rows = unless_missing(query)
     is_one_running = any(row["outcome"] == Outcome.RUNNING for row in rows)
     gone = gone_runs(now) if is_one_running else {}

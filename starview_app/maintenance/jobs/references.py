@@ -1,9 +1,9 @@
-"""Which rows of which tables keep a row alive: asked from this very database.
+"""The rows that keep an account, found by the foreign keys in the database's catalog.
 
-The web service has tables that this image has never heard of. Every foreign key to
-`auth_user`, and to the rows that go with an account, protects its owner, unless it is
-listed here as bookkeeping, or as made by others (both deleted with the account), or as
-history (kept, and only the link is removed).
+The web service has tables that this image does not know. So every foreign key to
+`auth_user`, or to a row that is deleted with an account, protects the account, unless
+it is listed here: as bookkeeping or as made by others, whose rows are deleted with the
+account, or as history, whose rows are kept without the link.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,22 @@ USER_TABLE = "auth_user"
 EMAIL_ADDRESS_TABLE = "account_emailaddress"
 EMAIL_CONFIRMATION_TABLE = "account_emailconfirmation"
 PROFILE_TABLE = "starview_app_userprofile"
-# Deleted with the account: (table, column that points at auth_user).
+# Rows that are deleted with the account: (table, column that refers to auth_user).
 BOOKKEEPING = ((EMAIL_ADDRESS_TABLE, "user_id"), (PROFILE_TABLE, "user_id"))
-# Deleted with it too: nobody but others makes these for an account that never verified.
+# Also deleted with it: for an account that never verified, only others create these.
 MADE_BY_OTHERS = (
     ("starview_app_userbadge", "user_id"),
     ("starview_app_follow", "following_id"),
 )
-# Kept, with the link removed: what happened stays on record.
+# Rows that are kept, without the link, since they record events.
 HISTORY = (
     ("starview_app_auditlog", "user_id"),
     ("starview_email_bounce", "user_id"),
     ("starview_email_complaint", "user_id"),
     ("starview_email_suppression", "user_id"),
 )
-# The rows that go with an account, as `own`, and what makes them the account's.
+# The tables, as `own`, whose rows are deleted with an account, and how they refer to
+# it.
 _OWN_ROWS = {
     EMAIL_ADDRESS_TABLE: (f"{EMAIL_ADDRESS_TABLE} AS own", "own.user_id = account.id"),
     PROFILE_TABLE: (f"{PROFILE_TABLE} AS own", "own.user_id = account.id"),
@@ -90,8 +91,8 @@ _FOREIGN_KEYS = """
     ORDER BY namespace.nspname, class.relname, key.conname
 """
 
-# What the models say, for keys that the database does not enforce (db_constraint=False,
-# or a restore that left them out), where table and column are there.
+# Foreign keys of the models that the database does not enforce (db_constraint=False, or
+# a restore without them) count too, if their table and column exist.
 _HAS_COLUMN = """
     SELECT count(*)
     FROM pg_attribute
@@ -109,7 +110,7 @@ class Reference:
     table: str
     columns: tuple[str, ...]
     target_columns: tuple[str, ...]
-    name: str  # of the table, without its schema where that is clear
+    name: str  # of the table, with its schema only if needed
 
     def matches(self, alias: str, target_alias: str) -> str:
         """SQL that joins the two aliases through this key."""
@@ -119,7 +120,7 @@ class Reference:
         )
 
     def is_unused_by(self, target_alias: str) -> str:
-        """SQL: true for a row of `target_alias` that no row of the table refers to."""
+        """SQL: true if no row of the table refers to the row of `target_alias`."""
         return (
             f"NOT EXISTS (SELECT FROM {self.table} AS owned"
             f" WHERE {self.matches('owned', target_alias)})"
@@ -128,9 +129,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Protection:
-    """What keeps an account: SQL over `auth_user AS account`.
+    """A reason to keep an account, as SQL over `auth_user AS account`.
 
-    `is_clear` is true for an account that this does not keep, `reason` is a text.
+    `is_clear` is true for an account without this protection; `reason` is a text.
     """
 
     reason: str
@@ -138,9 +139,9 @@ class Protection:
 
 
 def protections() -> list[Protection]:
-    """What keeps an account in this database.
+    """Return the protections of accounts in this database.
 
-    Raises django.db.Error when the catalog or a table cannot be read.
+    Raises django.db.Error if the catalog or a table cannot be read.
     """
     with connection.cursor() as cursor:
         direct = [*_references(cursor, USER_TABLE), *_unenforced(cursor)]
@@ -161,7 +162,7 @@ def protections() -> list[Protection]:
 
 
 def _reason(key: Reference) -> str:
-    """SQL: `a review`, or for a table that this image does not know its name."""
+    """SQL: `a review`, or the name of the table if this image does not know it."""
     if key.name == _SOCIAL_TABLE:
         return _SIGNS_IN
     names = {
@@ -175,14 +176,14 @@ def _reason(key: Reference) -> str:
 
 
 def unreferenced_sql(table: str, alias: str) -> str:
-    """SQL: true for a row of `table AS alias` that no unknown table refers to."""
+    """SQL: true if no unknown table refers to the row of `table AS alias`."""
     with connection.cursor() as cursor:
         conditions = [key.is_unused_by(alias) for key in _references(cursor, table)]
     return " AND ".join(["TRUE", *conditions])
 
 
 def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
-    """The foreign keys to `table` that protect, from the catalog."""
+    """Read the protecting foreign keys to `table` from the catalog."""
     cursor.execute(_FOREIGN_KEYS, {"table": table})
     return [
         Reference(
@@ -197,12 +198,12 @@ def _references(cursor: CursorWrapper, table: str) -> list[Reference]:
 
 
 def _unenforced(cursor: CursorWrapper) -> list[Reference]:
-    """The models' keys to the user whose table and column exist."""
+    """Return the models' foreign keys to the user whose table and column exist."""
     found: list[Reference] = []
     for relation in User._meta.related_objects:
         table = relation.related_model._meta.db_table
         column = relation.field.column
-        if column is None or (table, column) in _HARMLESS:  # None: a many-to-many
+        if column is None or (table, column) in _HARMLESS:  # None: many-to-many
             continue
         cursor.execute(_HAS_COLUMN, {"table": table, "column": column})
         if cursor.fetchone() != (0,):
@@ -211,5 +212,5 @@ def _unenforced(cursor: CursorWrapper) -> list[Reference]:
 
 
 def _quoted(name: str) -> str:
-    """A quoted identifier for a statement that takes parameters."""
+    """Quote an identifier for a statement with parameters."""
     return '"' + name.replace('"', '""').replace("%", "%%") + '"'

@@ -1,10 +1,10 @@
-"""What every job hands back."""
+"""The result of a job."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-# Asked between two steps that may each be the last: True means stop now.
+# Called between steps after which a job can stop; True means that it must stop now.
 ShouldStop = Callable[[], bool]
 
 _counts: ContextVar[dict[str, int] | None] = ContextVar("counts", default=None)
@@ -12,10 +12,10 @@ _counts: ContextVar[dict[str, int] | None] = ContextVar("counts", default=None)
 
 @dataclass
 class JobResult:
-    """`counts` by name (`{"deleted": 2}`); a run with `problems` has failed.
+    """The counts by name (`{"deleted": 2}`). A run with `problems` has failed.
 
-    `interrupted`: the job was asked to stop and did so between two batches; what was
-    done stays done and the next run continues.
+    `interrupted`: the job was asked to stop and did, between two batches; what it has
+    done is kept, and the next run continues.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -27,10 +27,10 @@ class JobResult:
 
 
 def counts_so_far() -> dict[str, int]:
-    """What the newest result has counted: a job that raises hands none back."""
+    """Return the counts of the newest JobResult, even if the job has raised."""
     return _counts.get() or {}
 
 
 def count_anew() -> None:
-    """Another job begins."""
+    """Forget the counts, since another job begins."""
     _counts.set(None)

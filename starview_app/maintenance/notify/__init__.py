@@ -1,4 +1,4 @@
-"""Who hears of a run: the channels. This folder listens to `running.events`."""
+"""Announcements of runs to the channels; they are connected to `running.events`."""
 
 import uuid
 from datetime import datetime
@@ -17,7 +17,7 @@ def listen() -> None:
 
 
 def _started(*, request: RunRequest, run_id: uuid.UUID, **_: Any) -> None:
-    # What people try by hand, with options of their own, is no news of the job.
+    # Commands that a person typed, with options of their own, are not announced.
     if request.schedule is not None:
         monitors.run_started(request, run_id)
 

@@ -1,8 +1,9 @@
-"""Alerts: each channel gets once what went wrong in a slot, and that it is mended.
+"""Alerts: a channel gets one for each failed slot, and one when the job works again.
 
-What a channel has accepted is written down afterwards: a crash between the two leads to
-a second alert, never to none. What another channel refuses does not concern it. While
-the database does not answer, `local_memory` is the memory.
+After a channel has accepted an alert, that is recorded: a crash between the two leads
+to a second alert, but never to none. Each channel has its own record, so one that
+refuses an alert does not affect the others. While the database does not answer, the
+record is in `local_memory`.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,23 +43,23 @@ from starview_app.maintenance.schedule.registry import recorded_jobs, scheduled_
 
 logger = structlog.get_logger(__name__)
 
-# After an alert: what else goes wrong is collected for one more.
+# For so long after an alert, further news is collected for one more alert.
 PAUSE = timedelta(minutes=5)
-# Without a tick: two have not come.
+# So long without a tick means an outage: two ticks are missing.
 LONG = timedelta(minutes=25)
 
 Outcome = JobRun.Outcome
-_Announced = dict[str, Announcement]  # what one channel has announced, by job
+_Announced = dict[str, Announcement]  # by job: what one channel has announced last
 
 
 # -- what the runner calls -----------------------------------------------------------
 
 
 def after_run(request: RunRequest, ending: Ending) -> None:
-    """Announce how a run of the crontab ended, where that is news; never raises.
+    """Announce the end of a scheduled run if it is news; never raises.
 
-    Within PAUSE after another alert it is left to `dispatch`. A run that succeeds as
-    usual costs one query.
+    Within PAUSE after another alert this is left to `dispatch`. A run that succeeds
+    like the one before it costs one query.
     """
     if request.schedule is None:
         return
@@ -70,15 +71,15 @@ def after_run(request: RunRequest, ending: Ending) -> None:
             _announce(
                 [request.schedule],
                 ending.finished_at,
-                as_of=request.slot,  # when it ends, newer ones may have come
+                as_of=request.slot,  # at its end there may be a newer slot
                 is_held=lambda announced: _is_held(request.job, ending, announced),
             )
 
 
 def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> None:
-    """Announce a failure of a slot that is on no record; never raises.
+    """Announce a failed run that could not be recorded; never raises.
 
-    Nothing remembers that it was announced, nor that the slot was run.
+    There is no record of the announcement either, so it may be announced again.
     """
     if request.slot is None or ending.outcome not in FAILURES:
         return
@@ -91,7 +92,7 @@ def after_unrecorded_run(request: RunRequest, ending: Ending, reason: str) -> No
 def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -> None:
     """Announce all the news of `jobs`, in one alert for each channel; never raises.
 
-    Without `at_once` not within PAUSE after another alert.
+    Without `at_once` it does nothing within PAUSE after another alert.
     """
     with _never_failing():
         _announce(
@@ -102,7 +103,7 @@ def dispatch(jobs: list[ScheduledJob], now: datetime, *, at_once: bool = True) -
 
 
 def database_is_down(job: str, text: str, *, now: datetime) -> None:
-    """Announce that `job` could not run, unless this outage was; never raises."""
+    """Announce that `job` could not run, once in an outage; never raises."""
     with _never_failing():
         alert = words.database_down(job, text, now=now)
         for channel in channels_for(ALERTS):
@@ -110,10 +111,11 @@ def database_is_down(job: str, text: str, *, now: datetime) -> None:
 
 
 def recall_outage(now: datetime) -> None:
-    """At the first tick of a container: what the one before it announced is not known.
+    """At a container's first tick, find out whether there was an outage before it.
 
-    That an outage is over is then announced on the evidence of the database: since the
-    last tick of anybody it was started anew, or a long time has passed. Never raises.
+    What an earlier container has announced is not known. An outage is assumed if the
+    database server was restarted since the last tick of any container, or if that tick
+    was more than LONG ago; the end of the outage is then announced. Never raises.
     """
     with _never_failing():
         if not local_memory.is_new():
@@ -145,7 +147,7 @@ def _is_news(job: str, ending: Ending) -> bool:
 
 
 def _is_held(job: str, ending: Ending, announced: _Announced) -> bool:
-    """Whether it waits for `dispatch`: many failing, or recovering, are one alert."""
+    """Whether the news waits for `dispatch`, so that many failures make one alert."""
     if not _is_paused(announced, ending.finished_at):
         return False
     others = [last for last in announced.values() if last.job != job]
@@ -165,8 +167,8 @@ def _announce(
     as_of: datetime | None = None,
     is_held: Callable[[_Announced], bool] = lambda announced: False,
 ) -> None:
-    # On a session of its own, since an alert may take long. Who holds it is announcing;
-    # the next `dispatch` does the rest.
+    # The advisory lock has its own database session, since an alert may take long. If
+    # another process holds it, that one announces; the next `dispatch` does the rest.
     with lock_if_free("alerts") as is_ours:
         if not is_ours:
             return
@@ -182,7 +184,7 @@ def _announce(
 
 
 def _outage(channel: str) -> Outage | None:
-    """The outage of which the channel is to learn that it is over."""
+    """Return the outage whose end the channel must announce, or None."""
     since = local_memory.down_since(channel)
     return Outage(since, local_memory.is_of_this_container(since)) if since else None
 
@@ -210,10 +212,10 @@ def _remember(channel: str, news: News) -> None:
 
 
 def _send(channel: Channel, alert: Alert) -> bool:
-    """Whether it was accepted; where it was not, the next `dispatch` tries it again."""
+    """Return whether the channel accepted; if not, the next `dispatch` tries again."""
     try:
         return channel.send(alert)
-    except Exception as error:  # whatever it is, the job goes on
+    except Exception as error:  # no error of a channel may fail the job
         _log(reason_of(error), channel=channel.name, subject=alert.subject)
         return False
 

@@ -2,9 +2,9 @@
 
     def send(message: Message) -> bool
 
-returns True when the message was delivered or is none of the channel's business, and
-False when it is to be sent again. An exception means False as well, and is logged:
-NotDelivered as its text, any other with its type.
+returns True when the message was delivered or does not concern the channel, and False
+when it must be sent again. An exception means False too, and is logged: NotDelivered
+with its text only, any other with its type.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,12 @@ ALERTS: _Kinds = (Alert,)
 
 @dataclass(frozen=True)
 class Channel:
-    name: str  # of its file, and of its memory
+    name: str  # of its module, and the key of its announcements
     hears: _Kinds
-    # The channel is off while this is empty, and with DISABLE_EXTERNAL_APIS.
+    # The channel is off if this setting is empty, or with DISABLE_EXTERNAL_APIS. A
+    # channel without a setting is always on.
     setting: str = ""
-    # Whether it may learn names and addresses of accounts.
+    # Whether its messages may have names and addresses of accounts.
     is_ours: bool = False
 
     @property
@@ -45,7 +46,11 @@ class Channel:
         return is_set and not settings.DISABLE_EXTERNAL_APIS
 
     def send(self, message: Message) -> bool:
-        """Import the channel, so that only who uses it pays for its libraries."""
+        """Import the channel's module and call its `send`.
+
+        The import is here so that only a process that uses the channel loads its
+        libraries.
+        """
         module = import_module(f"{__package__}.{self.name}")
         return bool(module.send(message if self.is_ours else message.for_strangers()))
 
@@ -63,7 +68,7 @@ def channels_for(kinds: _Kinds) -> list[Channel]:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a message was not delivered, on one line."""
+    """Return in one line why a message was not delivered."""
     is_clear = isinstance(error, NotDelivered)
     text = str(error) if is_clear else f"{type(error).__name__}: {error}"
     return one_line(" ".join(text.split()))[:_LONGEST_REASON]

@@ -1,8 +1,8 @@
-"""Pings in the protocol of Healthchecks: hosted, or an installation of one's own.
+"""Pings in the protocol of Healthchecks, to the hosted service or to one's own server.
 
-HEARTBEAT_URL ends in a ping key, or in the UUID of one check. With a ping key each job
-has a check of its own, named by its slug and created by its first ping;
-HEARTBEAT_API_KEY then gives it the job's schedule.
+HEARTBEAT_URL ends in a ping key or in the UUID of one check. With a ping key each job
+has its own check, which has the job's name as its slug and is created by its first
+ping; with HEARTBEAT_API_KEY the check also gets the job's schedule.
 """
 
 import json
@@ -25,17 +25,17 @@ from starview_app.maintenance.text import slug_of
 
 Outcome = JobRun.Outcome
 
-_HOSTED = {"hc-ping.com": "https://healthchecks.io"}  # where its pings go: its site
+_HOSTED = {"hc-ping.com": "https://healthchecks.io"}  # {host of the pings: site}
 _LONGEST_SLUG = 100
-_LONGEST_BODY = 10_000  # bytes; a server keeps so many, unless it was told otherwise
-# The end of a short run waits no longer for its start.
+_LONGEST_BODY = 10_000  # bytes; what a server keeps by default
+# The ping at the end of a short run waits at most this long for that at its start.
 _START_SECONDS = 2.0
 _API_SECONDS = 1.5
-# A run that is missed or fails at once is run again within this time.
+# Catch-up runs a slot again within this time if it was missed or failed at once.
 _CATCH_UP_SECONDS = 600
-_GRACE_SECONDS = (60, 31_536_000)  # what the server takes
-_DEFAULT_GRACE_SECONDS = 3600  # the server's own, for a job without a deadline
-# Of /log the server takes note, without a change of the check's state.
+_GRACE_SECONDS = (60, 31_536_000)  # the least and the most that the server accepts
+_DEFAULT_GRACE_SECONDS = 3600  # the server's default, for a job without a deadline
+# The server records /log without changing the state of the check.
 _SIGNALS = {
     Outcome.SUCCEEDED: "",
     Outcome.FAILED: "/fail",
@@ -43,14 +43,14 @@ _SIGNALS = {
     Outcome.CRASHED: "/fail",
 }
 
-# Checks that this process has seen created, and that have no schedule yet.
+# Checks that were created by a ping of this process and have no schedule yet.
 _new: set[str] = set()
 
 
 def send(message: Message) -> bool:
     if isinstance(message, RunStarted):
         _ping(message, "/start", b"", _START_SECONDS)
-        _set_up(message.request)  # if that fails, the end tries it again
+        _set_up(message.request)  # if that fails, the ping at the end tries again
     elif isinstance(message, RunEnded):
         signal = _SIGNALS.get(message.ending.outcome, "/log")
         _ping(message, signal, _body(message), SECONDS)
@@ -62,7 +62,7 @@ def send(message: Message) -> bool:
 
 
 def site_of(url: str) -> str:
-    """Where the Management API is: {site}/ping/KEY is the default of own servers."""
+    """Return the site of the Management API; own servers get pings at {site}/ping/."""
     host = urlsplit(url).hostname or ""
     return _HOSTED.get(host) or url.rpartition("/")[0].removesuffix("/ping")
 
@@ -79,14 +79,14 @@ def _ping(
     url += f"{signal}?{urlencode(query)}"
     answer = post(url, body, {"Content-Type": "text/plain"}, seconds=seconds)
     text = text_of(answer)
-    if text.startswith("OK ("):  # "not found" and "rate limited" are 200
+    if text.startswith("OK ("):  # "not found" and "rate limited" have the HTTP code 200
         raise NotDelivered(text)
     if answer.status == 201:
         _new.add(slug)
 
 
 def _body(message: RunEnded) -> bytes:
-    """The error first, then the end of the output."""
+    """Return the error, followed by the end of the output."""
     ending = message.ending
     first = ""
     if ending.outcome != Outcome.SUCCEEDED:
@@ -99,9 +99,9 @@ def _body(message: RunEnded) -> bytes:
 
 
 def _set_up(request: RunRequest) -> str:
-    """Give a check that was just created the job's schedule.
+    """Give a newly created check the job's schedule.
 
-    Returns what people have to do, where that fails or there is no key for it.
+    If that fails or HEARTBEAT_API_KEY is not set, return what an operator must do.
     """
     slug = slug_of(request.job, _LONGEST_SLUG)
     schedule = request.schedule

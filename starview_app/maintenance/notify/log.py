@@ -1,7 +1,7 @@
-"""The log has each alert once that nobody can be mailed.
+"""Logs each alert once if no mail can be sent.
 
-It is a channel of its own, so that its memory is not that of the mails: they go out
-when there is an address.
+This is a separate channel with its own record of announcements: an alert that was only
+logged is mailed as soon as mail can be sent.
 """
 
 import structlog

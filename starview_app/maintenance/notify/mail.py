@@ -15,7 +15,7 @@ logger = structlog.get_logger(__name__)
 
 
 def send(message: Message) -> bool:
-    """SES gets 25 s to answer: see `ses.Backend`."""
+    """Mail an alert. SES has 25 s to answer: see `ses.Backend`."""
     if not isinstance(message, Alert):
         return True
     if why_nobody_is_mailed():
@@ -27,8 +27,8 @@ def send(message: Message) -> bool:
         settings.DEFAULT_FROM_EMAIL,
         list(dict.fromkeys(settings.ADMIN_EMAIL)),
         headers={
-            "Auto-Submitted": "auto-generated",  # no holiday notes in answer
-            # Django would ask the DNS for this host's name, with no time limit.
+            "Auto-Submitted": "auto-generated",  # prevents out-of-office replies
+            # By default Django looks up this host's name in the DNS, without a timeout.
             "Message-ID": make_msgid(domain=domain),
         },
     )
@@ -39,7 +39,7 @@ def send(message: Message) -> bool:
 
 
 def why_nobody_is_mailed() -> str:
-    """Why no mail can be sent; empty when it can."""
+    """Return why no mail can be sent, or an empty string."""
     problems = settings.ENVIRONMENT.problems_for(MAIL)
     wrong = [problem.what for problem in problems if problem.needed_by == MAIL]
     if not settings.ADMIN_EMAIL and not wrong:
@@ -57,7 +57,7 @@ def _html(alert: Alert) -> str:
 
 
 def _part(part: Section | str) -> dict[str, Any]:
-    """The error and what to do about it stand before the other facts."""
+    """Return what the template shows of a part: the error first, then what to do."""
     if isinstance(part, str):
         return {"text": part}
     is_command = [line.startswith("python ") for line in part.todo]

@@ -1,4 +1,4 @@
-"""The messages that a channel may get, and what of the jobs is worth an alert."""
+"""The messages that a channel may get, and the news that is worth an alert."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ Outcome = JobRun.Outcome
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run of the schedule is claimed, and its command about to begin."""
+    """A scheduled run is claimed, and its command is about to begin."""
 
     request: RunRequest
     run_id: uuid.UUID
@@ -37,14 +37,16 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run of the schedule has ended, or could not begin for want of a database."""
+    """A scheduled run has ended, or could not begin because the database was away."""
 
     request: RunRequest
     run_id: uuid.UUID
     ending: Ending
 
     def for_strangers(self) -> Self:
-        """With output only where that says what went wrong."""
+        """Return a copy without what a service outside should not get: the output of a
+        run that did not fail.
+        """
         has_failed = self.ending.outcome in FAILURES
         ending = replace(
             self.ending,
@@ -56,17 +58,17 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class Section:
-    """What an alert has on one trouble; everything is one line, but the output."""
+    """A part of an alert, about one problem. Only the output may have several lines."""
 
     title: str
     facts: dict[str, str]  # by name; "error" is one of them
-    todo: tuple[str, ...]  # what the error hints at, then commands
+    todo: tuple[str, ...]  # the error's HINT, then commands
     output: str = ""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What people are to read: the text, or the parts that it was made of."""
+    """An alert, as `text` and as the `parts` that make up the text."""
 
     subject: str  # one line
     text: str
@@ -85,11 +87,11 @@ Message = RunStarted | RunEnded | Alert
 
 
 class NotDelivered(Exception):
-    """A message that was not accepted; the text says why, without the address."""
+    """A message was not accepted; the text has the reason, without the address."""
 
 
 class NeedsYou(Exception):
-    """The message was delivered; the text says what people should do at the channel."""
+    """The message was delivered, but an operator must act; the text says how."""
 
 
 # -- what is worth an alert ----------------------------------------------------------
@@ -97,7 +99,10 @@ class NeedsYou(Exception):
 
 @dataclass(frozen=True)
 class Outage:
-    """Of the database. Not known: a container that is gone may have announced it."""
+    """An outage of the database.
+
+    If it is not known, an earlier container may have announced it.
+    """
 
     since: datetime
     is_known: bool
@@ -105,13 +110,13 @@ class Outage:
 
 @dataclass(frozen=True)
 class Notice:
-    """What is to be announced of one job."""
+    """What must be announced about one job."""
 
     state: SlotState
     slot: datetime
-    since: datetime  # it fails, or failed
+    since: datetime  # the begin of the failures
     what: str  # "failed", "is overdue", "works again"
-    run: SlotRun | None  # None: it was not run
+    run: SlotRun | None  # None: the slot was not run
 
     @property
     def job(self) -> str:
@@ -119,7 +124,10 @@ class Notice:
 
     @property
     def mark(self) -> datetime:
-        """The slot to remember: that a slot was not run hides no failure of it."""
+        """The key under which this is recorded.
+
+        A slot that was announced as overdue may fail later: that has another key.
+        """
         has_failed = self.run is not None and self.run.has_failed
         return self.slot if has_failed else self.slot - timedelta(seconds=1)
 
@@ -130,12 +138,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class News:
-    """All that one alert announces. True when there is something."""
+    """All that one alert announces; false if that is nothing."""
 
     now: datetime
     troubles: list[Notice]
     recoveries: list[Notice]
-    outage: Outage | None  # of the database, which answers again
+    outage: Outage | None  # one that is over
 
     def __bool__(self) -> bool:
         return bool(self.troubles or self.recoveries or self.outage)
@@ -147,11 +155,11 @@ def news_of(
     outage: Outage | None,
     now: datetime,
 ) -> News:
-    """What a channel that has announced `announced`, by job, is to announce now.
+    """Return what a channel must announce now, after it has announced `announced`.
 
-    Each slot that went wrong once, until the job works, and that it works. The newest
-    run that succeeded or failed decides; interrupted and skipped ones say nothing about
-    the job.
+    Each slot that failed or is overdue is announced once, and so is that the job works
+    again. The newest run that succeeded or failed decides; interrupted and skipped runs
+    do not count.
     """
     troubles, recoveries = [], []
     for state in states:
@@ -169,7 +177,7 @@ def news_of(
 
 
 def _covers(last: Announcement, notice: Notice) -> bool:
-    """Whether it was about this slot, and the job has not worked since."""
+    """Whether `last` was about this slot, and the job has not worked since."""
     if last.announced_slot < notice.mark:
         return False
     has_failed = notice.run is not None and notice.run.has_failed
@@ -190,13 +198,13 @@ def _overdue(state: SlotState, failing_since: datetime | None) -> Notice | None:
         _slot(state, run) if run else state.schedule.last_due(state.now - OVERDUE_AFTER)
     )
     since = failing_since or (run.started_at if run else slot)
-    if run is None and state.since:  # it was interrupted, or refused
+    if run is None and state.since:  # all runs were interrupted or refused
         run = state.since[-1]
     return Notice(state, slot, since, "is overdue", run)
 
 
 def _ended(state: SlotState, failing_since: datetime | None) -> Notice | None:
-    """What the newest run says that succeeded or failed, and since when it is so."""
+    """Return the notice that follows from the newest run that succeeded or failed."""
     runs = state.telling_runs
     if not runs:
         return None
@@ -214,5 +222,5 @@ def _ended(state: SlotState, failing_since: datetime | None) -> Notice | None:
 
 
 def _slot(state: SlotState, run: SlotRun) -> datetime:
-    """Its own; of a run that people started the one it stands for."""
+    """Return the run's slot; for a manual run, the slot whose work it did."""
     return run.slot or state.schedule.last_due(run.started_at)

@@ -1,6 +1,6 @@
-"""Announces the start and the end of a run to the channels that hear of runs.
+"""Announces the start and the end of a run to the channels for monitors.
 
-They never fail a run, and cost it _SECONDS at most.
+A channel never fails a run, and delays its end by _SECONDS at most.
 """
 
 import threading
@@ -26,23 +26,23 @@ from starview_app.maintenance.running.request import RunRequest
 
 logger = structlog.get_logger(__name__)
 
-_SECONDS = 4.8  # of waiting, at the end of the run; 5 with the rest
-# Of these, how long the end waits for the start: the two in the wrong order would leave
-# the job started.
+_SECONDS = 4.8  # the longest wait at the end of a run; 5 s with everything else
+# Of these, how long the end message waits for the start message: if they arrived in the
+# wrong order, the monitor would show the job as running.
 _START_SECONDS = 2.0
 
 
 class Delivery:
-    """A message on its way to a channel, in a daemon thread that may be left behind.
+    """A message that a daemon thread sends; the process may exit before it is sent.
 
-    What there is to say of it is logged by the thread that waits for it: one that held
-    stderr would keep the process from exiting.
+    Only the thread that waits for the delivery logs anything about it: a daemon thread
+    that holds stderr would keep the process from exiting.
     """
 
     def __init__(
         self, channel: Channel, message: Message, after: "Delivery | None" = None
     ) -> None:
-        self.failure = "no answer in time"  # empty when it was delivered
+        self.failure = "no answer in time"  # set to "" when the message was delivered
         self.advice = ""
         self._is_over = threading.Event()
         thread = threading.Thread(
@@ -50,7 +50,7 @@ class Delivery:
         )
         try:
             thread.start()
-        except RuntimeError as error:  # the machine allows no more threads
+        except RuntimeError as error:  # the system allows no more threads
             self.failure = str(error)
             self._is_over.set()
 
@@ -75,14 +75,14 @@ _starts: dict[tuple[uuid.UUID, str], Delivery] = {}
 
 
 def run_started(request: RunRequest, run_id: uuid.UUID) -> None:
-    """Return at once: the message is delivered while the job runs."""
+    """Announce the start, without waiting: it is delivered while the job runs."""
     for channel in channels_for(RUNS):
         start = Delivery(channel, RunStarted(request, run_id))
         _starts[run_id, channel.name] = start
 
 
 def run_ended(request: RunRequest, run_id: uuid.UUID, ending: Ending) -> None:
-    """Return when the channels have the end, or their time is over."""
+    """Announce the end, and wait for the channels, at most _SECONDS."""
     give_up = time.monotonic() + _SECONDS
     message = RunEnded(request, run_id, ending)
     deliveries = {}

@@ -1,4 +1,4 @@
-"""One bounded POST, for channels that speak HTTP."""
+"""One POST request with a time limit, for channels that use HTTP."""
 
 import logging
 
@@ -8,13 +8,13 @@ from urllib3.util import Retry
 
 from starview_app.maintenance.notify.message import NotDelivered
 
-# It would log that it tries again: what fails at last is logged by who sends.
+# urllib3 would log each retry as a warning; the caller logs the final failure.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 SECONDS = 4.0
-_SHOWN_CHARACTERS = 200  # of an answer
-# A connection that failed, or an answer that blames the server, is tried once more. No
-# redirection is followed: body and keys are for this address.
+_SHOWN_CHARACTERS = 200  # of a response
+# A failed connection or a 5xx response is tried once more. Redirects are not followed:
+# the body and the keys are for this address only.
 ONCE_MORE = Retry(
     total=1,
     read=False,
@@ -29,10 +29,10 @@ ONCE_MORE = Retry(
 def post(
     url: str, body: bytes, headers: dict[str, str], *, seconds: float = SECONDS
 ) -> urllib3.BaseHTTPResponse:
-    """The answer, of status 2xx; raises NotDelivered for any other end.
+    """Return a response with a 2xx code; raise NotDelivered for anything else.
 
-    `seconds` bound one attempt, but neither the look-up of the name nor an answer that
-    trickles in: see `monitors`.
+    `seconds` limit one attempt, except for the look-up of the host name and for a
+    response that arrives slowly; `monitors` limits those.
     """
     try:
         answer = urllib3.request(

@@ -1,4 +1,4 @@
-"""Check-ins of cron monitors, and errors, to Sentry."""
+"""Sends check-ins of cron monitors, and errors, to Sentry."""
 
 import math
 import os
@@ -23,8 +23,8 @@ from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.text import slug_of
 
 _LONGEST_SLUG = 50
-_CHECKIN_MARGIN_MINUTES = 10  # by then a missed run has been caught up with
-_FLUSH_SECONDS = 60.0  # who waits for it gives up sooner
+_CHECKIN_MARGIN_MINUTES = 10  # by then catch-up has begun a missed run
+_FLUSH_SECONDS = 60.0  # more than `monitors` waits
 
 Outcome = JobRun.Outcome
 _STATUS = {
@@ -38,8 +38,8 @@ _STATUS = {
 def send(message: Message) -> bool:
     """Send the check-in of one run, and the error of one that failed.
 
-    A run that was interrupted or skipped is left in progress: Sentry says that it timed
-    out unless a later run ends first, as the one that takes its place does.
+    A run that was interrupted or skipped stays "in progress": Sentry reports a timeout
+    unless a later run, for example the catch-up's, ends first.
     """
     if isinstance(message, RunStarted):
         _send(message, MonitorStatus.IN_PROGRESS)
@@ -49,7 +49,7 @@ def send(message: Message) -> bool:
 
 
 class _Transport(HttpTransport):
-    """The SDK's own; it remembers what was not taken, which the SDK only counts."""
+    """The SDK's transport, which also remembers the reason of a lost event."""
 
     TIMEOUT = int(SECONDS)
 
@@ -101,7 +101,7 @@ def _client() -> sentry_sdk.Client:
         include_local_variables=False,
         send_client_reports=False,
         spotlight=False,
-        # Never None, for which the SDK starts `git`.
+        # Never None, or the SDK would start `git`.
         release=os.environ.get("SENTRY_RELEASE")
         or os.environ.get("RENDER_GIT_COMMIT", ""),
     )
@@ -126,7 +126,7 @@ def _error(message: RunEnded, slug: str) -> Event:
 
 
 def _monitor_config(schedule: ScheduledJob) -> MonitorConfig:
-    """What creates the monitor, or brings it up to date with the crontab."""
+    """Return the settings of the monitor, which Sentry creates or updates from them."""
     config: MonitorConfig = {
         "schedule": {"type": "crontab", "value": schedule.five_fields},
         "timezone": "UTC",

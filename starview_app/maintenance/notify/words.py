@@ -1,4 +1,4 @@
-"""The words of the alerts: what happened, since when, what comes next, what to do."""
+"""The texts of the alerts: what happened, since when, what comes next, what to do."""
 
 import socket
 from datetime import datetime, timedelta
@@ -22,10 +22,10 @@ from starview_app.maintenance.text import one_line
 
 OUTPUT_LINES = 40
 OUTPUT_CHARACTERS = 4000
-_READ_CHARACTERS = 5 * OUTPUT_CHARACTERS  # a progress bar is written many times
-# Of a storm the first ones are described in full; all are listed.
+_READ_CHARACTERS = 5 * OUTPUT_CHARACTERS  # more, since a progress bar repeats itself
+# If more jobs fail, only the first ones are described in full; all are listed.
 DETAILED_JOBS = 10
-# How many runs are looked at for the last that succeeded.
+# How many runs of a job are searched for the last one that succeeded.
 _RUNS_BACK = 1000
 _LONGEST_VALUE = 500  # characters
 _LONGEST_SUBJECT = 200
@@ -34,7 +34,6 @@ Outcome = JobRun.Outcome
 
 
 def alert_of(news: News) -> Alert:
-    """All of `news` in one alert."""
     headlines = [
         "the database works again" if news.outage else "",
         _headline(news.troubles, "need attention"),
@@ -91,7 +90,7 @@ def unrecorded(request: RunRequest, ending: Ending, reason: str) -> Alert:
 
 
 def _alert(headline: str, parts: list[Section | str], now: datetime) -> Alert:
-    """Without secrets, control characters and further headers, whatever was put in."""
+    """Build an alert without secrets and control characters; its subject is a line."""
     footer = f"-- \nStarview maintenance on {socket.gethostname()}, {_utc(now)}\n"
     return Alert(
         one_line(redact(f"[Starview] {headline}"))[:_LONGEST_SUBJECT],
@@ -176,7 +175,7 @@ def _in_full(notice: Notice, now: datetime) -> Section:
 def _section(
     title: str, fields: dict[str, str], todo: list[str], output: str = ""
 ) -> Section:
-    """The HINT of its "error" is the first thing to do."""
+    """Return a section; the HINT of its "error" becomes the first thing to do."""
     error, _, hint = fields["error"].partition(" HINT: ")
     facts = {**fields, "error": error}
     return Section(
@@ -205,7 +204,10 @@ def _fields(notice: Notice, now: datetime) -> dict[str, str]:
 
 
 def _last_success(job: str) -> str:
-    """By the index jobrun_of_job, and not through a million runs that failed."""
+    """Return when the job last succeeded, if that is among its last _RUNS_BACK runs.
+
+    Uses the index jobrun_of_job.
+    """
     runs = JobRun.objects.filter(job=job).order_by("-started_at")
     for outcome, started_at in runs.values_list("outcome", "started_at")[:_RUNS_BACK]:
         if outcome == Outcome.SUCCEEDED:
@@ -238,7 +240,7 @@ def _output(run_id: int) -> str:
 
 
 def _end_of(output: str) -> str:
-    """The last lines of it; of a progress bar what it shows at last."""
+    """Return the last lines; of a progress bar, what it shows at the end."""
     lines = [
         line.rstrip("\r").rpartition("\r")[2] for line in output.rstrip().split("\n")
     ]

@@ -1,4 +1,4 @@
-"""The base of every job's command: options in, a report out, one run between them."""
+"""The base class of the jobs' commands: it parses options and runs the job once."""
 
 import sys
 import uuid
@@ -31,15 +31,15 @@ from starview_app.maintenance.running.worker import clear_errors, reporting_erro
 from starview_app.maintenance.stores.configured import store_in_use
 from starview_app.maintenance.text import one_line
 
-# Beyond this no date can be reckoned with.
+# 100 years: more makes no sense, and far more would overflow a date.
 MAX_DAYS = 36_500
 _IF_UNFINISHED = "; what was finished is kept, the next run does the rest"
 
 
 class OneLineParser(CommandParser):
-    """Wrong options are one line; `--help` shows the usage. Nothing is abbreviated.
+    """Reports wrong options in one line, without the usage; accepts no abbreviations.
 
-    `--dry` must not pass for `--dry-run`: what decides on it compares whole words.
+    `--dry` must not mean `--dry-run`: other code looks for the whole word.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ class OneLineParser(CommandParser):
 
 
 class OneLineCommand(BaseCommand):
-    """A command with a OneLineParser, of this image's version."""
+    """A command with a OneLineParser, whose `--version` is that of this image."""
 
     def get_version(self) -> str:
         return f"starview-maintenance {__version__} (Django {super().get_version()})"
@@ -58,7 +58,8 @@ class OneLineCommand(BaseCommand):
     def create_parser(
         self, prog_name: str, subcommand: str, **kwargs: Any
     ) -> CommandParser:
-        # Django makes a CommandParser by that name, and no other.
+        # Django's `create_parser` instantiates the module's `CommandParser`; it has no
+        # argument for another class.
         parser = super().create_parser(
             prog_name, subcommand, allow_abbrev=False, **kwargs
         )
@@ -67,7 +68,7 @@ class OneLineCommand(BaseCommand):
 
 
 class _Report(OutputWrapper):
-    """stdout, and whether anything was printed there."""
+    """stdout, which remembers whether anything was printed."""
 
     is_empty = True
 
@@ -77,27 +78,29 @@ class _Report(OutputWrapper):
 
 
 class JobCommand(OneLineCommand):
-    """A command that is one job: `add_options` declares, `run` makes the one call.
+    """A command for one job: `add_options` declares its options, `run` calls the job.
 
     Exit codes: 0 done, also when there was nothing to do; 1 failed or incomplete;
     2 wrong options; 75 another run of this job is under way.
     """
 
-    # The job's one name: the module's, the command's and the lock's.
+    # The job's name; its module, its command and its lock have the same.
     job_name: ClassVar[str]
-    # What the job uses besides the database, except in a dry run: see `starview.env`.
+    # The services that the job needs besides the database, by the names of
+    # `starview.env`. They are checked before a run, but not before a dry run.
     needs: ClassVar[tuple[str, ...]] = ()
-    # Jobs of one lock never run beside each other; by default each has its own.
+    # Jobs with the same lock name never run at the same time. Empty: a lock of its own.
     lock_name: ClassVar[str] = ""
-    # Whether a dry run needs all that a run needs.
+    # Whether a dry run needs the same services as a run.
     needs_in_dry_run: ClassVar[bool] = False
-    # Whether it uses the tables that this image owns.
+    # Whether the job uses the tables that this image owns.
     keeps_records: ClassVar[bool] = False
-    # A job that only reads has nothing to try out.
+    # False for a job that only reads: a dry run would be the same.
     has_dry_run: ClassVar[bool] = True
-    # How the one line of a run with problems begins.
+    # What follows the job's name in the error of a run with problems.
     failure: ClassVar[str] = "is incomplete"
-    # The entrypoint checks once; at each run it would cost more than the job itself.
+    # The entrypoint runs the checks once; in each run they would take longer than the
+    # job itself.
     requires_system_checks = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -109,22 +112,22 @@ class JobCommand(OneLineCommand):
         """Declare the job's own options."""
 
     def check_options(self, options: dict[str, Any]) -> str:
-        """What is wrong with options taken together; empty when nothing is."""
+        """Return what is wrong with the combination of options, or an empty string."""
         return ""
 
     def changes_nothing(self, options: dict[str, Any]) -> bool:
-        """Whether a run with these options only looks: no slot, no lock, no record."""
+        """Whether these options only read: such a run has no slot, lock or record."""
         return bool(options.get("dry_run"))
 
     def is_shared(self, options: dict[str, Any]) -> bool:
-        """Whether several runs with such options may work beside each other."""
+        """Whether several runs with such options may work at the same time."""
         return False
 
     def run(self, *args: Any, **options: Any) -> JobResult:
-        """Do the job and report on stdout; raise JobError for what people can fix.
+        """Do the job and print its report; raise JobError for what an operator can fix.
 
-        Gets `should_stop`, `dry_run` and the declared options as keywords. When it
-        prints nothing, the counts of its result are printed.
+        The keywords are `should_stop`, `dry_run` and the declared options. If nothing
+        is printed, the counts of the result are.
         """
         raise NotImplementedError
 
@@ -140,7 +143,8 @@ class JobCommand(OneLineCommand):
     def run_from_argv(self, argv: list[str]) -> None:
         """Run as two processes: this one watches, and its fork does the work.
 
-        Django's `call_command` goes straight to `execute`: a part of another run.
+        Django's `call_command` skips this: such a call is part of the run that makes
+        it.
         """
         request = take_request(self.job_name, argv[2:], now=timezone.now())
         if not self._only_looks(argv, is_scheduled=request.schedule is not None):
@@ -191,9 +195,10 @@ class JobCommand(OneLineCommand):
     # -- internal helpers ---------------------------------------------------------
 
     def _only_looks(self, argv: list[str], *, is_scheduled: bool) -> bool:
-        """Whether it will change nothing; ends here for --help and wrong options.
+        """Whether these arguments change nothing; exits for --help and wrong options.
 
-        A line of the crontab with wrong options is a run, which fails and is recorded.
+        A scheduled run with wrong options does not exit here, but fails and is
+        recorded.
         """
         self._called_from_command_line = not is_scheduled
         parser = self.create_parser(argv[0], argv[1])
@@ -210,7 +215,7 @@ class JobCommand(OneLineCommand):
         return one_line(f"{self.job_name} {self.failure}: {problems[0]}{more}")
 
     def _names(self) -> dict[str, str]:
-        """What every line of the log says; the watching process has bound its own."""
+        """The fields of every log line; in a run the watching process has set them."""
         if is_supervised():
             return {}
         return {"job": self.job_name, "run_id": uuid.uuid4().hex[:12]}
@@ -225,7 +230,7 @@ def whole_number(
         if (
             not text.isascii()
             or not text.isdigit()
-            or len(text.lstrip("0")) > len(str(maximum))  # more than `int` reads
+            or len(text.lstrip("0")) > len(str(maximum))  # `int` has a limit of digits
             or not minimum <= int(text) <= maximum
         ):
             raise ArgumentTypeError(
@@ -239,8 +244,8 @@ def whole_number(
 def addresses(text: str) -> list[str]:
     """An argparse type: e-mail addresses, comma-separated.
 
-    None at all is not refused here: the schedule passes on an unset ADMIN_EMAIL, and
-    the clean-up shall be done before the run fails for it.
+    An empty list is accepted: the crontab passes ADMIN_EMAIL, which may be unset, and
+    the clean-up must be done before the run fails for that reason.
     """
     found = [address.strip() for address in text.split(",") if address.strip()]
     for address in found:
@@ -250,7 +255,7 @@ def addresses(text: str) -> list[str]:
 
 
 def utc_day(text: str) -> datetime:
-    """An argparse type: the begin of a day, written YYYY-MM-DD."""
+    """An argparse type: a day, written YYYY-MM-DD, as its first moment in UTC."""
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
         if not text.isascii() or not 1900 <= day.year < 9999:

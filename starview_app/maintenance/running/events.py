@@ -1,15 +1,17 @@
-"""What happens to a run, for whoever announces it: `notify` listens.
+"""The events of a run, as Django signals; `notify` listens to them.
 
-These are Django signals, sent with `send_robust`: a listener that raises is logged, and
-changes nothing about the run.
+They are sent with `send_robust`: if a listener raises, that is logged, and the run goes
+on.
 """
 
 from django.dispatch import Signal
 
-# request: RunRequest, run_id: UUID. The run is claimed, and its command about to begin.
+# A run is claimed, and its command is about to begin.
+# Arguments: request: RunRequest, run_id: UUID.
 run_started = Signal()
-# request, run_id, ending: Ending, is_recorded: bool. `why_unrecorded`: str, says why a
-# run that was meant to be on record is not on any.
+# A run has ended. Arguments: request, run_id, ending: Ending, is_recorded: bool,
+# why_unrecorded: str, empty unless a run that should have a record has none.
 run_ended = Signal()
-# job: str, error: str, now: datetime. A run could not be claimed, or its end recorded.
+# A run could not be claimed, or its end not be recorded.
+# Arguments: job: str, error: str, now: datetime.
 database_went_away = Signal()

@@ -1,10 +1,11 @@
-"""What this process has set up is undone in the processes that it forks.
+"""Forks: the runner's set-up is undone in children, and jobs can fork helpers.
 
-A command that forks (multiprocessing, an executor, `os.fork`) finds its children as
-they would be without the runner. What leaves a block in such a child, by an exception
-for example, must compare `os.getpid()` first: nothing there is the child's.
+When a command forks (multiprocessing, an executor, `os.fork`), its children must not
+inherit the runner's signal handlers, locks and pipes. A child may also leave a `with`
+block of the runner, for example by an exception; so the code at the end of such a block
+compares `os.getpid()` before it cleans up what belongs to the parent.
 
-A job that shares its work forks by `in_processes`.
+A job that shares its work among processes starts them with `in_processes`.
 """
 
 import os
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 
 from django.db import connections
 
-# How soon the helpers hear of a stop.
+# How often a stop is looked for, to pass it on to the helpers.
 LOOK_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +44,7 @@ def undone_in_children(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def _before() -> None:
-    # A signal for the child that comes before its handlers are undone must wait.
+    # A signal that reaches the child before its handlers are undone must wait.
     if _undo:
         _mask.update(signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()))
 
@@ -79,18 +80,19 @@ def in_processes(
     heard: Callable[[int], None],
     should_stop: Callable[[], bool],
 ) -> list[int]:
-    """Call `do` in so many forks of this process; returns the exit codes of all.
+    """Call `do` in `count` forks of this process, and return their exit codes.
 
-    `do` gets a function that hands a number on to `heard`, which is called in this
-    process. The forks have no session with the database, nor has this process right
-    after. They get SIGTERM when this one should stop; whatever ends this call or this
-    process kills them. The code of one that a signal killed is its number, negative.
+    `do` gets a function that sends a number to this process, which calls `heard` with
+    it. Django's connections are closed before the forks. When `should_stop` returns
+    True, the forks get SIGTERM; when this call ends by an exception, or this process is
+    killed, they are killed. A negative exit code is the number of the signal that
+    killed the fork.
     """
     helpers: list[int] = []
     reader, writer = os.pipe()
     try:
         try:
-            connections.close_all()  # two processes must not share a session
+            connections.close_all()  # two processes must not share a database session
             for _ in range(count):
                 helpers.append(_fork(do, reader, writer))
         finally:
@@ -100,12 +102,12 @@ def in_processes(
     finally:
         os.close(reader)
         for pid in helpers:
-            os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is this one's id
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is not reused
             os.waitpid(pid, 0)
 
 
 def end_with(parent: int, number: signal.Signals) -> None:
-    """Get this signal when the process that has forked this one is killed (Linux)."""
+    """Let the kernel send this process a signal when `parent` ends (Linux only)."""
     if sys.platform != "linux":
         return
     import ctypes
@@ -120,7 +122,8 @@ def _fork(do: Callable[[Callable[[int], None]], None], reader: int, writer: int)
     sys.stderr.flush()
     parent = os.getpid()
     with warnings.catch_warnings():
-        # Of the threads: one waits for signals, one for the end of the lock's session.
+        # Python warns of forks with threads. Here are two: one waits for signals, the
+        # other for the end of the lock's session.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid:
@@ -129,12 +132,12 @@ def _fork(do: Callable[[Callable[[int], None]], None], reader: int, writer: int)
     try:
         end_with(parent, signal.SIGKILL)
         os.close(reader)
-        # So short a line is written whole or not at all.
+        # A pipe takes a line as short as this whole or not at all.
         do(lambda number: _write(writer, number))
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001 - it must not go on as its parent
+    except BaseException:  # noqa: BLE001 - the child must not run the parent's code
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -152,7 +155,7 @@ def _hear(
     should_stop: Callable[[], bool],
     helpers: list[int],
 ) -> None:
-    """Until all have closed their ends, since they have ended."""
+    """Pass numbers on to `heard` until all helpers have ended."""
     rest, is_stopped = b"", False
     while True:
         if should_stop() and not is_stopped:

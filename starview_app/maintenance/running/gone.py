@@ -1,4 +1,4 @@
-"""Runs without an end on record: their container has kept it, or they are gone."""
+"""Runs whose end is not in the database: kept by their container, or crashed."""
 
 from datetime import datetime
 from typing import Any
@@ -12,11 +12,12 @@ from starview_app.maintenance.running.ledger import write_ending
 
 logger = structlog.get_logger(__name__)
 
-# For a catch-up of the container that keeps the end of a run to come first.
+# So long after a restart of the database server, runs that were last seen before it are
+# not marked: their containers may have kept their ends in files, and record them first.
 RESTART_PATIENCE = "15 minutes"
 
-# By the partial index jobrun_running. The process that works holds the run's lock, and
-# the one that watches it writes every 5 s; a run of which neither is seen is gone.
+# Uses the partial index jobrun_running. The working process holds the run's advisory
+# lock, and the watching process writes every 5 s; without either the run has crashed.
 _IS_SILENT = """
     outcome = 'running'
     AND coalesce(seen_at, started_at) < now() - interval '90 seconds'
@@ -27,9 +28,9 @@ _IS_SILENT = """
     )
 """
 _RUN_KEY = "hashtextextended('starview-maintenance:run:' || run_id::text, 0)"
-# When it was last seen: what came after that nobody paid for, or waited for.
+# A crashed run ended when it was last seen: the time since then cost nothing.
 _ENDED_AT = "coalesce(greatest(seen_at, started_at), %(now)s)"
-# Ours are free again at the end of the transaction.
+# The advisory locks that this takes are freed at the end of the transaction.
 _MARK_CRASHED = f"""
     WITH silent AS MATERIALIZED (
         SELECT id, {_RUN_KEY} AS key
@@ -49,7 +50,7 @@ _MARK_CRASHED = f"""
         AND pg_try_advisory_xact_lock(silent.key)
     RETURNING run.id, run.job
 """
-# For whom only looks: takes no lock.
+# For readers: takes no advisory lock.
 _GONE = f"""
     SELECT run.id, {_ENDED_AT}, extract(epoch FROM {_ENDED_AT} - started_at)::float
     FROM maintenance_jobrun AS run
@@ -68,7 +69,7 @@ _IS_GONE = "its process is gone: it, or its container, was killed"
 
 
 def settle() -> None:
-    """Record the ends that this container has kept while the database was away."""
+    """Record the ends of runs that this container kept while the database was away."""
     for run_id, columns in kept_endings.found().items():
         write_ending(columns)
         kept_endings.forget(run_id)
@@ -76,7 +77,7 @@ def settle() -> None:
 
 
 def mark_crashed(now: datetime) -> list[tuple[int, str]]:
-    """Mark the runs whose process is gone, and log it; returns their ids and jobs."""
+    """Mark and log the runs whose process is gone; return their ids and jobs."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_MARK_CRASHED, {**_as_of(now), "error": _IS_GONE})
         crashed: list[tuple[int, str]] = cursor.fetchall()
@@ -86,7 +87,7 @@ def mark_crashed(now: datetime) -> list[tuple[int, str]]:
 
 
 def gone_runs(now: datetime) -> dict[int, dict[str, Any]]:
-    """The columns that `mark_crashed` would write now, by the run's id; only looks."""
+    """Return what `mark_crashed` would write now: columns by run id. Writes nothing."""
     with connection.cursor() as cursor:
         cursor.execute(_GONE, _as_of(now))
         return {

@@ -10,7 +10,7 @@ _FILE = "ending-{}.json"  # of a run, by its id
 
 
 def keep(run_id: str, columns: dict[str, Any]) -> None:
-    """Keep how a run ended; raises OSError where that cannot be."""
+    """Write the columns of a run's end to a file. Raises OSError."""
     path = folder() / _FILE.format(run_id)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(columns), encoding="utf-8")
@@ -18,7 +18,7 @@ def keep(run_id: str, columns: dict[str, Any]) -> None:
 
 
 def found() -> dict[str, dict[str, Any]]:
-    """What was kept, by the run's id."""
+    """Return the kept columns by run id."""
     try:
         paths = list(folder().glob(_FILE.format("*")))
     except OSError:
@@ -26,7 +26,7 @@ def found() -> dict[str, dict[str, Any]]:
     columns = {}
     for path in paths:
         run_id = path.stem.partition("-")[2]
-        with suppress(OSError, ValueError):  # another process has just settled it
+        with suppress(OSError, ValueError):  # another process may have just removed it
             columns[run_id] = json.loads(path.read_text(encoding="utf-8"))
     return columns
 

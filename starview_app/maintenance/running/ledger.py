@@ -28,11 +28,11 @@ from starview_app.maintenance.text import one_line
 logger = structlog.get_logger(__name__)
 
 KEEP_DAYS = 400
-PRUNE_ROWS = 100  # at the end of each run; more than any run adds
-# How long the end of a run is tried to be recorded, through a restart of the database.
+PRUNE_ROWS = 100  # deleted at the end of each run, which adds fewer
+# How long recording the end of a run is tried again: a database may restart meanwhile.
 FINISH_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
-# Waiting for a lock on our own tables must not hold up a job.
+# A lock on our own tables must not delay a job for longer.
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "20s"
 
@@ -43,7 +43,8 @@ _PAUSED_UNTIL = """
     FROM maintenance_job
     WHERE name = %(job)s AND paused_until > %(now)s
 """
-# By the unique index jobrun_slot_once; and once, although an answer may be lost.
+# The unique index jobrun_slot_once decides the claim. The statement may be repeated
+# when the answer to it was lost: the id of the run is the same.
 _CLAIM = """
     INSERT INTO maintenance_jobrun (
         run_id, job, slot, attempt, trigger, command, host, pid, started_at, seen_at,
@@ -56,7 +57,7 @@ _CLAIM = """
     WHERE NOT EXISTS (SELECT FROM maintenance_jobrun WHERE run_id = %(run_id)s)
     ON CONFLICT DO NOTHING
 """
-# Ours, or the one that has the slot.
+# Our row, or the row of the run that has claimed the slot.
 _FOUND = """
     SELECT id, run_id, host, pid, started_at, outcome
     FROM maintenance_jobrun
@@ -64,7 +65,8 @@ _FOUND = """
         run_id = %(run_id)s
         OR (job = %(job)s AND slot = %(slot)s AND attempt = %(attempt)s)
 """
-# Who writes this is alive, whatever somebody thought while its session was cut off.
+# A process that writes is alive, even if its run was marked as crashed while its
+# session was cut off: so the mark is taken back.
 _SAVE_OUTPUT = """
     UPDATE maintenance_jobrun
     SET
@@ -88,7 +90,7 @@ _FINISH = """
         error = %(error)s
     WHERE run_id = %(run_id)s
 """
-# By the index jobrun_by_time.
+# Uses the index jobrun_by_time.
 _PRUNE = """
     DELETE FROM maintenance_jobrun
     WHERE id IN (
@@ -103,7 +105,7 @@ _PRUNE = """
 
 @dataclass(frozen=True)
 class Taken:
-    """The slot has another run already; `text` says which."""
+    """Another run has claimed the slot; `text` describes it."""
 
     text: str
 
@@ -117,8 +119,6 @@ class Paused:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended."""
-
     outcome: JobRun.Outcome
     exit_code: int
     seconds: float
@@ -129,7 +129,7 @@ class Ending:
 
 
 class RunRecord:
-    """The row of one run, written by the process that watches it."""
+    """The row of one run. Only the watching process writes it."""
 
     def __init__(self, request: RunRequest, run_id: uuid.UUID) -> None:
         self.id = 0
@@ -139,9 +139,10 @@ class RunRecord:
         self._saved = ""
 
     def begin(self, now: datetime) -> Taken | Paused | None:
-        """Claim the slot, or say why not; a run without a slot is only recorded.
+        """Claim the slot, or return why that is not possible.
 
-        Raises errors of the database: `is_away` and `may_pass` tell them apart.
+        A run without a slot is only recorded. Database errors are raised; `is_away` and
+        `may_pass` classify them.
         """
         self._started_at = now
         return self._claim()
@@ -155,11 +156,11 @@ class RunRecord:
             )
             if not is_missing:
                 raise
-            create_own_tables()  # unless another has, meanwhile
+            create_own_tables()  # does nothing if another process was faster
             return self._begin(is_late=is_late)
 
     def save_output(self, output: str) -> None:
-        """What it has written so far; also notices, and mends, a lost session."""
+        """Save the output so far. A lost database session is replaced."""
         if not self.id:
             return
         is_new = output != self._saved
@@ -177,10 +178,11 @@ class RunRecord:
         self._saved = output
 
     def finish(self, ending: Ending) -> Taken | None:
-        """Record the end, trying for FINISH_SECONDS what may pass.
+        """Record the end; retry for FINISH_SECONDS while the error may be temporary.
 
-        A run that could not be claimed is claimed now: then the slot may be taken. An
-        end that cannot be recorded is kept for `settle`, and raises.
+        A run that could not be claimed at its begin is claimed now, and Taken is
+        returned if another run has the slot. If the end cannot be recorded, it is kept
+        in a file for `settle`, and the error is raised.
         """
         give_up = time.monotonic() + FINISH_SECONDS
         while True:
@@ -208,7 +210,8 @@ class RunRecord:
             if request.slot:
                 cursor.execute(_PAUSED_UNTIL, {"job": request.job, "now": now})
                 (paused_until,) = cursor.fetchone() or (None,)
-            # `catch_up` asks by itself, people know, and what has run was not skipped.
+            # Only the schedule's punctual runs are skipped: `catch_up` looks for pauses
+            # itself, a manual run is wanted, and what has run was not skipped.
             if request.trigger != JobRun.Trigger.SCHEDULE or is_late:
                 paused_until = None
             cursor.execute(_CLAIM, self.row(now, paused_until))
@@ -276,19 +279,19 @@ class RunRecord:
 
 
 def write_ending(columns: dict[str, Any]) -> None:
-    """Record an end, as `RunRecord.columns` has it."""
+    """Write an end with the columns of `RunRecord.columns`."""
     execute(_FINISH, columns)
 
 
 def prune(now: datetime) -> None:
-    """Forget runs that began more than KEEP_DAYS ago, PRUNE_ROWS of them."""
+    """Delete up to PRUNE_ROWS runs that began more than KEEP_DAYS days ago."""
     cutoff = now - timedelta(days=KEEP_DAYS)
     execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
 
 
 @contextmanager
 def short_waits() -> Iterator[None]:
-    """Let no lock of somebody else hold up what this process asks of the database."""
+    """Let this process wait at most LOCK_TIMEOUT for a lock while the block runs."""
 
     def set_timeouts(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         _limit_waits()
@@ -333,6 +336,6 @@ def _limit_waits() -> None:
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL keeps no NUL in a text, and no half of a character."""
+    """Replace what PostgreSQL's `text` cannot hold: NUL and lone surrogates."""
     whole = text.encode("utf-8", errors="backslashreplace").decode()
     return whole.replace("\x00", "\\x00")

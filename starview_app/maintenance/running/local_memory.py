@@ -1,8 +1,9 @@
-"""What a container remembers of an outage while its database does not answer.
+"""A container's memory of an outage, for while its database does not answer.
 
-A file for each channel exists while that channel knows of an outage; its time is since
-when. The folder belongs to one database, in the temporary directory, and is private to
-the user. Where it cannot be, nothing is remembered: every job announces the outage.
+While a channel knows of an outage, a file for that channel exists; its modification
+time is the begin of the outage. The folder is in the temporary directory, private to
+the user and named after the database. If it cannot be created, nothing is remembered,
+and every job announces the outage.
 """
 
 import hashlib
@@ -20,12 +21,12 @@ from django.db import connection
 
 _DOWN = "database-is-down-{}"  # by the channel's name
 _BEGUN = "begun"  # as old as the memory of this container
-# A claim that is older belongs to a process that was killed: an alert takes half of it.
+# An older claim belongs to a process that was killed: an alert takes half as long.
 _CLAIM_SECONDS = 60
 
 
 def folder() -> Path:
-    """Raises OSError where it cannot be."""
+    """Return the folder, created if it does not exist. Raises OSError."""
     database = connection.settings_dict
     address = [str(database[name]) for name in ("HOST", "PORT", "NAME")]
     digest = hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
@@ -39,21 +40,22 @@ def folder() -> Path:
 
 
 def is_new() -> bool:
-    """Whether nobody has asked this before, and no outage was announced."""
+    """Return True once in a container, and never after `announce_outage` was called."""
     try:
         (folder() / _BEGUN).touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # nothing is remembered, and so nothing suspected
+    except OSError:  # without a memory no outage can be suspected
         return False
     return True
 
 
 def announce_outage(channel: str, send: Callable[[], bool]) -> None:
-    """Call `send`, unless it has succeeded in this outage or another process calls it.
+    """Call `send`, unless it succeeded in this outage or another process is calling it.
 
-    The file is claimed under another name, and gets its own when `send` returns True:
-    a process that is killed in between leads to a second announcement, not to none.
+    The claim is a file of another name, which is renamed when `send` returns True. If
+    the process is killed in between, the outage is announced twice, but never not at
+    all.
     """
     try:
         claim = _claimed(channel)
@@ -67,21 +69,21 @@ def announce_outage(channel: str, send: Callable[[], bool]) -> None:
 
 
 def down_since(channel: str) -> datetime | None:
-    """Since when `channel` knows of an outage; None when it knows of none."""
+    """Return when the outage began that `channel` knows of, or None."""
     with suppress(OSError):
         return _time(folder() / _DOWN.format(channel))
     return None
 
 
 def is_of_this_container(since: datetime) -> bool:
-    """Whether an outage was announced by this container, not by one before it."""
+    """Whether the outage began in the lifetime of this container."""
     with suppress(OSError):
         return since >= _time(folder() / _BEGUN)
     return False
 
 
 def suspect_outage(channel: str, since: datetime) -> None:
-    """Remember an outage that a container before this one may have announced."""
+    """Remember an outage that an earlier container may have announced."""
     with suppress(OSError):
         path = folder() / _DOWN.format(channel)
         path.touch()
@@ -94,7 +96,7 @@ def forget_outage(channel: str) -> None:
 
 
 def _claimed(channel: str) -> Path | None:
-    """The file of a claim; None when there is nothing to claim. Raises OSError."""
+    """Create and return the claim, or return None if it is not ours. Raises OSError."""
     is_new()
     path = folder() / _DOWN.format(channel)
     claim = path.with_suffix(".claim")

@@ -1,9 +1,9 @@
-"""One run of a job at a time, wherever it runs: an advisory lock in PostgreSQL.
+"""One run of a job at a time, on any host: an advisory lock in PostgreSQL.
 
-An open transaction holds it, on a session of its own. So a pooler, which gives each
-transaction another session, cannot let it go, and what the job does with Django's
-connection does not concern it. At READ COMMITTED such a transaction, which only waits,
-has neither a snapshot nor an id: it holds back no vacuum.
+An open transaction holds the lock, in a database session of its own. A pooler may give
+each transaction another session, but cannot end this one; and the job may do with
+Django's connection what it likes. At READ COMMITTED an idle transaction has neither a
+snapshot nor a transaction id, so it does not hold back vacuum.
 """
 
 import os
@@ -21,14 +21,14 @@ from starview.database import Session
 from starview_app.maintenance.running.forks import undone_in_children
 from starview_app.maintenance.running.process import run_pid
 
-# A pooler, a firewall or a router may end what is silent for long.
+# Poolers, firewalls and routers may end a connection that is silent for long.
 KEEP_SECONDS = 30.0
-# At the same time: the lock's transaction, one of the job, one that records the run.
+# Needed at the same time: one for the lock, one for the job, one to record the run.
 SESSIONS = 3
 
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _SHARED = "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))"
-# Somebody who looks for crashed runs may have it for a moment.
+# Waits, since a process that looks for crashed runs may hold the lock for a moment.
 _LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _HOLDER = """
     SELECT
@@ -51,21 +51,21 @@ OnLost = Callable[[str], None]
 
 
 class JobIsRunningError(Exception):
-    """Another run holds the lock; the text says who, where and since when."""
+    """Another run holds the lock; the text names its job, its host and its begin."""
 
 
 _run_lock = ""
 
 
 def lock_run(run_id: uuid.UUID) -> None:
-    """Hold the lock of this run beside the job's: its process is alive, it says."""
+    """Hold this run's own advisory lock, which shows that its process is alive."""
     global _run_lock
     _run_lock = _key(f"run:{run_id}")
 
 
 @contextmanager
 def sessions_named(job: str) -> Iterator[None]:
-    """Let the sessions that are made while the block runs bear the name of the run."""
+    """Give database sessions that are opened while the block runs the run's name."""
     options = connection.settings_dict["OPTIONS"]
     previous = options.get("application_name")
     options["application_name"] = f"{job} {socket.gethostname()} pid {run_pid()}"[:63]
@@ -79,15 +79,14 @@ def sessions_named(job: str) -> Iterator[None]:
 def job_lock(
     job: str, lock_name: str = "", *, on_lost: OnLost, is_shared: bool = False
 ) -> Iterator[None]:
-    """Hold the lock of `job` while the block runs; raises JobIsRunningError at once.
+    """Hold the lock of `job` while the block runs, or raise JobIsRunningError at once.
 
-    Jobs that must not run beside each other share a `lock_name`. Runs whose lock
-    `is_shared` may run beside each other, and beside no other one.
+    Jobs that must not run at the same time have the same `lock_name`. With `is_shared`
+    several runs may hold the lock, while a run without it may not.
 
-    When the session that holds it ends, `on_lost` gets the reason, in words that follow
-    the job's name, from another thread or at the end of the block; then another run may
-    begin. The server frees the lock when this process is gone, so a killed run blocks
-    nobody.
+    If the lock's session ends early, `on_lost` is called with the reason, worded to
+    follow the job's name, from another thread or at the end of the block; from then on
+    another run may begin. When this process is killed, the server frees the lock.
     """
     with connection.wrap_database_errors, sessions_named(job):
         session = _connect()
@@ -104,7 +103,7 @@ def job_lock(
 
 @contextmanager
 def lock_if_free(name: str) -> Iterator[bool]:
-    """Hold it while the block runs, unless another has it; says which."""
+    """Hold the lock while the block runs; yields False if another session has it."""
     with connection.wrap_database_errors:
         session = _connect()
         with session.answers_in_time(), session.cursor() as cursor:
@@ -115,7 +114,7 @@ def lock_if_free(name: str) -> Iterator[bool]:
         yield is_ours
     finally:
         with suppress(psycopg2.Error):
-            session.rollback()  # who comes next finds it free
+            session.rollback()  # frees the lock before the session is closed
         session.close()
 
 
@@ -148,7 +147,10 @@ def _acquire(session: Session, job: str, lock_name: str, lock: str) -> None:
 
 
 def _require_room() -> None:
-    """Find out before the job begins, or it would wait in the middle, for ever."""
+    """Raise before the job begins if the server or pooler has too few sessions for it.
+
+    Otherwise the job would wait for a session in the middle of its work, for ever.
+    """
     others: list[Session] = []
     try:
         for _ in range(SESSIONS - 1):
@@ -161,7 +163,7 @@ def _require_room() -> None:
 
 
 class _Keeper:
-    """Speaks to the session now and then, and notices at once when it ends."""
+    """Keeps the lock's session from being idle, and notices at once when it ends."""
 
     def __init__(self, session: Session, on_lost: OnLost) -> None:
         self._session = session
@@ -191,7 +193,7 @@ class _Keeper:
 
     def _is_alive(self) -> bool:
         try:
-            self._session.poll()  # what the server has sent without being asked
+            self._session.poll()  # reads a message that the server sent by itself
             with self._session.cursor() as cursor:
                 cursor.execute("SELECT")
         except psycopg2.Error as error:
@@ -210,7 +212,7 @@ class _Keeper:
         self._thread.join()
         try:
             if not self._is_lost:
-                # Whoever waits for the end of this run finds the lock free.
+                # Frees the lock before the end of the run is announced.
                 self._session.rollback()
         except psycopg2.Error as error:
             self._lose(error)
@@ -219,7 +221,9 @@ class _Keeper:
         self._writer.close()
 
     def _forget(self) -> None:
-        """In a child: or the lock would be held until that has ended as well."""
+        """Close a child's copy of the connection, without which the lock would be held
+        until the child ends.
+        """
         with open(os.devnull) as nothing:  # noqa: PTH123 - a descriptor is needed
             os.dup2(nothing.fileno(), self._session.fileno())
         self._reader.close()

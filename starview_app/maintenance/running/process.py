@@ -1,8 +1,8 @@
-"""A command as two processes: one works, the other watches over it.
+"""A command as two processes: one works, the other watches it.
 
-The command runs in a fork of this process. The watching process hands on what the
-command writes and keeps the end of it, passes signals on, and knows how the command
-ended, also when it was killed or ran out of memory.
+The command runs in a fork of this process. The watching process relays the command's
+output and keeps the end of it, passes signals on, and learns how the command ended,
+even when it was killed or ran out of memory.
 """
 
 import gc
@@ -27,20 +27,20 @@ from starview_app.maintenance.running.forks import end_with, undo_in_children
 from starview_app.maintenance.running.relay import Relay, flush
 
 OUTPUT_BYTES = 64 * 1024
-# From the first seconds on, so that a run that is killed with its container, as with
-# `docker stop` what `docker compose exec` has started, has its output and its length.
+# Early, so that a run that is killed together with its container has output and a
+# length on record. `docker stop` does that to what `docker compose exec` has started.
 FIRST_SAVE_SECONDS = 1.0
 SAVE_SECONDS = 5.0
-_PATIENCE = 6  # times as long after one that failed: it may have waited for long
-# How long what a command has started may go on writing after its own end.
+_PATIENCE = 6  # times SAVE_SECONDS after a failed save, which may have taken long
+# How long the children of a command may go on writing after the command has ended.
 DRAIN_SECONDS = 0.3
-# For a command that ignores the signal of `timeout -k 60`: sooner than that kills this
-# process as well, so that the end is recorded.
+# When a command ignores the signal of `timeout -k 60`. It is killed before `timeout`
+# would kill this process too, so that the end of the run is recorded.
 KILL_AFTER_SECONDS = 60.0
 SOONER_SECONDS = 30.0
-# No interpreter takes longer to start: a greater age comes from a wrong clock.
+# An interpreter starts faster; a process that seems older has a wrong clock.
 LONGEST_START_SECONDS = 60.0
-# `timeout` began to count before this process could: it may speak first.
+# `timeout` began to count before this process did, so its signal may come this early.
 DEADLINE_SLACK_SECONDS = 1.5
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -54,7 +54,7 @@ def _are_counts(value: object) -> bool:
     )
 
 
-# What is understood, and how each is known.
+# The facts that a command may report, each with a test of its type.
 _FACTS: dict[str, Callable[[object], bool]] = {
     "counts": _are_counts,
     "error": lambda value: isinstance(value, str),
@@ -72,7 +72,7 @@ class Ended:
     facts: dict[str, Any] = field(default_factory=dict)  # see `report`
     stopped_by: str = ""  # the name of the signal that this process was sent
     timed_out: bool = False
-    not_handed_on: str = ""  # why the log lacks some of the output
+    not_handed_on: str = ""  # why some of the output is missing in the log
 
 
 # -- in the command's process -------------------------------------------------------
@@ -81,23 +81,23 @@ _report_fd: int | None = None
 
 
 def is_supervised() -> bool:
-    """Whether another process watches over this one."""
+    """Whether another process watches this one."""
     return _report_fd is not None
 
 
 def run_pid() -> int:
-    """The process that stands for this run: the one that a signal should go to."""
+    """Return the id of the process to which a signal for this run should be sent."""
     return os.getppid() if is_supervised() else os.getpid()
 
 
 def report(**facts: Any) -> None:
-    """Report to the watching process about this run; does nothing without one.
+    """Send facts about this run to the watching process, if there is one.
 
-    Understood are `counts`, `interrupted`, `refused`, `error`; the last of each.
+    The facts are `counts`, `interrupted`, `refused` and `error`; the last value counts.
     """
     if _report_fd is not None:
         with suppress(OSError):
-            # A line of its own, whatever a write that was cut short has left.
+            # The first line feed ends the rest of a write that was cut short.
             message = memoryview(b"\n" + json.dumps(facts).encode() + b"\n")
             while message:
                 message = message[os.write(_report_fd, message) :]
@@ -112,7 +112,7 @@ class Watched:
     def __init__(self, pid: int, go: int, streams: dict[int, int], report: int) -> None:
         self.pid = pid
         self._go = go
-        self._streams = streams  # where what is read from a descriptor goes
+        self._streams = streams  # by descriptor: the target of what is read from it
         self._relays: list[Relay] = []
         self._report = report
         self._report_is_open = True
@@ -125,7 +125,7 @@ class Watched:
         self._listen()
 
     def dismiss(self) -> None:
-        """End it before it has begun."""
+        """Kill the process, which has not begun its command."""
         os.close(self._go)
         os.waitpid(self.pid, 0)
 
@@ -136,18 +136,19 @@ class Watched:
         kill_after_seconds: float | None,
         save_output: Callable[[str], bool],
     ) -> Ended:
-        """Let it begin, and return when it has ended.
+        """Let the command begin, and return when it has ended.
 
-        A signal that comes `deadline_seconds` after the start of this process is that
-        of `timeout`: the run has timed out, and the command is killed before `timeout`
-        does it, `kill_after_seconds` later. `save_output` gets the last OUTPUT_BYTES
-        written, every SAVE_SECONDS, and says whether it has saved them.
+        A signal that comes `deadline_seconds` after the start of this process is taken
+        for that of `timeout`: the run has timed out. `timeout` sends SIGKILL
+        `kill_after_seconds` later; the command is killed shortly before. `save_output`
+        is called every SAVE_SECONDS with the last OUTPUT_BYTES, and returns whether it
+        has saved them.
         """
         self._relays = [
             Relay(source, target, keep=self._keep)
             for source, target in self._streams.items()
         ]
-        with suppress(BrokenPipeError):  # a signal may have ended it already
+        with suppress(BrokenPipeError):  # a signal may have killed the process already
             os.write(self._go, b"!")
         os.close(self._go)
         never = float("inf")
@@ -185,23 +186,23 @@ class Watched:
         )
 
     def flush(self) -> None:
-        """Wait for who reads slowly, until a signal ends that."""
+        """Wait until a slow reader has taken all the output, or a signal comes."""
         flush(self._relays, is_over=lambda: bool(self._received))
 
     # -- internal helpers ---------------------------------------------------------
 
     def _listen(self) -> None:
-        """Wake up for output, for signals and for the end of the process.
+        """Set up the poll for output, for signals and for the end of the process.
 
-        The signals stay with this process to its end: one that comes while the end of
-        the run is recorded must not prevent that.
+        The signal handlers stay until this process ends, so that a signal cannot
+        prevent that the end of the run is recorded.
         """
         reader, self._waker = socket.socketpair()
         for end in (reader, self._waker):
             end.setblocking(False)
         self._wakened = reader
         for number in _PASSED_ON:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup
                 signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
@@ -222,7 +223,7 @@ class Watched:
             self._send(number)
 
     def _send(self, number: int) -> None:
-        if not self._is_over:  # its number may be another's by now
+        if not self._is_over:  # else its process id may have been reused
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -231,7 +232,7 @@ class Watched:
         return any(relay.is_open for relay in self._relays)
 
     def _relay(self, wait_seconds: float) -> None:
-        """Wait for something to hand on, a signal or a fact, and take it."""
+        """Wait for output, a signal or a fact, and handle it."""
         poll = select.poll()
         poll.register(self._wakened, select.POLLIN)
         if self._report_is_open:
@@ -246,7 +247,7 @@ class Watched:
         if self._report in ready:
             chunk = os.read(self._report, _FACTS_BYTES)
             self._report_is_open = bool(chunk)
-            if len(self._facts) < _MOST_FACTS_BYTES:  # else it is none of ours
+            if len(self._facts) < _MOST_FACTS_BYTES:  # our jobs report far less
                 self._facts += chunk
         for relay in self._relays:
             relay.step()
@@ -259,15 +260,16 @@ class Watched:
     def _output(self) -> str:
         tail = self._tail[-OUTPUT_BYTES:]
         if len(self._tail) > OUTPUT_BYTES and b"\n" in tail:
-            # Not half a line.
+            # Begin with a whole line.
             tail = tail[tail.index(b"\n") + 1 :]
         return tail.decode(errors="replace")
 
     def _reported(self) -> dict[str, Any]:
-        """Of what was reported, what can be one of the facts that `report` names."""
+        """Return the reported facts that have a known name and the right type."""
         found: dict[str, Any] = {}
         for line in self._facts.split(b"\n"):
-            # The last may be cut off by a kill; anything else is a bug of somebody.
+            # The last line may be cut off by a kill. Any other that cannot be parsed
+            # was not written by `report`.
             with suppress(ValueError, RecursionError):
                 facts = json.loads(line)
                 found |= facts if isinstance(facts, dict) else {}
@@ -279,19 +281,20 @@ class Watched:
 
 
 def fork() -> Watched | None:
-    """Fork: None in the process that is to do the work, once it may begin.
+    """Fork; return None in the new process, as soon as it may begin its work.
 
-    The caller holds no connection that both would use, and no thread.
+    The caller must have no database connection, which both processes would use, and no
+    threads.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     channels = {1: _channel(1)}
-    # Two channels for one stream (2>&1) would lose the order of what comes by both.
+    # If both are one stream (2>&1), two channels would lose the order of the lines.
     channels[2] = channels[1] if _are_one_stream(1, 2) else _channel(2)
     readers, writers = map(set, zip(*channels.values(), strict=True))
     (go_reader, go), (report, report_writer) = os.pipe(), os.pipe()
     parent = os.getpid()
-    gc.freeze()  # what both have shall not be copied by the collector's marks
+    gc.freeze()  # the collector's marks would copy the memory that both share
     pid = os.fork()
     if pid:
         for descriptor in (go_reader, report_writer, *writers):
@@ -311,12 +314,12 @@ def fork() -> Watched | None:
     global _report_fd
     _report_fd = report_writer
     undo_in_children(_stop_reporting)
-    stop_filtering()  # the watching process does
+    stop_filtering()  # the watching process does that
     return None
 
 
 def _stop_reporting() -> None:
-    """What a child of the command reports is not the run's."""
+    """Keep a child of the command from reporting facts as the run's."""
     global _report_fd
     if _report_fd is not None:
         os.close(_report_fd)
@@ -324,9 +327,9 @@ def _stop_reporting() -> None:
 
 
 def own_age_seconds() -> float:
-    """How long this process has been running; 0 where the system does not say.
+    """Return how long this process has been running; 0 if that cannot be known.
 
-    Some sandboxes say that every process began with the machine.
+    In some sandboxes every process seems to have begun when the machine did.
     """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
@@ -343,13 +346,16 @@ def _patience(kill_after_seconds: float | None) -> float:
 
 
 def _are_one_stream(first: int, second: int) -> bool:
-    with suppress(OSError):  # one may be closed
+    with suppress(OSError):  # a stream may be closed
         return os.path.sameopenfile(first, second)
     return False
 
 
 def _channel(number: int) -> tuple[int, int]:
-    """(reader, writer) for a stream: a terminal again where it is one, for the bar."""
+    """Return (reader, writer): a terminal if the stream is one, else a pipe.
+
+    Programs show their progress bar only on a terminal.
+    """
     if not os.isatty(number):
         return os.pipe()
     reader, writer = os.openpty()

@@ -1,7 +1,7 @@
-"""One stream of a command: read, kept for the record, and handed on without waiting.
+"""Relays one stream of a command: reads, keeps and writes it, without blocking.
 
-Nobody reading the log, or a disk that is full, neither holds up the watching process
-nor ends the job.
+A log that nobody reads, or a full disk, neither blocks the watching process nor ends
+the job.
 """
 
 import os
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from starview.output import Passage
 
 _READ_BYTES = 64 * 1024
-_LAST_CHUNKS = 16  # a pipe holds one
+_LAST_CHUNKS = 16  # more than a pipe can hold
 
 
 class Relay:
-    """From the descriptor `source`, which becomes its own, to `target`.
+    """Copies the descriptor `source`, which it owns from then on, to `target`.
 
-    `keep` gets what people may read of it. What cannot be written is left out, and
-    `failure` says why; what comes later is tried anew.
+    `keep` gets the output without secrets. Output that cannot be written is dropped,
+    and `failure` has the reason; later output is tried again.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Relay:
         keep: Callable[[bytes], None],
     ) -> None:
         self.failure = ""
-        self.is_open = True  # until the command, and what it has started, closed it
+        self.is_open = True  # until the command and its children have closed it
         self._source = source
         self._target = target
         name = "stderr" if target == 2 else "stdout"
@@ -38,28 +38,28 @@ class Relay:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nobody takes what was written; then no more is read."""
+        """Whether the target takes no more output; then no more is read."""
         return bool(self._pending)
 
     def register(self, poll: select.poll) -> None:
-        """Wait for what comes next: room, or something to read."""
+        """Register for room in the target, or for something to read."""
         if self._pending:
             poll.register(self._target, select.POLLOUT)
         elif self.is_open:
             poll.register(self._source, select.POLLIN)
 
     def step(self) -> None:
-        """Do what can be done without waiting."""
+        """Read and write what is possible without blocking."""
         self.hand_on()
         if not self._pending:
             self._take()
             self.hand_on()
 
     def hand_on(self) -> None:
-        """Write what the other side takes now."""
+        """Write as much of the pending output as the target takes without blocking."""
         while self._pending and _is_ready(self._target, select.POLLOUT):
             try:
-                # Where a pipe has room at all it has room for so much.
+                # A pipe that is ready for writing takes PIPE_BUF bytes.
                 written = os.write(self._target, self._pending[: select.PIPE_BUF])
             except BlockingIOError:
                 return
@@ -70,7 +70,7 @@ class Relay:
                 self._pending = self._pending[written:]
 
     def end(self) -> None:
-        """Take what the command has left behind, and no more."""
+        """Read what the command has left in the pipe, at most _LAST_CHUNKS chunks."""
         for _ in range(_LAST_CHUNKS):
             self._take()
         self._pending += self._passage.finish()
@@ -89,7 +89,7 @@ class Relay:
             self.is_open = False
 
     def _read(self) -> bytes:
-        """b"" at the end, which on a terminal is an error."""
+        """Return b"" at the end of the stream, which a terminal reports as an error."""
         try:
             return os.read(self._source, _READ_BYTES)
         except OSError:
@@ -97,7 +97,7 @@ class Relay:
 
 
 def flush(relays: Iterable[Relay], *, is_over: Callable[[], bool]) -> None:
-    """Wait until all is handed on, or `is_over`, which is asked every second."""
+    """Wait until all output is written, or `is_over`, called each second, is True."""
     while blocked := [relay for relay in relays if relay.is_blocked]:
         if is_over():
             return
@@ -110,7 +110,7 @@ def flush(relays: Iterable[Relay], *, is_over: Callable[[], bool]) -> None:
 
 
 def _is_ready(descriptor: int, event: int = select.POLLIN) -> bool:
-    """Whether it can be read or written without waiting; an error is one way."""
+    """Whether a read or a write would return at once, perhaps with an error."""
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""What a process was started for: which job, for which slot, by whom, until when."""
+"""The request for a run: its job, its slot and what triggered it."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from starview_app.maintenance.text import one_line
 
 logger = structlog.get_logger(__name__)
 
-# JOB is the crontab's; the others pass from `catch_up` and `jobs run` to the command.
+# The crontab sets JOB; `catch_up` and `jobs run` set the others for the command.
 JOB = "JOB"
 TRIGGER = "STARVIEW_JOB_TRIGGER"
 SLOT = "STARVIEW_JOB_SLOT"
@@ -28,14 +28,12 @@ _MOST_ATTEMPTS = 32_767  # that the table's column holds
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run that was asked for."""
-
     job: str
     command: str  # as it was typed, from the command's name on
     trigger: JobRun.Trigger
-    slot: datetime | None = None  # None: no time of the crontab, nothing to claim
+    slot: datetime | None = None  # None: the run stands for no slot and claims none
     attempt: int = 1
-    # The crontab's line; None for a command that is run by hand.
+    # The line of the crontab; None for a command that a person typed.
     schedule: ScheduledJob | None = None
 
     @property
@@ -54,12 +52,12 @@ def take_request(
     now: datetime,
     environ: MutableMapping[str, str] = os.environ,
 ) -> RunRequest:
-    """The request for `command`, from the environment and the crontab.
+    """Return the request for `command`, from the environment and the crontab.
 
-    JOB and its companions are taken out of `environ`: a command that the job starts in
-    turn is not that run. JOB counts only where its line runs this very command, so that
-    a container that has it set for good does not lose a slot to something else. Raises
-    ImproperlyConfigured for variables that nobody of ours has set.
+    JOB and its companions are removed from `environ`, so that commands which the job
+    starts are not taken for the same run. JOB counts only if its line of the crontab
+    runs this command: where JOB is set for a whole container, another command must not
+    claim the slot. Raises ImproperlyConfigured for values that this project never sets.
     """
     name = _taken(environ, JOB, str.isprintable, "is no name of a job")
     trigger = _taken(environ, TRIGGER, _PASSED_ON.__contains__, "is no trigger")
@@ -77,7 +75,7 @@ def take_request(
     line = next((job for job in lines if job.job == name), None)
     if line is None:
         logger.warning("job_not_in_crontab", job=name, command=command)
-        # The run of another command must not be taken for that job's.
+        # The run of another command must not count as a run of that job.
         is_another = any(job.job == name for job in jobs)
         by_name = own_name if is_another else name
         return RunRequest(by_name, text, JobRun.Trigger.HAND)
@@ -99,7 +97,10 @@ def take_request(
 def environment_of(
     trigger: JobRun.Trigger, *, slot: datetime | None = None, attempt: int = 1
 ) -> dict[str, str]:
-    """The variables that make a line of the crontab this run; the line sets JOB."""
+    """Return the variables that start a line of the crontab as this run, without JOB.
+
+    The line sets JOB itself.
+    """
     variables = {TRIGGER: trigger.value}
     if slot:
         variables |= {SLOT: slot.isoformat(), ATTEMPT: str(attempt)}
@@ -112,7 +113,7 @@ def _taken(
     is_good: Callable[[str], bool],
     wrong: str,
 ) -> str:
-    """Its value, which is no longer in `environ`; empty where it is not set."""
+    """Remove `variable` from `environ` and return its value, or an empty string."""
     value = environ.pop(variable, "")
     if value and not is_good(value):
         raise _forged(f"{variable}={value!r} {wrong}")

@@ -1,7 +1,8 @@
-"""SIGTERM, SIGINT and SIGHUP ask a run to stop at its next safe point, and then insist.
+"""SIGTERM, SIGINT and SIGHUP stop a run: at its next safe point, or after a grace.
 
-A Python signal handler does not run while the process waits inside libpq, so a thread
-reads the signal's number from the wake-up pipe, which C writes at once.
+A Python signal handler does not run while the process waits inside libpq. So a thread
+reads the signal's number from the wake-up pipe, to which the interpreter's C handler
+writes it at once.
 """
 
 import os
@@ -19,28 +20,29 @@ from starview_app.maintenance.running.process import is_supervised
 GRACE_SECONDS = 5.0
 INSIST_SECONDS = 1.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# One that commands leave alone, where there is one.
+# Sent to the main thread to raise StopNow there; commands do not use this signal.
 _INSISTING = getattr(signal, "SIGRTMIN", signal.SIGALRM)
-_END = b"\0"  # no signal's number
+_END = b"\0"  # not the number of any signal
 
 
 class StopNow(BaseException):
-    """The grace is over; unwinds whatever the run was waiting for.
+    """Raised in the run when the grace is over.
 
-    Not an Exception, so that no `except Exception` on the way takes it for a failure.
+    It is not an Exception, so that no `except Exception` catches it on the way.
     """
 
 
 class StopRequest:
-    """Calling it says whether the run shall stop.
+    """A callable that returns whether the run should stop.
 
-    `signal_name` says which signal has asked for it, `failure` why it must without one.
+    `signal_name` is the signal that requested the stop; `failure` is the reason for a
+    stop without a signal. Both are empty until then.
     """
 
     def __init__(self, wake: Callable[[bytes], object]) -> None:
         self.signal_name = ""
         self.failure = ""
-        self.is_over = False  # the job has ended: nothing is left to insist on
+        self.is_over = False  # True when the job has ended and need not be stopped
         self._wake = wake
 
     def __call__(self) -> bool:
@@ -49,7 +51,7 @@ class StopRequest:
     def fail(self, why: str) -> None:
         """Stop the run as a signal would; may be called from any thread."""
         self.failure = self.failure or why
-        with suppress(OSError):  # it has woken up, or has ended
+        with suppress(OSError):  # the thread is awake already, or has ended
             self._wake(bytes([signal.SIGTERM]))
 
 
@@ -59,10 +61,11 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Turn the signals into a StopRequest while the block runs, on the main thread.
 
-    A run that has not stopped `grace_seconds` (GRACE_SECONDS) after it is interrupted:
-    its query is cancelled (`cancel_query`, called from another thread) and StopNow is
-    raised in it. A second signal changes nothing: `timeout` and the entrypoint may
-    both pass it. A signal for which the run has set a handler of its own is its own.
+    If the run has not stopped `grace_seconds` (default: GRACE_SECONDS) after the
+    signal, its query is cancelled by `cancel_query`, which is called from another
+    thread, and StopNow is raised. A second signal has no effect, since `timeout` and
+    the entrypoint may both pass on the same stop. A signal for which the run sets its
+    own handler is left to that handler.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -91,14 +94,14 @@ def stop_on_signals(
         pause_seconds = grace_seconds
         while not ended.wait(pause_seconds):
             pause_seconds = INSIST_SECONDS
-            with suppress(Exception):  # the connection may be gone by now
+            with suppress(Exception):  # the connection may be closed by now
                 cancel_query()
             signal.pthread_kill(main, _INSISTING)
 
     watcher = threading.Thread(target=watch, name="stop-watcher", daemon=True)
     heard = [
         number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN
-    ]  # not what nohup has silenced
+    ]  # without the signals that nohup ignores
     handlers = dict.fromkeys(heard, note) | {_INSISTING: insist}
     previous = {
         number: signal.signal(number, handler) for number, handler in handlers.items()
@@ -121,12 +124,13 @@ def stop_on_signals(
             if os.getpid() == owner:
                 ended.set()
                 signal.set_wakeup_fd(previous_fd)
-                with suppress(OSError):  # full: then it has woken up
+                with suppress(OSError):  # a full pipe has woken the thread already
                     writer.send(_END)
                 watcher.join()
                 for number, handler in previous.items():
-                    # The same stop comes from several sides: a late one must not kill a
-                    # process of its own before it has reported how it ended.
+                    # Several processes pass on the same stop. If the last signal comes
+                    # late, it must not kill this process before it has reported its
+                    # end.
                     is_late = request() and number in _STOPPING and is_supervised()
                     signal.signal(number, signal.SIG_IGN if is_late else handler)
                 reader.close()

@@ -1,4 +1,4 @@
-"""One run from its claim to its alert: what every scheduled command goes through."""
+"""The watching process of a run, from the claim of the slot to the announcement."""
 
 import json
 import signal
@@ -44,9 +44,9 @@ Outcome = JobRun.Outcome
 
 
 def fork_run(request: RunRequest) -> "Watcher | None":
-    """Fork: a Watcher in this process; None in the new one, which is to do the work.
+    """Fork; return a Watcher in this process, and None in the new one, which works.
 
-    That one waits until the watcher has claimed the run; it ends when that fails.
+    The new process waits until the watcher has claimed the run, and ends if it cannot.
     """
     run_id = uuid.uuid4()
     connections.close_all()
@@ -59,7 +59,7 @@ def fork_run(request: RunRequest) -> "Watcher | None":
 
 
 class Watcher:
-    """The watching process's part of one run: claim, watch, record, announce."""
+    """The watching process's part of a run: claim, watch, record and announce it."""
 
     def __init__(
         self, request: RunRequest, run_id: uuid.UUID, watched: Watched
@@ -71,19 +71,18 @@ class Watcher:
         self._why_unrecorded = ""
         self._is_saved = True
         self._started_at = timezone.now()
-        self._clock_at_start = time.monotonic()  # the other one may be set meanwhile
+        self._clock_at_start = time.monotonic()  # the wall clock may be set meanwhile
 
     def watch(self) -> int:
-        """Run it, and return the exit code for this process.
+        """Run the command, and return the exit code for this process.
 
-        0 when it is done, when its slot is taken or when it is paused; 1 when it
-        failed; 69 when its slot could not be claimed, since the database did not
-        answer; 2 and 75 as the command's own.
+        0: done, or not begun because the slot is taken or the job paused; 1: failed;
+        69: not begun because the database did not answer; 2 and 75: the command's own.
         """
         try:
             return self._watch()
         finally:
-            finish_streams()  # a log without room is no failure of the run
+            finish_streams()  # a log that cannot be written does not fail the run
 
     # -- internal helpers ---------------------------------------------------------
 
@@ -110,14 +109,14 @@ class Watcher:
         return ended.exit_code if ended.exit_code >= 0 else exits.FAILED
 
     def _claim(self) -> int | None:
-        """The exit code when there is nothing to run; None when it may begin."""
+        """Claim the run; return None if it may begin, else this process's exit code."""
         try:
             refusal = self._record.begin(self._started_at)
         except Exception as error:
             if is_away(error) and self._request.slot:
                 self._database_is_down(in_one_line(error))
                 return exits.UNCLAIMED
-            # Started by hand, a command that finds no database reports it itself.
+            # A command that a person typed reports by itself that the database is away.
             is_connected = connection.connection is not None
             if not is_away(error) and (self._request.slot or is_connected):
                 self._not_recorded(error)
@@ -131,7 +130,7 @@ class Watcher:
         return round(time.monotonic() - self._clock_at_start, 3)
 
     def _save(self, output: str) -> bool:
-        """Whether it was saved; that it was not is logged once, until it is."""
+        """Save the output; return whether that worked. Logs only the first failure."""
         try:
             self._record.save_output(output)
         except Exception as error:
@@ -155,14 +154,14 @@ class Watcher:
             run_id=self._run_id,
             ending=ending,
             is_recorded=is_recorded,
-            # One that has a record, if not its end, is settled later.
+            # If only the end is missing in the record, `settle` adds it later.
             why_unrecorded="" if self._record.id else self._why_unrecorded,
         )
 
     def _is_recorded(self, ending: Ending) -> bool:
-        """Try to record the end; of a run without a record also its begin."""
+        """Record the end, and the begin if that has failed; return whether it did."""
         if not self._record.id and not self._why_unrecorded:
-            return False  # by hand, without a database
+            return False  # a command that a person typed, without a database
         try:
             taken = self._record.finish(ending)
         except Exception as error:
@@ -195,20 +194,20 @@ class Watcher:
         first_line = str(error).partition("\n")[0]
         text = explain(error) or f"{type(error).__name__}: {first_line}"
         text = one_line(redact(text))
-        if text != self._why_unrecorded:  # else the log has it already
+        if text != self._why_unrecorded:  # else it is logged already
             logger.warning("run_not_recorded", error=text)
         self._why_unrecorded = text
 
 
 def _log_what_the_command_could_not(ended: Ended, ending: Ending) -> None:
-    if ended.exit_code < 0:  # it was killed
+    if ended.exit_code < 0:  # killed by a signal
         logger.error("job_finished", outcome=ending.outcome.value, error=ending.error)
     if ended.not_handed_on:
         logger.warning("output_not_handed_on", reason=ended.not_handed_on)
 
 
 def conclude(ended: Ended, *, seconds: float, now: datetime) -> Ending:
-    """What `ended` means. A run that ends well in spite of a signal has succeeded."""
+    """Decide the outcome of a run. One that exits with 0 after a signal succeeded."""
     outcome, error = _outcome(ended), ""
     if outcome != Outcome.SUCCEEDED:
         error = ended.facts.get("error") or _last_line(ended.output)
@@ -246,7 +245,7 @@ def _outcome(ended: Ended) -> JobRun.Outcome:
 
 
 def _last_line(output: str) -> str:
-    """The last line that is not empty; of a JSON line, its text."""
+    """Return the last line that is not empty; for a line of JSON, its message."""
     for line in reversed(output.splitlines()):
         text = line
         with suppress(ValueError, AttributeError, RecursionError):

@@ -1,6 +1,6 @@
-"""The process that works: it may be stopped, holds the job's lock, logs and reports.
+"""The working process of a run: it handles the stop, the lock, the log and the report.
 
-The same for a job of ours (`JobCommand`) and any other command (`run_job`).
+Both a job of this project (`JobCommand`) and any other command (`run_job`) use it.
 """
 
 import os
@@ -54,14 +54,14 @@ def work(
 ) -> JobResult:
     """Call `do` as one run of `job`, and return its result.
 
-    Jobs of one `lock_name` never run beside each other, but for those of which each
-    `is_shared`; without `is_locked` any may.
-    `do` is asked to stop by a signal, and made to after `grace_seconds` (stop.py).
-    Raises JobIsRunningError before `do` is called, and JobError when it was stopped
-    before it was done or the lock was lost: about `name`, the job's where there is
-    none, with `if_unfinished` at the end.
+    `lock_name` and `is_shared`: see `job_lock`. Without `is_locked` no lock is taken. A
+    signal asks `do` to stop, and forces it to after `grace_seconds`: see `stop.py`.
+
+    Raises JobIsRunningError, without a call of `do`, when another run holds the lock;
+    JobError when `do` was stopped before it was done, or lost its lock. The error names
+    `name`, or else the job, and ends with `if_unfinished`.
     """
-    # Django's connection is each thread's own: the canceller needs this one.
+    # Django has a connection for each thread; the thread that cancels needs this one.
     session = connections[DEFAULT_DB_ALIAS]
 
     def cancel_query() -> None:
@@ -83,7 +83,7 @@ def work(
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Make one line of what an operator can fix; a bug keeps its traceback."""
+    """Turn errors that an operator can fix into one line; a bug keeps its traceback."""
     try:
         yield
     except JobIsRunningError as error:
@@ -100,7 +100,7 @@ def clear_errors() -> Iterator[None]:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Report the error to the watching process, in one line; it goes on its way."""
+    """Report an error to the watching process in one line, and raise it again."""
     try:
         yield
     except Exception as error:
@@ -122,14 +122,14 @@ def _logged(do: Work, stop: StopRequest, fields: Mapping[str, object]) -> JobRes
             outcome = _outcome(result)
             report(interrupted=result.interrupted)
         return result
-    except SystemExit as end:  # of a command that is not ours
+    except SystemExit as end:  # only commands of others raise it
         if stop.failure:
-            return JobResult()  # it ended so since its sessions were cut off
+            return JobResult()  # the error came of the sessions that the stop cut off
         outcome = "failed" if end.code else "succeeded"
         raise
     finally:
-        if os.getpid() == pid:  # else the command has forked
-            sys.stdout.flush()  # what it prints comes before
+        if os.getpid() == pid:  # else this is a fork of the command
+            sys.stdout.flush()  # the output must come before the log line
             seconds = round(time.monotonic() - started, 3)
             write = logger.info if outcome == "succeeded" else logger.error
             counts = counts_so_far()
@@ -143,7 +143,7 @@ def _until_stopped(do: Work, stop: StopRequest) -> JobResult:
         try:
             return do(stop)
         finally:
-            stop.is_over = True  # what comes now is the report
+            stop.is_over = True  # only the report is left to do
     except StopNow:
         stop.is_over = True
         return JobResult(counts_so_far(), interrupted=True)

@@ -1,10 +1,9 @@
-"""The one reader of `crontab`.
+"""Reads the crontab, which is the only schedule; no other code parses it.
 
 A line that the project records has one form, FORM: five time fields, `JOB=<name>`,
 perhaps a `timeout`, and a management command with its arguments. Comments, empty lines
-and NAME=VALUE lines schedule nothing. All times are UTC (design: the crontab is the
-only schedule). Any other line is refused: supercronic may run it, but nobody would
-record, repeat or report it.
+and NAME=VALUE lines schedule nothing. All times are UTC. `jobs check` refuses any other
+line: supercronic may run it, but it would not be recorded, run again or announced.
 """
 
 import re
@@ -27,12 +26,13 @@ _FIX = (
     ' digits, a variable as "$NAME"'
 )
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.*)", re.ASCII)
-# supercronic takes any of these for an assignment, and puts times for these names.
+# supercronic takes a line of the first form for an assignment, and the second for
+# times.
 _THEIR_ASSIGNMENT = re.compile(r"[^\s=]+\s*=")
 _THEIR_TIMES = re.compile("@(yearly|annually|monthly|weekly|daily|hourly)")
 _DURATION = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[smhd]?"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# No sign that a shell would act upon, but for a variable.
+# No character with a meaning to a shell, except for variables.
 _VARIABLE = r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})"
 _PLAIN = r"[A-Za-z0-9_@%+=:,./-]"
 _WORD = rf"""(?:{_PLAIN}|{_VARIABLE}|'[^']*'|"(?:[^"\\`$]|{_VARIABLE})*")+"""
@@ -45,13 +45,13 @@ _COMMAND = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
-_LONGEST_LINE = 64 * 1024 - 1  # bytes, without its end
+_LONGEST_LINE = 64 * 1024 - 1  # bytes, without the line end
 
 
 class CrontabError(ValueError):
-    """A line that cannot be read: what is wrong with it, and `fix`.
+    """A line cannot be read; the text says what is wrong, and `fix` what to do.
 
-    `job` is there when all but its times can be read.
+    `job` is set if only the times of the line cannot be read.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CrontabError(ValueError):
 
 @dataclass(frozen=True)
 class ScheduledJob:
-    """One line of the crontab. `command` goes to /bin/sh -c as it stands."""
+    """One line of the crontab. `command` is passed to `/bin/sh -c` unchanged."""
 
     line: int
     times: str
@@ -72,45 +72,45 @@ class ScheduledJob:
 
     @property
     def name(self) -> str:
-        """What JOB= says, else the command itself."""
+        """The value of JOB=, or else the command."""
         return self.job or self.command
 
     @property
     def job(self) -> str:
-        """What JOB= says, else nothing."""
+        """The value of JOB=, or an empty string."""
         return self._part("job")
 
     @property
     def in_words(self) -> str:
-        """The times for people, in English."""
+        """The times in English."""
         return self._times.in_words
 
     # -- what the command says --------------------------------------------------------
 
     @property
     def has_form(self) -> bool:
-        """Whether it is a line that the project records: see FORM."""
+        """Whether the line has the form of a recorded line: see FORM."""
         return self._match is not None
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `manage.py`, unquoted; variables are left as they stand."""
+        """The words after `manage.py`, unquoted; variables are not replaced."""
         return shlex.split(self._part("arguments"))
 
     @property
     def django_command(self) -> str:
-        """The management command that does the work, also within `run_job`."""
+        """The management command that does the work, which `run_job` may wrap."""
         name, *rest = (*self.arguments, "")
         return rest[0] if name == "run_job" and rest else name
 
     @property
     def deadline_seconds(self) -> float | None:
-        """What `timeout` allows; None where there is none."""
+        """The time limit of `timeout`; None without one."""
         return _seconds(self._part("limit"))
 
     @property
     def kill_after_seconds(self) -> float | None:
-        """What `timeout -k` allows beyond that; None where there is none."""
+        """The time between the signal of `timeout` and SIGKILL; None without `-k`."""
         return _seconds(self._part("kill"))
 
     @cached_property
@@ -148,7 +148,7 @@ class ScheduledJob:
 
 @dataclass(frozen=True)
 class LineProblem:
-    """What is wrong with a line that cannot be read, and how to mend it."""
+    """What is wrong with a line that cannot be read, and how to fix it."""
 
     line: int
     text: str
@@ -157,9 +157,9 @@ class LineProblem:
 
 
 def read_crontab(path: Path) -> list[ScheduledJob]:
-    """The jobs of `path` in the order of its lines.
+    """Return the jobs of `path` in the order of its lines.
 
-    Raises CrontabError for the first line that cannot be read, OSError without a file.
+    Raises CrontabError for the first line that cannot be read, and OSError.
     """
     jobs, problems = parse_crontab(read_text(path))
     for problem in problems:
@@ -170,17 +170,17 @@ def read_crontab(path: Path) -> list[ScheduledJob]:
 
 
 def read_text(path: Path) -> str:
-    """The file as supercronic reads it: only a line feed ends a line.
+    """Return the text as supercronic reads it: only a line feed ends a line.
 
-    A comment need not be UTF-8; bytes that are not become surrogates.
+    Bytes that are not UTF-8, which comments may have, become surrogates.
     """
     return path.read_bytes().decode(errors="surrogateescape")
 
 
 def parse_crontab(text: str) -> tuple[list[ScheduledJob], list[LineProblem]]:
-    """The jobs of the lines that can be read, and what is wrong with the others."""
+    """Return the jobs of the lines that can be read, and the problems of the others."""
     jobs, problems = [], []
-    # Not splitlines(), which also splits at form feeds and Unicode's line separators.
+    # splitlines() would also split at form feeds and Unicode's line separators.
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if job := _read_line(number, line):
@@ -255,7 +255,7 @@ def _read_job(number: int, line: str) -> ScheduledJob:
 
 
 def _seconds(duration: str) -> float | None:
-    """As `timeout` reads it; None for 0, which is no limit."""
+    """Parse a duration as `timeout` does; None for 0, which means no limit."""
     unit = duration[-1:]
     number = duration.removesuffix(unit) if unit in _UNITS else duration
     return float(number or 0) * _UNITS.get(unit, 1) or None

@@ -1,6 +1,6 @@
-"""What is wrong with a crontab, all of it at once: what supercronic does not see.
+"""Finds all the errors of a crontab at once, also those that supercronic accepts.
 
-It reads the commands' own options, and uses no database.
+The arguments of a line are checked by the command's own parser. No database is used.
 """
 
 import os
@@ -35,14 +35,14 @@ _REFUSED = {"flush", "remove_stale_contenttypes"}
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _CATCH_UP_LINE = "*/10 * * * *  JOB=starview-catch-up python manage.py catch_up"
 _CATCH_UP_SECONDS = 3600
-# What is wrong, and its fix.
+# (what is wrong, what to do)
 _Wrong = tuple[str, str]
 _UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to mend. Line 0 is the file as a whole."""
+    """Something to fix. Line 0 stands for the whole file."""
 
     line: int
     text: str
@@ -50,9 +50,9 @@ class Finding:
 
 
 def lint(text: str) -> list[Finding]:
-    """Everything that is wrong with the crontab `text`, in the order of its lines."""
+    """Return everything that is wrong with `text`, in the order of its lines."""
     good, problems = parse_crontab(text)
-    # Of a line with bad times the rest is looked at as well.
+    # The rest of a line with wrong times is checked too.
     badly_timed = [found.job for found in problems if found.job]
     jobs = sorted([*good, *badly_timed], key=lambda job: job.line)
     found = [(problem.line, problem.text, problem.fix) for problem in problems]
@@ -128,7 +128,7 @@ def _of_the_options(
     try:
         command = _load(name)
         parser = command.create_parser("manage.py", name)
-    except Exception as error:  # whatever an import may raise
+    except Exception as error:  # an import may raise anything
         yield (
             f"{name} cannot be loaded: {type(error).__name__}: {error}",
             f"mend it until `python manage.py {name} --help` answers",
@@ -158,9 +158,9 @@ def _load(name: str) -> BaseCommand:
 
 
 def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
-    """Why the command would refuse these words; empty when it would not.
+    """Return why the command would refuse these words, or an empty string.
 
-    A variable that is set has its value; any other is taken for a good one.
+    A variable that is set is replaced; one that is not is assumed to be valid.
     """
     _let_unknown_values_pass(parser)
     used: dict[str, str] = {}
@@ -173,9 +173,9 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
 
     words = [_VARIABLE.sub(value_of, word) for word in words]
     try:
-        with redirect_stdout(StringIO()):  # of --help and --version
+        with redirect_stdout(StringIO()):  # hides the output of --help and --version
             options = vars(parser.parse_args(words))
-        check_options = getattr(command, "check_options", None)  # of a JobCommand
+        check_options = getattr(command, "check_options", None)  # JobCommand has it
         if check_options is None or any(map(_is_unknown, words)):
             return ""
         reason = str(check_options(options))
@@ -183,7 +183,7 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
         return "--help and --version run nothing"
     except CommandError as error:
         reason = str(error).removeprefix("Error: ")
-    for value, variable in used.items():  # it may be a secret
+    for value, variable in used.items():  # a value may be a secret
         reason = reason.replace(value, variable)
     return reason
 
@@ -231,7 +231,7 @@ def _of_catching_up(
 
 
 def _duration(seconds: float) -> str:
-    """In the largest unit that goes into it: 90 minutes, 1 day."""
+    """Return the duration in the largest unit that divides it: 90 minutes, 1 day."""
     name, size = next(
         (unit for unit in _UNITS if seconds >= unit[1] and seconds % unit[1] == 0),
         _UNITS[-1],

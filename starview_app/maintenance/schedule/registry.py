@@ -1,4 +1,4 @@
-"""The jobs of the crontab, and which of them go through the runner."""
+"""The jobs of the crontab, and which of them are recorded."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ logger = structlog.get_logger(__name__)
 
 
 def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
-    """The crontab's jobs, with a warning for each line that cannot be read."""
+    """Return the crontab's jobs; log a warning for each line that cannot be read."""
     path = Path(settings.CRONTAB)
     try:
         jobs, problems = parse_crontab(read_text(path))
@@ -25,22 +25,22 @@ def scheduled_jobs(*, must_exist: bool = True) -> list[ScheduledJob]:
         if must_exist or path.exists():
             logger.warning("crontab_not_read", path=str(path), error=str(error))
         return []
-    # The other lines are not to suffer from one that supercronic may even run.
+    # One wrong line, which supercronic may even run, must not affect the others.
     for problem in problems:
         logger.warning("crontab_line_not_read", line=problem.line, error=problem.text)
     return jobs
 
 
 def recorded_jobs() -> list[ScheduledJob]:
-    """The named jobs of the crontab whose runs are recorded.
+    """Return the named jobs whose runs are recorded.
 
-    What the runner does not see must not be taken for missed.
+    A job without records would always seem to have missed its slot.
     """
     return list(filter(is_recorded, scheduled_jobs()))
 
 
 def is_recorded(job: ScheduledJob) -> bool:
-    """Whether it has a name, and runs a command of ours or any other by `run_job`."""
+    """Whether the line has a name, and runs a JobCommand or `run_job`."""
     if not job.job:
         return False
     name = job.arguments[0] if job.arguments else ""

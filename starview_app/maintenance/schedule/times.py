@@ -1,8 +1,8 @@
 """Five time fields, read exactly as supercronic reads them, and when they are due.
 
-Its parser is compared with this one by tests/test_schedule.py. `03` is no day of the
-week to it but Sunday, a range from 0 to 7 ends where it begins, and a * in a list of
-minutes ends the list: what is read here is what will happen, not what was meant.
+supercronic has oddities, which are copied here, since they decide when a job runs: `03`
+as a day of the week is Sunday, the range 0-7 of these days is Sunday only, and the rest
+of a list is ignored after a `*`. tests/test_schedule.py compares both parsers.
 """
 
 import re
@@ -19,7 +19,7 @@ from cronsim.cronsim import Field
 _ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
-# After these years the days of the week and the leap years come round again.
+# Days of the week and leap years repeat after 28 years.
 _ROUND = timedelta(days=28 * 366)
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august"),
@@ -31,12 +31,12 @@ _WEEKDAYS = (
 
 
 class TimesError(ValueError):
-    """Fields that supercronic refuses, or that never come."""
+    """Fields that supercronic refuses, or that are never due."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a field may hold: `values` says what each spelling means."""
+    """What a field may contain; `values` maps each spelling to its number."""
 
     name: str
     values: dict[str, int]
@@ -59,7 +59,7 @@ _MINUTES = _Kind("minute", _numbers(0, 59), 0, 59)
 _HOURS = _Kind("hour", _numbers(0, 23), 0, 23)
 _DAYS_OF_MONTH = _Kind("day-of-month", _numbers(1, 31), 1, 31, takes_days=True)
 _MONTHS_OF_YEAR = _Kind("month", _numbers(1, 12) | _names(_MONTHS, 1), 1, 12)
-# Of two digits supercronic knows none, and takes each for Sunday; 7 is Sunday too.
+# supercronic knows no day of the week with two digits, and takes it for Sunday, like 7.
 _DAYS_OF_WEEK = _Kind(
     "day-of-week",
     {str(number): number % 7 for number in range(8)}
@@ -73,10 +73,10 @@ _DAYS_OF_WEEK = _Kind(
 
 @dataclass
 class _Days:
-    """The values of one field. `is_any`: it holds a *, and says nothing of days."""
+    """The values of one field. `is_any`: it has a *, and does not restrict the days."""
 
     values: set[int] = field(default_factory=set)
-    words: list[str] = field(default_factory=list)  # L, 15w, 5l, 5#2: in small letters
+    words: list[str] = field(default_factory=list)  # L, 15w, 5l, 5#2, in lower case
     is_any: bool = False
 
 
@@ -84,7 +84,7 @@ def _read(text: str, kind: _Kind) -> _Days:
     entries = [entry for entry in text.lower().split(",") if entry]
     if not entries:
         raise TimesError(f"bad {kind.name}: {text!r} holds no value")
-    # supercronic looks at all ranges first, and at nothing behind a * then.
+    # supercronic parses all the entries first, and then ignores those after a *.
     parts = [_entry(entry, kind) for entry in entries]
     found = _Days()
     for entry, values in zip(entries, parts, strict=True):
@@ -102,7 +102,7 @@ def _read(text: str, kind: _Kind) -> _Days:
 
 
 def _entry(entry: str, kind: _Kind) -> set[int] | None:
-    """Its values; None for what only the days have, or nobody."""
+    """Return the entry's values; None if it is a word for days, or wrong."""
     values = kind.values
     if entry in ("*", "?"):
         return set()
@@ -120,7 +120,7 @@ def _entry(entry: str, kind: _Kind) -> set[int] | None:
         if last < first:
             raise TimesError(f"bad {kind.name}: {entry!r} ends before it begins")
         return set(range(first, last + 1))
-    # Of more digits supercronic knows no number.
+    # supercronic refuses a step of more than two digits.
     if len(step) > 2 or not 1 <= int(step) <= kind.last:
         raise TimesError(
             f"bad {kind.name}: the step of {entry!r} is not from 1 to {kind.last}"
@@ -129,7 +129,7 @@ def _entry(entry: str, kind: _Kind) -> set[int] | None:
 
 
 class Times:
-    """When a line is due. Raises TimesError for fields that never are."""
+    """When a line is due. Raises TimesError for fields that are never due."""
 
     def __init__(self, fields: str) -> None:
         minute, hour, day, month, weekday = fields.split()
@@ -165,12 +165,12 @@ class Times:
 
     def last_due(self, moment: datetime) -> datetime:
         """The last due time up to `moment` (inclusive), in UTC."""
-        # The times are whole minutes; CronSim goes back from before its start.
+        # Times are whole minutes; going back, CronSim begins before its start.
         start = moment.astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
         return next(_Sim(self, start, reverse=True))
 
     def includes(self, day: date) -> bool:
-        """With both day fields set either counts, as in every cron."""
+        """Whether `day` is due; if both fields of days are set, either counts."""
         if self.days.is_any and self.weekdays.is_any:
             return True
         by_day = not self.days.is_any and self._is_day(day)
@@ -189,7 +189,7 @@ class Times:
 
     @property
     def in_words(self) -> str:
-        """For people, in English; the fields themselves where there are no words."""
+        """The times in English, or the fields themselves if CronSim has no words."""
         minute, hour, day, month, weekday = self._plain_fields()
         if self.days.is_any or self.weekdays.is_any:
             return _explain(" ".join((minute, hour, day, month, weekday)), self.fields)
@@ -232,7 +232,7 @@ class Times:
         return fewest
 
     def _plain_fields(self) -> Iterator[str]:
-        """As CronSim reads them alike, and has words for them."""
+        """The fields in a form that CronSim reads in the same way and can describe."""
         minute, hour, day, month, _ = self.fields.upper().split()
         yield _plain(minute, self.minutes, Field.MINUTE)
         yield _plain(hour, self.hours, Field.HOUR)
@@ -250,7 +250,7 @@ class Times:
 
 
 class _Sim(CronSim):
-    """CronSim's steps through the calendar, over times that supercronic read."""
+    """CronSim's steps through the calendar, with the values that supercronic reads."""
 
     def __init__(self, times: Times, start: datetime, *, reverse: bool = False) -> None:
         super().__init__("* * * * *", start, reverse)
@@ -276,7 +276,7 @@ def _number_of(word: str, form: str, kind: _Kind) -> tuple[int, int]:
 
 
 def _workday(month: date, number: int, last: int) -> int:
-    """The day from Monday to Friday that is nearest, within the month."""
+    """Return the nearest day from Monday to Friday within the month."""
     weekday = month.replace(day=number).isoweekday()
     if weekday == 6:
         return number - 1 if number > 1 else number + 2
@@ -286,7 +286,7 @@ def _workday(month: date, number: int, last: int) -> int:
 
 
 def _plain(text: str, values: set[int], kind: Field) -> str:
-    """`text` where CronSim reads the same in it, else the values."""
+    """Return `text` if CronSim reads the same values in it, else the values."""
     with suppress(CronSimError, AssertionError):
         if kind.parse(text) == values:
             return text
@@ -294,7 +294,7 @@ def _plain(text: str, values: set[int], kind: Field) -> str:
 
 
 def _ranges(values: set[int]) -> list[str]:
-    """1, 2, 3 and 5 as 1-3 and 5."""
+    """Return 1, 2, 3 and 5 as 1-3 and 5."""
     found: list[list[int]] = []
     for value in sorted(values):
         if found and value == found[-1][-1] + 1:

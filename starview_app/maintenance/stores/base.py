@@ -1,4 +1,4 @@
-"""What an archive needs of the place it goes to."""
+"""The interface of a store for archives and backups."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 
 class StoreError(Exception):
-    """The store refused, is down or has other content; the text is one line."""
+    """The store refused, is down or has unexpected content; the text is one line."""
 
 
 class ObjectExistsError(StoreError):
-    """The name is taken; what is there was not touched."""
+    """An object of this name exists; it was not changed."""
 
 
 class ObjectMissingError(StoreError):
@@ -18,7 +18,7 @@ class ObjectMissingError(StoreError):
 
 
 class ObjectLockedError(StoreError):
-    """A rule of the store keeps the object; it was not touched."""
+    """A lock of the store keeps the object; it was not changed."""
 
 
 class ObjectWriter(Protocol):
@@ -31,36 +31,36 @@ class Listed(NamedTuple):
 
 
 class Store(Protocol):
-    """A flat set of named objects. Every method raises StoreError for what it does."""
+    """A flat set of named objects. Every method may raise StoreError."""
 
     @property
     def location(self) -> str:
-        """Which place this is, the same in every run; it holds no secret."""
+        """Return a text that identifies this store in every run, without secrets."""
 
     def writer(
         self, name: str, *, overwrite: bool = False
     ) -> AbstractContextManager[ObjectWriter]:
-        """Write one object: it is there, whole and durable, once the block has ended.
+        """Write one object, which exists, complete and durable, after the block.
 
-        When the block raises, no object is left, unless a StoreError leaves that in
-        doubt; a process that is killed may leave an unfinished one, which no reader
-        sees. A name that is taken raises ObjectExistsError, unless `overwrite` is set.
+        If the block raises, no object is left, unless a StoreError leaves that in
+        doubt. A process that is killed may leave an unfinished object, which no reader
+        sees. Raises ObjectExistsError if the name is taken, unless `overwrite` is set.
         """
 
     def read(self, name: str) -> Iterator[bytes]:
-        """The object's bytes, from the store itself, in pieces of bounded size.
+        """Yield the object's bytes in pieces of limited size, never from a cache.
 
         Raises ObjectMissingError.
         """
 
     def delete(self, name: str) -> None:
-        """Remove the object; one that is not there is no error.
+        """Remove the object; it is not an error if there is none.
 
         Raises ObjectLockedError.
         """
 
     def discard_unfinished(self, name: str) -> None:
-        """Remove what a killed writer of `name` has left."""
+        """Remove the unfinished objects that killed writers of `name` have left."""
 
     def objects(self, prefix: str = "") -> Iterator[Listed]:
-        """Every object whose name begins with `prefix`, page by page, by name."""
+        """Yield every object whose name begins with `prefix`, ordered by name."""

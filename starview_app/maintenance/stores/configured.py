@@ -8,21 +8,21 @@ from starview_app.maintenance.stores.base import Store
 from starview_app.maintenance.stores.folder import FolderStore
 from starview_app.maintenance.stores.s3 import S3Store, Variables
 
-# Jobs that write to the archive's chain of manifests must not run side by side.
+# Jobs that write to the archive's chain of manifests must not run at the same time.
 LOCK_NAME = "audit_archives"
 PREFIX = "audit-archives/"
-# A backup is not removed while it is restored.
+# A backup must not be removed while it is restored.
 BACKUP_LOCK_NAME = "database_backups"
 BACKUP_PREFIX = "database-backups/"
 
 
 def archive_store() -> Store:
-    """The separate audit bucket where there is one, a folder in development."""
+    """Return the separate audit bucket if there is one; a folder in development."""
     return _store(PREFIX, settings.AUDIT_ARCHIVE_FOLDER)
 
 
 def backup_store() -> Store:
-    """In the archive's bucket, with its key pair; a folder in development."""
+    """Return the store in the archive's bucket; a folder in development."""
     return _store(BACKUP_PREFIX, settings.DATABASE_BACKUP_FOLDER)
 
 
@@ -41,20 +41,20 @@ def _store(prefix: str, folder: Path) -> Store:
 
 
 def archive_location() -> str:
-    """Where the archives are, in the guide's words."""
+    """Return the place of the archives, in the guide's words."""
     if settings.DEBUG:
         return f"{settings.AUDIT_ARCHIVE_FOLDER.name}/ folder"
     return f'R2 bucket "{_bucket()}" in {PREFIX} folder'
 
 
 def is_public() -> bool:
-    """Whether the bucket is served to the world."""
+    """Whether the bucket is public."""
     is_served = settings.R2_PUBLIC_URL and not settings.AUDIT_R2_BUCKET_NAME
     return bool(is_served) and not settings.DEBUG
 
 
 def public_warning() -> str:
-    """What to say when the bucket is served to the world; else empty."""
+    """Return a warning if the bucket is public, or an empty string."""
     if not is_public():
         return ""
     return (
@@ -66,7 +66,7 @@ def public_warning() -> str:
 
 
 def store_in_use() -> dict[str, str]:
-    """Which bucket and key pair are in use, for the log; the pair by its variable."""
+    """Return the bucket and the variable of the key pair in use, for the log."""
     if settings.DEBUG:
         return {}
     return {"bucket": _bucket(), "keys": _variables().key_id}

@@ -20,7 +20,7 @@ _UNFINISHED = ".part"
 
 
 class FolderStore:
-    """Objects are files of `folder`, which is made when the first one is written."""
+    """Objects are files in `folder`, which is created when the first one is written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -31,7 +31,7 @@ class FolderStore:
 
     @contextmanager
     def writer(self, name: str, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-        """Write aside, fsync, then link into place, which never overwrites."""
+        """Write to another name, fsync, then link, which never overwrites."""
         with self._errors(name):
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor, aside = tempfile.mkstemp(
@@ -68,7 +68,7 @@ class FolderStore:
     def discard_unfinished(self, name: str) -> None:
         with self._errors(name):
             for path in self._files():
-                # mkstemp's own part of the name holds no point.
+                # The part of the name that mkstemp adds has no dot.
                 if re.fullmatch(rf"\.{re.escape(name)}\.[^.]+\.part", path.name):
                     path.unlink()
 
@@ -87,7 +87,7 @@ class FolderStore:
         return path.name.startswith(".") and path.suffix == _UNFINISHED
 
     def _sync_folder(self) -> None:
-        """Make a new or removed name survive a power cut."""
+        """Make the creation or removal of a file durable."""
         if not self._folder.is_dir():
             return
         descriptor = os.open(self._folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Archives in Cloudflare R2, or any S3, through boto3 as R2 needs it."""
+"""Archives in Cloudflare R2 or any S3, through boto3 with settings that R2 needs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-# R2 wants all parts but the last of one size, 5 MiB at least, and at most 10,000: 50 GB
-# an object. The smallest, since one is held in memory.
+# R2 requires parts of equal size except the last, at least 5 MiB each, and at most
+# 10,000: 50 GB for an object. This is the smallest size, since memory holds one part.
 PART_BYTES = 5 << 20
 _READ_BYTES = 1 << 20
 _R2_HOST = ".r2.cloudflarestorage.com"
 
-# What a refusal most often means; R2 answers Unauthorized where S3 says 403.
+# The usual causes of errors; R2 answers Unauthorized where S3 answers 403.
 _HINTS = {
     "AccessDenied": "the key pair may not do this here; it needs Object Read & Write",
     "NotImplemented": "the archive needs conditional writes (If-None-Match), which R2,"
@@ -45,13 +45,13 @@ _KINDS = {
     "NoSuchKey": ObjectMissingError,
     "ObjectLockedByBucketPolicy": ObjectLockedError,
 }
-# R2's number for the same refusal, and what MinIO says of a locked object.
+# R2's number, and MinIO's text, for an object under a lock.
 _LOCKED_WORDS = ("10069", "WORM protected")
 
 
 @dataclass(frozen=True)
 class Variables:
-    """The environment variables that an operator would have to correct."""
+    """The names of the environment variables, for error messages."""
 
     key_id: str = "AWS_ACCESS_KEY_ID"
     secret: str = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - a name
@@ -62,7 +62,7 @@ class Variables:
 class S3Store:
     """Objects under `prefix` in `bucket`.
 
-    boto3 is imported at the first use: it takes longer than a job with nothing to do.
+    boto3 is imported at the first use, since that takes longer than a job without work.
     """
 
     endpoint_url: str
@@ -135,7 +135,7 @@ class S3Store:
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
-                # Anything else sends trailers that R2 refuses with Unauthorized.
+                # The default sends trailers, which R2 refuses with Unauthorized.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 connect_timeout=5,  # seconds
@@ -146,7 +146,7 @@ class S3Store:
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Turn what boto3 and urllib3 raise into one line without secrets."""
+        """Turn errors of boto3 and urllib3 into StoreErrors without secrets."""
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
         from urllib3.exceptions import HTTPError
@@ -174,7 +174,7 @@ class S3Store:
         )
 
     def _redacted(self, text: str) -> str:
-        """botocore quotes a whole request header in some errors."""
+        """Remove secrets; some of botocore's errors quote a request header."""
         for secret in (self.secret_access_key, self.access_key_id):
             text = text.replace(secret, "***")
         return re.sub(r"AWS4-HMAC\S*.*", "***", text)
@@ -192,7 +192,7 @@ class _Condition(TypedDict, total=False):
 
 
 class _Upload:
-    """One object on its way: a single PUT when it fits into a part, else parts."""
+    """The upload of one object: a single PUT if it fits into one part, else parts."""
 
     def __init__(
         self, client: S3Client, bucket: str, key: str, *, overwrite: bool
@@ -200,7 +200,7 @@ class _Upload:
         self._client = client
         self._bucket = bucket
         self._key = key
-        # With this header S3 refuses a key that exists.
+        # With this header S3 refuses to overwrite an object.
         self._condition: _Condition = {} if overwrite else {"IfNoneMatch": "*"}
         self._buffer = bytearray()
         self._upload_id = ""
@@ -209,17 +209,18 @@ class _Upload:
     def write(self, data: bytes) -> None:
         self._buffer += data
         while len(self._buffer) > PART_BYTES:
-            # The rest is small, the part is not: it is copied once.
+            # Copy the rest, which is small, and not the part.
             rest = self._buffer[PART_BYTES:]
             del self._buffer[PART_BYTES:]
             part, self._buffer = bytes(self._buffer), rest
             self._send_part(part)
 
     def finish(self) -> None:
-        """Complete the object; a taken key is refused, unless `overwrite` is set.
+        """Complete the object. Raises ObjectExistsError unless `overwrite` is set.
 
-        boto3 repeats a request whose answer was lost, and is then refused for the very
-        object that it wrote: one with the entity tag of what was sent is ours.
+        If the answer to a request is lost, boto3 repeats it, and S3 refuses because of
+        the object that the first request wrote. So an object with the entity tag of the
+        data that was sent is not an error.
         """
         from botocore.exceptions import ClientError
 
@@ -253,21 +254,21 @@ class _Upload:
         )
 
     def _is_ours(self) -> bool:
-        """Whether the object has the entity tag, an MD5, of what was sent."""
+        """Whether the object has the entity tag, an MD5, of the data that was sent."""
         sums = [bytes.fromhex(part["ETag"].strip('"')) for part in self._parts]
         content = b"".join(sums) if self._upload_id else bytes(self._buffer)
         tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
         suffix = f"-{len(sums)}" if self._upload_id else ""
         try:
             found = self._client.head_object(Bucket=self._bucket, Key=self._key)
-        except Exception:  # the refusal that led here is the error to show
+        except Exception:  # the original error is shown
             return False
         return found["ETag"].strip('"') == tag + suffix
 
     def abort(self) -> None:
-        """Give up the parts sent so far; `discard_unfinished` is for what is left."""
+        """Abort the upload. `discard_unfinished` removes parts for which this fails."""
         if self._upload_id:
-            with suppress(Exception):  # the cause of the abort is the error to show
+            with suppress(Exception):  # the error that led to the abort is shown
                 self._client.abort_multipart_upload(
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )

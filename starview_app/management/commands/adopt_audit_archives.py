@@ -1,4 +1,4 @@
-"""`adopt_audit_archives`: list the archives of the web service's first version."""
+"""`adopt_audit_archives`: take the first version's archives into the chain."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Command(JobCommand):
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
-    # A dry run reads the archives as well.
+    # A dry run reads the archives too.
     needs_in_dry_run = True
     help = (
         "Lists the archives of the web service's own first version in a manifest, as"

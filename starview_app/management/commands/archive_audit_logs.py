@@ -1,4 +1,4 @@
-"""`archive_audit_logs`: options in, the guide's report out."""
+"""`archive_audit_logs`: parses the options and prints the guide's report."""
 
 import sys
 import time
@@ -41,7 +41,7 @@ SETTLED = {
     Outcome.KEPT: "kept by a lock of the bucket until that ends",
 }
 MEGABYTE = 1_000_000
-# Each needs a session of the database, and one more where there can be.
+# Each worker needs one database session, and uses a second one if it can.
 MOST_WORKERS = 64
 
 logger = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Command(JobCommand):
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
-    # A dry run lists the store: green, it means that the run would work.
+    # A dry run lists the store, so that its success means that a run would work.
     needs_in_dry_run = True
     help = (
         "Moves audit rows older than --days to JSON and TXT objects in R2, listed in a"
@@ -127,7 +127,7 @@ class Command(JobCommand):
                 sharing=_sharing(workers, should_stop) if workers else None,
             )
         finally:
-            # However it ends: what is archived is archived.
+            # Also after an error, since the archived rows stay archived.
             if self._bar is not None:
                 self._bar.close()
             if self._archived:
@@ -164,11 +164,11 @@ class Command(JobCommand):
         return "Production mode: Archives will be stored in R2"
 
     def _start_progress(self, count: int) -> None:
-        """A bar for a person at a terminal; a log gets a line for each segment."""
+        """Show a progress bar on a terminal; elsewhere a line for each segment."""
         if count and not self._dry_run and sys.stderr.isatty():
             from tqdm import tqdm
 
-            tqdm.monitor_interval = 0  # no thread beside the one that handles signals
+            tqdm.monitor_interval = 0  # tqdm must not start a thread
             self._bar = tqdm(total=count, unit=" rows", dynamic_ncols=True)
 
     def _show_progress(self, count: int, size_bytes: int) -> None:
@@ -188,21 +188,21 @@ class Command(JobCommand):
 def _sharing(workers: int, should_stop: ShouldStop) -> Sharing:
     def start(part: Part, heard: Callable[[int], None]) -> None:
         if workers == 1:
-            return  # the process that is here already
+            return  # this process does the work alone
 
         def do(tell: Callable[[int], None]) -> None:
             _help(part, tell)
 
         for code in in_processes(workers, do, heard, should_stop):
             if code:
-                # What it has left is done by the others.
+                # Other workers archive what this one has left.
                 logger.warning("worker_ended", exit_code=code)
 
     return Sharing(start, archive_store)
 
 
 def _help(part: Part, tell: Callable[[int], None]) -> None:
-    """One worker's life, in its own process."""
+    """Do the work of one helper, in its own process."""
 
     def cancel_query() -> None:
         if connection.connection:

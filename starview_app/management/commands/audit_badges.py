@@ -1,4 +1,4 @@
-"""`audit_badges`: the report of the badges, and the two options that change them."""
+"""`audit_badges`: prints the audit of the badges; two options correct them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _RULE = "=" * 70
 
 
 class Command(JobCommand):
-    # It is a preview unless told otherwise.
+    # Without --fix and --award it is a preview.
     has_dry_run = False
     help = (
         "Compares the badges of all users with the rules. Without --fix or --award it"
@@ -66,7 +66,7 @@ class Command(JobCommand):
 
 
 class _Printer:
-    """The job's events in the words of the web service's own audit."""
+    """Prints the job's events in the words of the web service's own audit."""
 
     def __init__(
         self, write: Callable[[str], None], *, fix: bool, award: bool, user: str | None
@@ -99,7 +99,7 @@ class _Printer:
                     *self._findings("invalid", "badges found", revoked, invalid),
                     *self._findings("missing", "badges", awarded, missing),
                 )
-                # At once: each write is looked through for secrets.
+                # In one write, since each write is searched for secrets.
                 self._write("\n".join(lines))
 
     def finish(self, result: JobResult) -> None:
@@ -168,7 +168,7 @@ class _Printer:
 def _reason(finding: Finding) -> str:
     if finding.needs_percent is None:
         return f"Has {finding.amount} {finding.measure}, needs {finding.needs}"
-    # Rounded down: what is just below the limit must not look as if on it.
+    # Rounded down: a number just below the limit must not look as if it reached it.
     percent = Decimal(finding.percent).quantize(Decimal("0.1"), ROUND_DOWN)
     return (
         f"Has {finding.amount} reviews with {percent}% upvotes, needs {finding.needs}"

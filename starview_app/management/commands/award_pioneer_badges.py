@@ -1,4 +1,4 @@
-"""`award_pioneer_badges`: the first members, and who of them gets the badge."""
+"""`award_pioneer_badges`: awards the Pioneer badge to the first members."""
 
 from typing import Any
 

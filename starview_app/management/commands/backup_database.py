@@ -1,4 +1,4 @@
-"""`backup_database`: one backup of PostgreSQL to the store, or proof of the newest."""
+"""`backup_database`: makes a backup of PostgreSQL, or proves the newest by a drill."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`catch_up`: run what was due and was not done."""
+"""`catch_up`: runs missed and failed slots, and announces the news."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +110,7 @@ class Command(OneLineCommand):
             )
             if code:
                 logger.warning("run_failed", job=state.job, exit_code=code)
-            is_claimed = code != exits.UNCLAIMED  # else the database was away
+            is_claimed = code != exits.UNCLAIMED  # otherwise the database was away
             if code and is_claimed and not launcher.should_stop:
                 _record_if_unbegun(state, code, started_at)
 
@@ -147,7 +147,7 @@ def _record_tick(
 
 @contextmanager
 def _telling_an_outage() -> Iterator[None]:
-    """Between two jobs nobody else would notice that the database is away."""
+    """Announce an outage of the database that catch-up itself notices."""
     try:
         yield
     except DatabaseError as error:
@@ -157,7 +157,7 @@ def _telling_an_outage() -> Iterator[None]:
 
 
 def _record_if_unbegun(state: SlotState, code: int, started_at: datetime) -> None:
-    """So that a line that can never start its job is not tried in silence for ever."""
+    """Record a line that did not start its job, so that its failures are counted."""
     request = RunRequest(
         state.job,
         redact(state.schedule.command),

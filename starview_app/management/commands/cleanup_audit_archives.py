@@ -1,4 +1,4 @@
-"""`cleanup_audit_archives`: remove archives that have been kept long enough."""
+"""`cleanup_audit_archives`: removes archives that were kept long enough."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`cleanup_email_suppressions`: the clean-up, then the weekly report by mail."""
+"""`cleanup_email_suppressions`: does the clean-up, then mails the weekly report."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -136,12 +136,12 @@ class Command(JobCommand):
     def _send_report(
         self, recipients: list[str], now: datetime, result: JobResult
     ) -> None:
-        """Mail what the tables say after the clean-up, once."""
+        """Mail the report on the tables after the clean-up, in one attempt."""
         to = ", ".join(recipients)
         if self._dry_run:
             self.stdout.write(f"\nDry run: the email report would go to {to}")
             return
-        # Imported here: what mail needs takes longer than a clean-up without a report.
+        # Imported here, since it takes longer than a clean-up without a report.
         from starview_app.maintenance import ses
 
         report = _health_report(now, result)
@@ -165,7 +165,7 @@ def _last_bounce(bounce: job.SoftBounce) -> str:
 
 
 def _pages(now: datetime) -> dict[str, str]:
-    """The page about all jobs; the mail goes without it rather than not at all."""
+    """Return the report page; empty after an error, so that the mail is sent anyway."""
     from starview_app.maintenance.history import page
     from starview_app.maintenance.history.report import collect
 
@@ -177,7 +177,7 @@ def _pages(now: datetime) -> dict[str, str]:
 
 
 def _health_report(now: datetime, cleaned: JobResult | None) -> "RenderedReport":
-    """What the tables say at `now`, after the clean-up if there was one."""
+    """Write the report on the tables at `now`, after the clean-up if there was one."""
     from starview_app.maintenance.jobs.email_suppressions import health
 
     changes = None

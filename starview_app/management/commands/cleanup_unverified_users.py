@@ -1,4 +1,4 @@
-"""`cleanup_unverified_users`: options in, the guide's report out."""
+"""`cleanup_unverified_users`: parses the options and prints the guide's report."""
 
 from datetime import datetime
 from typing import Any
@@ -47,7 +47,7 @@ class Command(JobCommand):
 
 
 class _Printer:
-    """The job's events in the guide's words."""
+    """Prints the job's events in the guide's words."""
 
     def __init__(self, write: Any, *, now: datetime, days: int) -> None:
         self._write = write
@@ -67,7 +67,7 @@ class _Printer:
                 else:
                     self._write("No unverified users found to delete.")
             case job.Listed(accounts):
-                # One text: each write passes through two processes.
+                # In one write, since each write passes through two processes.
                 self._write("\n".join(map(self._listed, accounts)))
             case job.Deleting():
                 self._write("\nDeleting unverified users...")
@@ -107,7 +107,7 @@ class _Printer:
             self._print_kept(self._kept)
 
     def _print_kept(self, kept: job.Kept) -> None:
-        """Up to 20 names, then numbers."""
+        """Print up to 20 names, then the numbers by reason."""
         total = sum(kept.by_reason.values())
         reasons = (
             f"{one_line(name)} {count}" for name, count in kept.by_reason.items()

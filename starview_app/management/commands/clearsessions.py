@@ -1,4 +1,4 @@
-"""`clearsessions`, in place of Django's, which does nothing for sessions in Redis."""
+"""`clearsessions`: replaces Django's, which does nothing for sessions in Redis."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`diagnose_db`: what somebody needs at 3 a.m. who has no shell on the server."""
+"""`diagnose_db`: shows the state of the database, without a shell on its server."""
 
 import json
 from collections.abc import Iterable
@@ -68,7 +68,7 @@ class Command(OneLineCommand):
 
 
 def _situation() -> Situation:
-    """With the ages of the crontab's own lines."""
+    """Return the input of the checks, with the options of the crontab's lines."""
     return Situation(
         now=timezone.now(),
         host=str(connection.settings_dict["HOST"]),

@@ -1,4 +1,4 @@
-"""`export_schedule`: the crontab as Render, Kubernetes or systemd want it."""
+"""`export_schedule`: prints the crontab as files for Render, Kubernetes or systemd."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`jobs`: the jobs of the crontab and their runs, as Render's dashboard shows them."""
+"""`jobs`: shows the jobs of the crontab and their runs, and runs or pauses a job."""
 
 import os
 import re
@@ -73,7 +73,7 @@ _SUBCOMMANDS = {
 
 @dataclass(frozen=True)
 class _Report:
-    """What a subcommand says: `facts` as JSON, or the same as lines for people."""
+    """The output of a subcommand: `facts` as JSON, or the same as lines for people."""
 
     facts: dict[str, Any]
     lines: Sequence[str] = field(default_factory=list)
@@ -200,7 +200,7 @@ class Command(OneLineCommand):
         with _stdout_is_for_the_report(as_json), launcher.passing_signals_on():
             exit_code = launcher.run(line, variables)
         record = None
-        with suppress(DatabaseError):  # the run has reported it, and ended as it did
+        with suppress(DatabaseError):  # the run itself has reported the outage
             if as_json:
                 record = history.last_manual_run(
                     line.job, host=socket.gethostname(), since=now, now=timezone.now()
@@ -254,7 +254,7 @@ class Command(OneLineCommand):
         return _Report(facts, ["; ".join([text, *backups, *failing])])
 
     def _report(self, *, html: Path, now: datetime, **options: Any) -> _Report:
-        # Imported here: Django's templates take longer than any other subcommand.
+        # Imported here, since Django's templates take longer than other subcommands.
         from starview_app.maintenance.history import page
         from starview_app.maintenance.history.report import collect
 
@@ -324,7 +324,7 @@ def _add_json(parser: CommandParser, *, default: Any) -> None:
 
 
 def _run_key(text: str) -> str:
-    """An argparse type: a run's number, or 12 digits or more of its id."""
+    """An argparse type: a run's number, or at least 12 digits of its id."""
     is_number = text.isascii() and text.isdigit() and len(text) <= 19
     if not is_number and not _RUN_ID.fullmatch(text):
         raise ArgumentTypeError(
@@ -335,11 +335,11 @@ def _run_key(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """An argparse type: a moment in the future that a pause may end at."""
+    """An argparse type: the end of a pause, a moment in the future."""
     layout = "%Y-%m-%dT%H:%M" if "T" in text else "%Y-%m-%d"
     try:
         moment = datetime.strptime(text, layout).replace(tzinfo=UTC)
-        if moment.strftime(layout) != text:  # strptime also reads T1:5
+        if moment.strftime(layout) != text:  # strptime also accepts T1:5
             raise ValueError
     except ValueError:
         raise ArgumentTypeError(
@@ -355,7 +355,7 @@ def _moment(text: str) -> datetime:
 
 @contextmanager
 def _stdout_is_for_the_report(is_so: bool) -> Iterator[None]:
-    """What the job writes on stdout goes to stderr meanwhile."""
+    """If `is_so`, send to stderr what the job writes to stdout while the block runs."""
     if not is_so:
         yield
         return

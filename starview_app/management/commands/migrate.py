@@ -1,4 +1,4 @@
-"""Django's `migrate`, which here never touches the web service's tables."""
+"""Django's `migrate`, limited so that it never changes the web service's tables."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from starview_app.maintenance.apps import MaintenanceConfig
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.running.command import OneLineCommand
 
-# Recorded among the applied migrations before the first table is made, so that a
-# `migrate` that was killed half-way can be run again. It is no migration: one that
-# comes before all others would make the web service's own history inconsistent.
+# Recorded among the applied migrations before the first table is created, so that a
+# `migrate` that was killed can be run again. There is no migration of this name: one
+# before all others would make the web service's history inconsistent.
 STANDALONE_MARK = ("starview_app", "standalone_database")
 
 
@@ -36,12 +36,12 @@ class Command(OneLineCommand, migrate.Command):
         if options["app_label"] == MaintenanceConfig.label:
             if options["migration_name"] or options["plan"] or options["fake"]:
                 raise CommandError("'migrate maintenance' takes no other option")
-            # Django's own would also write content types of the web service's models.
+            # Django's `migrate` would also write content types of other models.
             is_new = create_own_tables()
             self.stdout.write("Made maintenance_*" if is_new else "Nothing to do")
             return
         self._mark_or_refuse(options["database"])
-        # Sent with the plan, before its first step.
+        # The signal comes with the plan, before its first step.
         if not yes_drop:
             pre_migrate.connect(_refuse_to_drop)
         try:

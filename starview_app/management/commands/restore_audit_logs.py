@@ -1,4 +1,4 @@
-"""`restore_audit_logs`: bring archived rows back into the table."""
+"""`restore_audit_logs`: restores archived rows to the table."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,11 +17,11 @@ from starview_app.maintenance.stores.configured import (
 
 
 class Command(JobCommand):
-    # What an archive run moves out meanwhile would be neither here nor there.
+    # An archive run at the same time could remove rows that were just restored.
     lock_name = LOCK_NAME
     keeps_records = True
     needs = (ARCHIVE,)
-    # A dry run reads the archive as well.
+    # A dry run reads the archive too.
     needs_in_dry_run = True
     help = (
         "Brings archived audit rows back with their ids and all fields unchanged, from"

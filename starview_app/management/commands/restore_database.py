@@ -1,4 +1,4 @@
-"""`restore_database`: a backup into an empty database of the same server."""
+"""`restore_database`: restores a backup into an empty database of the same server."""
 
 from typing import Any
 

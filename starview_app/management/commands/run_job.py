@@ -1,4 +1,4 @@
-"""`run_job COMMAND [ARGS]`: any management command as a run that is recorded."""
+"""`run_job COMMAND [ARGS]`: runs any management command as a recorded run."""
 
 import sys
 from argparse import REMAINDER
@@ -38,7 +38,7 @@ class Command(OneLineCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         if len(argv) < 3 or argv[2].startswith("-"):
-            super().run_from_argv(argv)  # ends with the help, or the error
+            super().run_from_argv(argv)  # exits after the help or the error
             return
         program, _, name, *arguments = argv
         command = self._find(name)
@@ -47,7 +47,7 @@ class Command(OneLineCommand):
             command.run_from_argv([program, name, *arguments])
             return
         request = take_request(name, arguments, now=timezone.now())
-        if command or request.slot:  # a slot that fails is recorded, and heard of
+        if command or request.slot:  # a failed slot must be recorded and announced
             watcher = fork_run(request)
             if watcher:
                 sys.exit(watcher.watch())
@@ -76,7 +76,7 @@ class Command(OneLineCommand):
 
         try:
             with reporting_errors():
-                # A command that is not ours asks nobody whether it should stop.
+                # Other commands do not check whether they should stop: no grace.
                 work(request.job, do, name=argv[1], grace_seconds=0.0)
         except JobIsRunningError as error:
             report(refused=True)
@@ -91,7 +91,7 @@ class Command(OneLineCommand):
 
 
 def _report_errors_of(command: BaseCommand) -> None:
-    """Its `run_from_argv` makes an exit code of some errors."""
+    """Report the command's errors before `run_from_argv` turns some into exit codes."""
     execute = command.execute
 
     def execute_and_report(*args: Any, **options: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""`run_maintenance`: the jobs of the crontab, one after the other, now."""
+"""`run_maintenance`: runs the jobs of the crontab now, one after the other."""
 
 import time
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Command(OneLineCommand):
             )
 
     def _run(self, lines: Sequence[ScheduledJob]) -> dict[str, int]:
-        """The exit code of each job that was begun."""
+        """Run the lines, and return the exit code of each job that was begun."""
         launcher = Launcher()
         codes: dict[str, int] = {}
         rows = [("JOB", "OUTCOME", "SECONDS")]
@@ -91,7 +91,7 @@ class Command(OneLineCommand):
                     break
                 name = one_line(line.name)
                 self.stdout.write(f"== {name} ({number} of {len(lines)})")
-                self.stdout.flush()  # the job writes by itself
+                self.stdout.flush()  # before the output of the job
                 started = time.monotonic()
                 code = launcher.run(line, environment_of(JobRun.Trigger.MANUAL))
                 seconds = f"{time.monotonic() - started:.1f}"

@@ -1,4 +1,4 @@
-"""`send_analytics_report`: the figures of the last week or month, by mail."""
+"""`send_analytics_report`: mails the figures of the last week or month."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +85,7 @@ class Command(JobCommand):
                 "the analytics report has nobody to go to HINT: set ADMIN_EMAIL, or"
                 " name an address with --to"
             )
-        # Imported here, as the rest of what costs time: --help shall be quick.
+        # Imported here, like other slow imports, so that --help is quick.
         from starview_app.maintenance.jobs.analytics import send
 
         result = send.send_analytics_report(
@@ -164,7 +164,7 @@ def _written(analytics: "Analytics") -> "Mail":
 
 
 def _open_store() -> Store:
-    """The archive's; raises JobError where its variables are not complete."""
+    """Return the archive's store. Raises JobError if a variable is missing."""
     if problems := settings.ENVIRONMENT.problems_for(ARCHIVE):
         raise JobError(f"the archive is not set up: {problems[0]}"[:_LONGEST_REASON])
     from starview_app.maintenance.stores.configured import archive_store
@@ -173,7 +173,7 @@ def _open_store() -> Store:
 
 
 def _check_writable(path: Path) -> None:
-    """Before minutes of reading go into it."""
+    """Raise an error before minutes are spent on a report that cannot be written."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise JobError(
             f"{path} cannot be written: it is a folder, or its folder is not there"

@@ -1,4 +1,4 @@
-"""`setup_google_oauth`: the web service's sign-in with Google, from the environment."""
+"""`setup_google_oauth`: sets up the web service's sign-in from the environment."""
 
 from argparse import ArgumentTypeError
 from typing import Any
@@ -16,7 +16,7 @@ _CALLBACK = "/accounts/google/login/callback/"
 
 
 def domain(text: str) -> str:
-    """An argparse type: a host name, with its port or without."""
+    """An argparse type: a host name, with or without a port."""
     if host_problem(text) or text.startswith(("*", ".")) or len(text) > 100:
         raise ArgumentTypeError(
             f"{text!r} is not a host name; write it without https:// and path"

@@ -1,4 +1,4 @@
-"""`verify_audit_archives`: is every archived object still what was archived?"""
+"""`verify_audit_archives`: checks that the objects are those that were archived."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""`wait_for_database`: the entrypoint's bounded wait before anything else runs."""
+"""`wait_for_database`: waits, for a limited time, before anything else runs."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from starview.database import UnusableDatabaseError
 from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.running.command import OneLineCommand, whole_number
 
-# What waiting does not mend.
+# Errors for which waiting does not help.
 PERMANENT = (
     "does not exist",
     "authentication failed",

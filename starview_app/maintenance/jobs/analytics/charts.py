@@ -1,7 +1,8 @@
-"""Bar charts as PNG: no e-mail program shows SVG. Imported when a report is made.
+"""Bar charts as PNG, since e-mail programs do not show SVG.
 
-pygal lays the bars out, resvg makes pixels of them, with a font that comes as a wheel:
-together 5 MB, and nothing of the system's.
+pygal draws the SVG, resvg renders it, with a font that is installed as a wheel:
+together 5 MB, without system packages. The import is slow, so only a report imports
+this.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import pygal
 import resvg_py
 from pygal.style import Style
 
-# For its maps, which nobody draws here, pygal adds a finder of a kind that Python has
-# given up: every later import would warn of it.
+# For its maps, which are not used here, pygal adds an import finder of a deprecated
+# kind, of which Python would warn at every later import.
 sys.meta_path[:] = [
     finder
     for finder in sys.meta_path
     if not isinstance(finder, pygal.PluginImportFixer)
 ]
 
-WIDTH, HEIGHT = 520, 260  # shown up to 608 wide; on a telephone the text stays legible
-SCALE = 2  # pixels for each, for screens that have them
-MOST_VALUES_PRINTED = 8  # of a series; more would overlap
+WIDTH, HEIGHT = 520, 260  # shown up to 608 wide; the text is still legible on a phone
+SCALE = 2  # pixels per unit, for screens with a high resolution
+MOST_VALUES_PRINTED = 8  # in a series; more would overlap
 _FONT = "Lato"
 _FONT_FILES = [
     str(Path(font_lato.font_directory) / f"Lato-{face}.ttf")
@@ -55,7 +56,7 @@ _STYLE = Style(
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture; `alt` says what it shows to who does not see it."""
+    """One picture; `alt` is the text for readers who cannot see it."""
 
     name: str
     title: str
@@ -64,7 +65,7 @@ class Chart:
 
     @property
     def content_id(self) -> str:
-        """What the HTML calls it, within one mail."""
+        """The picture's name in the HTML, unique within one mail."""
         return f"{self.name}@starview"
 
 
@@ -75,7 +76,7 @@ def bar_chart(
     labels: Sequence[str],
     series: Sequence[tuple[str, Sequence[int]]],
 ) -> Chart:
-    """Bars side by side, one of each series for a label."""
+    """Draw bars side by side: for each label, one of each series."""
     most = max((value for _, values in series for value in values), default=0)
     prints = len(labels) <= MOST_VALUES_PRINTED
     chart = pygal.Bar(
@@ -92,7 +93,7 @@ def bar_chart(
         print_values_position="top",
         print_zeroes=False,
         truncate_label=-1,
-        # Whole numbers of things: never half a sign-up on the axis.
+        # At least 0 to 4, so that the axis has whole numbers only.
         range=(0, max(most * 1.08, 4)),
         min_scale=2,
         max_scale=4,

@@ -1,7 +1,7 @@
-"""What is counted, in one statement for each group, from the web service's tables.
+"""The figures from the web service's tables, in one statement for each group.
 
-Both periods are counted at once: from `start` up to, not with, `end`, and from `before`
-up to `start`. System accounts are no members.
+Each statement counts both periods: from `start` to `end` (exclusive), and from `before`
+to `start` (exclusive). System accounts do not count as members.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starview_app.maintenance.text import one_line
 
 @dataclass(frozen=True)
 class Figure:
-    """One count of the period and of the one before; None where it is not known."""
+    """One count for the period and for the one before; None if it is not known."""
 
     name: str
     this: int | None
@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Standing:
-    """What there is at the moment of the report, in whichever period it came."""
+    """Totals at the time of the report, of any period."""
 
     accounts: int
     verified: int
@@ -48,7 +48,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class JobFigures:
-    """What one job did: its runs, those that failed, and what it counted."""
+    """One job's runs, failed runs and counts."""
 
     job: str
     runs: Figure
@@ -57,7 +57,7 @@ class JobFigures:
 
 
 def within(column: str, *, where: str = "TRUE") -> str:
-    """SQL: two counts, of the period and of the one before."""
+    """SQL: two counts, for the period and for the one before."""
     return f"""
         count(*) FILTER (
             WHERE {where} AND {column} >= %(start)s AND {column} < %(end)s
@@ -107,7 +107,7 @@ _SIGN_UPS = f"""
         AND {_MEMBER}
         AND {_IS_VERIFIED}
 """
-# Each of these is something that a member did by hand.
+# Actions of a member, each of which makes the member active.
 _DONE = (
     ("auth_user", "id", "last_login"),
     ("starview_app_location", "added_by_id", "created_at"),
@@ -125,7 +125,7 @@ _EVERYTHING_DONE = "\nUNION ALL\n".join(
     f" WHERE {at} >= %(before)s AND {at} < %(end)s"
     for table, member, at in _DONE
 )
-# A log-in that is not a member's last one is in the audit log, by (-timestamp, type).
+# Log-ins before a member's last one are in the audit log; uses (-timestamp, type).
 _ACTIVE = f"""
     WITH done AS (
         {_EVERYTHING_DONE}
@@ -193,14 +193,14 @@ _STANDING = f"""
         (SELECT count(*) FROM starview_email_complaint WHERE NOT reviewed),
         (SELECT count(*) FROM starview_email_suppression WHERE is_active)
 """
-# The day is UTC's, as the connection's time zone is.
+# Days are those of UTC, which is the connection's time zone.
 _BY_DAY = f"""
     SELECT (date_joined AT TIME ZONE 'UTC')::date, count(*)
     FROM auth_user AS member
     WHERE date_joined >= %(before)s AND date_joined < %(end)s AND {_MEMBER}
     GROUP BY 1
 """
-# Ticks of catch-up are no runs, and one that was skipped did nothing.
+# Without ticks of catch-up, which are not runs, and without skipped runs.
 _RUNS = f"""
     SELECT
         job,
@@ -247,12 +247,12 @@ _COUNTS = """
 
 
 def sign_ups(period: Period) -> list[Figure]:
-    """Sign-ups, and how many of them are verified."""
+    """Count sign-ups, and how many of them are verified."""
     return _figures(_SIGN_UPS, period)
 
 
 def active(period: Period, archived_logins: tuple[Set[int], Set[int]]) -> Figure:
-    """Who did something; `archived_logins` are ids that only the archive has."""
+    """Count active members; `archived_logins` are ids that only the archive has."""
     this, before = map(list, archived_logins)
     parameters = {"archived_this": this, "archived_before": before}
     ((in_this, in_before),) = _rows(_ACTIVE, period, **parameters)
@@ -264,7 +264,7 @@ def community(period: Period) -> list[Figure]:
 
 
 def mail(period: Period) -> list[Figure]:
-    """Bounces by type, of which those that this image knows are always there."""
+    """Count bounces by type; types that this image knows are always listed."""
     found = {figure.name: figure for figure in _figures(_MAIL, period)}
     bounces = [found.pop(name, Figure(name, 0, 0)) for name in _BOUNCES]
     rest = [found.pop(name) for name in ("complaints", "suppressions added")]
@@ -278,7 +278,7 @@ def standing() -> Standing:
 
 
 def sign_ups_by_day(period: Period) -> tuple[list[int], list[int]]:
-    """Of each day of the period, and of each day of the one before."""
+    """Return the counts for each day of the period, and of the one before."""
     found = dict(_rows(_BY_DAY, period))
     this, before = (
         [found.get(day.date(), 0) for day in days]
@@ -288,7 +288,7 @@ def sign_ups_by_day(period: Period) -> tuple[list[int], list[int]]:
 
 
 def maintenance(period: Period) -> list[JobFigures]:
-    """Each job that ran, by name; none where this image has no tables yet."""
+    """Return each job that ran, by name; none if the tables do not exist yet."""
     if not has_table("maintenance_jobrun"):
         return []
     counts: dict[str, list[Figure]] = {}

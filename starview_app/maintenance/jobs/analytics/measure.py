@@ -1,4 +1,4 @@
-"""Everything that a report says, measured at one moment."""
+"""Measures all the figures of a report at one moment."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.models import SentReport
 from starview_app.maintenance.own_tables import has_table
 
-# From one transaction, which the archive's moves, made meanwhile, do not show in.
+# One snapshot, in which rows that are archived meanwhile are still in the table.
 _ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
-# As the web service's own digest: a number above it is a warning.
+# The limit of the web service's own digest: a higher number is a warning.
 MOST_PENDING_REPORTS = 10
 MOST_UNVERIFIED_LOCATIONS = 50
 MOST_HARD_BOUNCES = 100
@@ -39,7 +39,7 @@ StoredFigures = dict[str, dict[str, int | None]]
 
 @dataclass(frozen=True)
 class Limit:
-    """A number that is a warning when it is above `most`; `advice` is what to do."""
+    """A number that is a warning if it is above `most`; `advice` is what to do then."""
 
     name: str
     number: int
@@ -62,7 +62,7 @@ class Analytics:
     maintenance: tuple[JobFigures, ...]
     standing: Standing
     sign_ups_by_day: tuple[list[int], list[int]]
-    # Whether the period before is as its own report has measured it.
+    # Whether the figures of the period before are those of its own report.
     is_before_remembered: bool = False
 
     @property
@@ -111,7 +111,7 @@ class Analytics:
 
     @property
     def stored(self) -> StoredFigures:
-        """What the next report compares with."""
+        """The figures with which the next report compares."""
         groups: dict[str, Iterable[Figure]] = {
             "members": self.members,
             "community": self.community,
@@ -127,7 +127,7 @@ class Analytics:
 def measure(
     *, now: datetime, period: Period, open_store: OpenStore, should_stop: ShouldStop
 ) -> Analytics:
-    """Only read, all of it as it is at one moment; raises StopRequested."""
+    """Measure everything in one snapshot; changes nothing. Raises StopRequested."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(_ONE_MOMENT)
@@ -182,9 +182,10 @@ def _compared(
     *,
     only_if: Callable[[Figure], bool] = lambda figure: True,
 ) -> tuple[Figure, ...]:
-    """With the period before as it was measured when it was over.
+    """Replace the figures of the period before by those of its own report, if known.
 
-    Accounts that never verified, and bounces, are not there any more later on.
+    Unverified accounts and bounces are deleted after a while, so counting them later
+    gives smaller numbers.
     """
     numbers = known.get(group, {})
     return tuple(

@@ -16,7 +16,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Period:
-    """From `start` up to, not with, `end`; both midnights of UTC."""
+    """From `start` to `end` (exclusive); both are midnights of UTC."""
 
     kind: Kind
     start: datetime
@@ -24,7 +24,7 @@ class Period:
 
     @property
     def before(self) -> Period:
-        """The period that ends where this one starts."""
+        """The period that ends at the start of this one."""
         return last_whole(self.kind, self.start)
 
     @property
@@ -34,7 +34,7 @@ class Period:
 
     @property
     def name(self) -> str:
-        """As people call it: `week 47 of 2026`, `October 2026`."""
+        """The period's name: `week 47 of 2026`, `October 2026`."""
         if self.kind is Kind.WEEK:
             year, week, _ = self.start.isocalendar()
             return f"week {week} of {year}"
@@ -42,20 +42,20 @@ class Period:
 
     @property
     def short_name(self) -> str:
-        """For the head of a column: `week 47`, `Oct 2026`."""
+        """The name for the head of a column: `week 47`, `Oct 2026`."""
         if self.kind is Kind.WEEK:
             return f"week {self.start.isocalendar().week}"
         return f"{self.start:%b %Y}"
 
     def __str__(self) -> str:
-        """Its days, both included."""
+        """The first and the last day, both inclusive."""
         return f"{self.start:%Y-%m-%d} to {self.end - _DAY:%Y-%m-%d}"
 
 
 def last_whole(kind: Kind, now: datetime) -> Period:
-    """The last ISO week (from Monday) or calendar month that is over at `now`.
+    """Return the last ISO week (from Monday) or calendar month that is over at `now`.
 
-    One that ends at `now` is over.
+    A period that ends exactly at `now` is over.
     """
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if kind is Kind.WEEK:

@@ -1,8 +1,8 @@
-"""Security events by type: from the audit log, and from the archive for the rest.
+"""Security events by type, from the audit log and, for archived rows, the archive.
 
-The archive's objects are read in a stream, and count only when their bytes have the
-hash that the chain of manifests lists. Nothing here fails the report: what cannot be
-read is not known, with the reason.
+The archive's objects are read as streams, and count only if their bytes have the hash
+in the chain of manifests. An error here does not fail the report: the numbers are then
+unknown, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ALWAYS_SHOWN = (
 LOGIN = "login_success"
 MOST_TYPES = 40
 BATCH_ROWS = 5_000
-OTHER_LINES = 2  # an object's head and tail
+OTHER_LINES = 2  # the head and the tail of an object
 
 _EVENTS = f"""
     SELECT event_type, {within("timestamp")}
@@ -63,7 +63,7 @@ _EVENTS = f"""
     WHERE timestamp >= %(before)s AND timestamp < %(end)s
     GROUP BY event_type
 """
-# A row dated before 1900 is a slip, and never archived.
+# Rows with a date before 1900 are mistakes, and are never archived.
 _OLDEST = """
     SELECT min(timestamp)
     FROM starview_app_auditlog
@@ -90,12 +90,12 @@ _NOT_ROWS = (
 )
 
 OpenStore = Callable[[], Store]
-Event = tuple[int, datetime, str, int | None]  # id, moment, type, who logged in
+Event = tuple[int, datetime, str, int | None]  # id, moment, type, id of a log-in's user
 
 
 @dataclass
 class Tally:
-    """Of one period: events by type, and whose log-ins the archive has."""
+    """The events of one period by type, and the users with archived log-ins."""
 
     events: Counter[str] = field(default_factory=Counter)
     logins: set[int] = field(default_factory=set)
@@ -103,13 +103,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Security:
-    """Each type of event, and in words where the numbers come from."""
+    """The events by type, and a text about the source of the numbers."""
 
     events: tuple[Figure, ...]
     notes: tuple[str, ...]
-    # Ids of accounts with a log-in that is in the archive only: this period, before.
+    # Ids of accounts with a log-in that only the archive has: (this period, before).
     archived_logins: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
-    # Periods of which the archive could not be read.
+    # Periods for which the archive could not be read.
     unknown: tuple[Period, ...] = ()
 
     def figure(self, name: str) -> Figure:
@@ -118,7 +118,7 @@ class Security:
 
     @property
     def none(self) -> tuple[int | None, int | None]:
-        """What a type without an event has: 0, where that is known."""
+        """The numbers of a type without events: 0, or None if the period is unknown."""
         known = self.events[0] if self.events else Figure("", 0, 0)
         return (
             None if known.this is None else 0,
@@ -129,10 +129,10 @@ class Security:
 def security_events(
     period: Period, *, open_store: OpenStore, should_stop: ShouldStop
 ) -> Security:
-    """Count both periods. To be called in a transaction that sees one moment only.
+    """Count both periods. The caller's transaction must have one snapshot.
 
-    So a row that is archived meanwhile is not counted twice. `open_store` is called
-    when the table may not have all rows; it may raise JobError.
+    Otherwise a row that is archived meanwhile could be counted twice. `open_store` is
+    called if the table may not have all rows; it may raise JobError.
     """
     counting = _Counting(period)
     counting.take_table()
@@ -150,7 +150,7 @@ class _Counting:
     period: Period
     this: Tally = field(default_factory=Tally)
     before: Tally = field(default_factory=Tally)
-    # Why a part is not known, the newest reason last.
+    # Why a period is not known, the newest reason last.
     unknown: dict[Period, str] = field(default_factory=dict)
     archived_rows: int = 0
 
@@ -203,7 +203,7 @@ class _Counting:
         seen: set[int] | None,
         should_stop: ShouldStop,
     ) -> None:
-        """Count its rows, unless it is not what was archived."""
+        """Count the object's rows, if its bytes are those that were archived."""
         pieces = bounded(store.read(entry.name), entry.size_bytes)
         most_lines = None if entry.is_adopted else entry.rows + OTHER_LINES
         source = Source(entry.name, pieces, should_stop, most_lines=most_lines)
@@ -231,7 +231,7 @@ class _Counting:
             self.archived_rows += part.events.total()
 
     def _unseen(self, batch: list[Event], seen: set[int] | None) -> list[Event]:
-        """Those of the period that neither the table nor another object has."""
+        """Return the events of the periods that were not counted elsewhere."""
         events = [
             event
             for event in batch
@@ -283,7 +283,7 @@ class _Counting:
 
 
 def _reaches_back(part: Period) -> bool:
-    """Whether rows of it may have left the table."""
+    """Whether rows of the period may have been archived."""
     with connection.cursor() as cursor:
         cursor.execute(_OLDEST)
         (oldest,) = cursor.fetchone()
@@ -300,7 +300,7 @@ def _overlaps(entry: Entry, part: Period) -> bool:
 
 
 def _overlap(entries: list[Entry]) -> bool:
-    """Whether two objects may have the same row: after a restore, for example."""
+    """Whether two objects may have the same row, for example after a restore."""
     found = sorted(
         (entry for entry in entries if kind_of(entry.name) == "json"),
         key=lambda entry: (entry.first_timestamp, entry.first_id),
@@ -316,7 +316,7 @@ def _stem(entry: Entry) -> str:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The rows of an object of ours: its head and its tail are none."""
+    """Yield the rows of an object of this project, without its head and tail."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
@@ -324,7 +324,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Raises ValueError and KeyError for what is no row."""
+    """Parse rows. Raises ValueError and KeyError for other lines."""
     for line in lines:
         row: dict[str, Any] = json.loads(line)
         moment = datetime.fromisoformat(row["timestamp"])

@@ -1,4 +1,4 @@
-"""`send_analytics_report`: measured, written and mailed, once for each period."""
+"""Measures, writes and mails the report, once for each period."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import SentReport
 
-# Waits for whoever has just written the row, and is not through with its mail.
+# Waits if another run has inserted the row and is still sending its mail.
 _CLAIM = """
     INSERT INTO maintenance_sentreport (kind, period_start, sent_at, figures)
     VALUES (%(kind)s, %(period_start)s, %(sent_at)s, %(figures)s::jsonb)
     ON CONFLICT (kind, period_start) DO {otherwise}
 """
 _NOTHING = "NOTHING"
-# The figures stay those of the first time: the later, the more rows are gone.
+# The figures of the first report are kept, since rows are deleted later.
 _AGAIN = "UPDATE SET sent_at = excluded.sent_at"
 
 Send = Callable[[Analytics], None]
@@ -39,11 +39,12 @@ def send_analytics_report(
 ) -> JobResult:
     """Have `send` mail the report of `period`, unless it was mailed before.
 
-    The row that says so is written first, the mail is sent, then the row is committed.
-    So of two runs at once one sends, and a run that fails or is killed leaves no row:
-    the next one sends. Only a crash between mail and commit sends twice.
+    A row for the period is inserted, the mail is sent, and then the row is committed.
+    So of two runs at the same time only one sends, and after a run that failed or was
+    killed the next one sends. Only a crash between the mail and the commit leads to a
+    second mail.
 
-    `send` raises JobError when it could not. Counts: sent, warnings.
+    `send` raises JobError if the mail could not be sent. Counts: sent, warnings.
     """
     result = JobResult({"sent": 0, "warnings": 0})
     if not again and sent_at(period):
@@ -64,7 +65,6 @@ def send_analytics_report(
 
 
 def sent_at(period: Period) -> datetime | None:
-    """When the report of the period was mailed."""
     sent = SentReport.objects.filter(kind=period.kind, period_start=period.start)
     return sent.values_list("sent_at", flat=True).first()
 

@@ -1,4 +1,4 @@
-"""The report as a mail: text of 80 columns, and HTML with pictures."""
+"""Writes the report as a mail: text of 80 columns, and HTML with pictures."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ _MAINTENANCE = (
 
 @dataclass(frozen=True)
 class Section:
-    """A table, perhaps below a chart: the first column is text, others are numbers."""
+    """A table, perhaps with a chart above: the first column is text, others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     notes: list[str]
     chart: Chart | None = None
-    text_width: int = 47  # characters of the first column
+    text_width: int = 47  # of the first column, in characters
     nothing: str = "none"
 
 
 @dataclass(frozen=True)
 class Mail:
-    """`subject` is one line of ASCII. The HTML names its pictures by `cid:`."""
+    """`subject` is one line of ASCII. The HTML refers to its pictures by `cid:`."""
 
     subject: str
     text: str
@@ -68,7 +68,7 @@ class Mail:
 
     @property
     def html_alone(self) -> str:
-        """With the pictures in it, for a file."""
+        """The HTML with embedded pictures, for a file."""
         html = self.html
         for chart in self.charts:
             data = base64.b64encode(chart.png).decode("ascii")
@@ -79,7 +79,7 @@ class Mail:
 
 
 def write_report(analytics: Analytics) -> Mail:
-    """Everything from outside is escaped; without pictures nothing is missing."""
+    """Write the mail. All data is escaped, and the text has all that pictures show."""
     period = analytics.period
     charts, why_no_charts = _charts(analytics)
     warnings = analytics.warnings
@@ -123,8 +123,8 @@ def _many(count: int, noun: str) -> str:
 
 
 def _charts(analytics: Analytics) -> tuple[dict[str, Chart], str]:
-    """Those that there is something to see in; or why there are none."""
-    # Imported here: it costs 0.2 s, and only a report needs it.
+    """Return the charts that are not empty, and why there are none after an error."""
+    # Imported here, since it takes 0.2 s, and only a report needs it.
     try:
         from starview_app.maintenance.jobs.analytics.charts import bar_chart
 
@@ -166,7 +166,7 @@ def _charts(analytics: Analytics) -> tuple[dict[str, Chart], str]:
             ),
         }
         return {name: chart for name, chart in found.items() if chart}, ""
-    except Exception as error:  # a picture must not cost the report
+    except Exception as error:  # an error in a picture must not fail the report
         reason = one_line(f"{type(error).__name__}: {error}")
         logger.warning("charts_not_drawn", reason=reason)
         return {}, reason
@@ -180,7 +180,7 @@ def _figures_chart(
     labels: dict[str, str],
     figures: Iterable[Figure],
 ) -> Chart | None:
-    """The period before only where it is known; no chart where the period is not."""
+    """Draw a chart, without the period before if unknown; None if the period is."""
     shown = {figure.name: figure for figure in figures if figure.name in labels}
     this = [shown[label].this for label in labels]
     before = [shown[label].before for label in labels]
@@ -195,7 +195,7 @@ def _figures_chart(
 
 
 def _with_photos(figures: Sequence[Figure]) -> list[Figure]:
-    """And both kinds of photos as one."""
+    """Add a figure for both kinds of photos together."""
     photos = [figure for figure in figures if figure.name.startswith("photos of ")]
     this = sum(figure.this or 0 for figure in photos)
     before = sum(figure.before or 0 for figure in photos)
@@ -310,7 +310,7 @@ def _job_rows(job: JobFigures) -> list[tuple[str, ...]]:
 
 
 def _by_day(analytics: Analytics) -> str:
-    """What the picture shows, in words; days without one are left out."""
+    """Return the contents of the picture as text, without days that have none."""
     days = zip(_day_labels(analytics), analytics.sign_ups_by_day[0], strict=False)
     found = [f"{day}: {number}" for day, number in days if number]
     return f"Sign-ups by day: {', '.join(found) or 'none'}."

@@ -1,1 +1,1 @@
-"""What the four commands of the audit archive share."""
+"""The audit archive: old audit rows are moved to a store, verified and restored."""

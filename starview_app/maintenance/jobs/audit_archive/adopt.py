@@ -1,8 +1,8 @@
-"""Take the archives of the web service's first version into the chain of manifests.
+"""Adopt the archives of the web service's first version into the chain of manifests.
 
-Their objects stay as they are. What they are today is recorded and listed in a
-manifest, so that verify, restore and clean-up work on them from now on; what was done
-to them before nobody can say.
+The objects are not changed. Their present contents are recorded and listed in a
+manifest, so that verify, restore and clean-up work on them from now on. Changes that
+were made to them before cannot be detected.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,13 +43,13 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store, StoreError
 
-# A name that has nothing unpacked.
+# A name without .gz, so that nothing is unpacked.
 _AS_STORED = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """`archives` of the first version that nothing has on record yet."""
+    """The number of archives of the first version that are not recorded yet."""
 
     archives: int
 
@@ -78,13 +78,13 @@ def adopt_audit_archives(
     should_stop: ShouldStop,
     dry_run: bool = False,
 ) -> JobResult:
-    """Record every archive of the first version that can be read and agrees in itself.
+    """Record every archive of the first version that is readable and consistent.
 
-    Each object is read as a whole: the JSON has to have as many rows as its head says,
-    and the TXT, where there is one, the same rows. One that has not is left alone and
-    is a problem. Objects that this database, or a manifest in the store, has already
-    are left alone as well, so running twice changes nothing. No object is written but
-    the manifest. Counts: found, adopted, objects, rows. Raises JobError.
+    Each object is read completely: the JSON must have as many rows as its head says,
+    and the TXT, if there is one, must have the same rows. Otherwise the archive is not
+    adopted, and is a problem. Objects that this database or a manifest in the store
+    lists already are skipped, so running twice changes nothing. The only object that is
+    written is the manifest. Counts: found, adopted, objects, rows. Raises JobError.
     """
     run = _Adoption(now, store, report, should_stop)
     try:
@@ -101,7 +101,7 @@ def adopt_audit_archives(
 
 @dataclass(frozen=True)
 class _Content:
-    """What an archive has, read back from the store."""
+    """The contents of an archive, as read from the store."""
 
     archived_at: datetime
     retention_days: int
@@ -132,7 +132,7 @@ class _Adoption:
                 self._adopt(stem, names, dry_run=dry_run)
         finally:
             if not dry_run:
-                # Also after a store that failed half-way, or a run that was killed.
+                # Also if the store failed half-way, and for what a killed run recorded.
                 plan_manifest(location=self._store.location, now=self._now)
         if not dry_run:
             for manifest in write_manifests(self._store):
@@ -141,7 +141,7 @@ class _Adoption:
     # -- internal helpers ---------------------------------------------------------
 
     def _unknown(self) -> dict[str, list[str]]:
-        """The names of each archive that neither database nor a manifest has."""
+        """Return archives in neither the database nor a manifest: {stem: names}."""
         inventory = take_inventory(self._store)
         known = {*read_chain(self._store, inventory).entries, *inventory.unsettled}
         known |= self._listed_by_anybody(list(filter(is_manifest, inventory.sizes)))
@@ -157,7 +157,7 @@ class _Adoption:
         return found
 
     def _listed_by_anybody(self, manifests: list[str]) -> set[str]:
-        """Also what another database has listed: it is not of the first version."""
+        """Return the objects of any manifest, also one that another database wrote."""
         names: set[str] = set()
         for name in manifests:
             try:
@@ -199,7 +199,7 @@ class _Adoption:
             if wrong := first_version.difference_of_text(scan, text):
                 raise NotReadableError(wrong)
             digests[by_kind["txt"]] = text.digest()
-        for _ in scan:  # what is left of it
+        for _ in scan:  # the rows that are left
             pass
         digests = {name: source.digest(), **digests}
         if scan.count != head.rows or scan.first is None or scan.last is None:
@@ -217,14 +217,14 @@ class _Adoption:
         source = self._source(name)
         rows, first, last = first_version.read_text_alone(source)
         digests = {name: source.digest()}
-        # Its head has no more than the date.
+        # The head of a TXT has no more than the date.
         return _Content(last.timestamp, 0, rows, first, last, digests)
 
     def _source(self, name: str) -> Source:
         return Source(_AS_STORED, self._store.read(name), self._should_stop)
 
     def _record(self, stem: str, names: list[str], content: _Content) -> bool:
-        """Whether this run has recorded it; another one may have been faster."""
+        """Record an archive; return False if another run was faster."""
         record = AuditArchive(
             location=self._store.location,
             stem=stem,
@@ -247,7 +247,7 @@ class _Adoption:
         return True
 
     def _entry(self, name: str, content: _Content) -> dict[str, object]:
-        """How the manifest lists an object: with the moment from which it is known."""
+        """Return the manifest's entry for an object, with the time of its adoption."""
         digest = content.digests[name]
         entry = Entry(
             name=name,
@@ -263,7 +263,7 @@ class _Adoption:
 
 
 class _Scan:
-    """Hands rows on, and keeps how many there were and the ends of them."""
+    """Passes rows on, and keeps their number and the first and last position."""
 
     def __init__(self, rows: Iterator[Row]) -> None:
         self._rows = rows

@@ -1,7 +1,7 @@
 """Move old audit rows to the archive, segment by segment, and list them in a manifest.
 
-At every instant a row is in the table or in exactly one finished segment: see
-`audit_archive.segments`. What a killed run left is removed first by the next one.
+At every moment a row is either in the table or in exactly one archived segment: see
+`audit_archive.segments`. What a killed run has left is removed first by the next run.
 """
 
 import itertools
@@ -51,8 +51,8 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store, StoreError
 
-# 100,000 rows are some 50 MB of JSON and take a few seconds: little is done again after
-# a kill, and a row that the web service changes meanwhile waits no longer than that.
+# 100,000 rows are some 50 MB of JSON and take a few seconds. So little work is repeated
+# after a kill, and a change by the web service to a row waits no longer than that.
 SEGMENT_ROWS = 100_000
 State = AuditArchive.State
 
@@ -65,7 +65,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of the objects of a segment that an earlier run did not finish."""
+    """The outcome for a segment that an earlier run did not finish."""
 
     names: tuple[str, ...]
     outcome: Outcome
@@ -73,7 +73,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Stored:
-    """An object is in the store, read back and equal; its rows are deleted."""
+    """An object is in the store, read back and compared; its rows are deleted."""
 
     format: str
     name: str
@@ -104,20 +104,21 @@ def archive_audit_logs(
     compress: bool = False,
     sharing: Sharing | None = None,
 ) -> JobResult:
-    """Archive and delete the audit rows older than `days` before `now`.
+    """Archive and delete the audit rows that are older than `days` days at `now`.
 
-    A row exactly `days` old is kept. `formats` holds `json`, `txt` or both; each is one
-    object a segment, gzipped with `compress`. No row is deleted before every object of
-    its segment has been read back and found equal to what was sent, and the count of
-    deleted rows is the count of rows written. Killed, or frozen and thawed, at any
-    moment, and beside any number of other runs, each row is in the table or in exactly
-    one archived segment; the next run removes what was left unfinished.
+    A row that is exactly `days` days old is kept. `formats` contains `json`, `txt` or
+    both; each makes one object for a segment, gzipped with `compress`. The rows of a
+    segment are deleted only after each of its objects was read back and was equal to
+    what was sent, and only if as many rows are deleted as were written. If the run is
+    killed, or is suspended and goes on later, or other runs work at the same time, each
+    row is still in the table or in exactly one archived segment; the next run removes
+    what is unfinished.
 
-    With `sharing` its own helpers, and other such runs, take segments beside it; what
-    helpers leave, whatever becomes of them, this process does in the end.
+    With `sharing` the run's helpers, and other runs with `sharing`, archive segments at
+    the same time. At the end this process archives what the helpers have left.
 
-    A dry run looks at the table and lists the store, and changes nothing. Counts:
-    found, archived, segments, objects. Raises JobError.
+    A dry run reads the table and lists the store, and changes nothing. Counts: found,
+    archived, segments, objects. Raises JobError.
     """
     cutoff = now - timedelta(days=days)
     with connection.cursor() as cursor:
@@ -147,7 +148,7 @@ def archive_audit_logs(
 
 @dataclass(frozen=True)
 class _Run:
-    # Whether other processes may work beside it.
+    # Whether other processes may archive segments at the same time.
     is_shared: ClassVar[bool] = False
     now: datetime
     days: int
@@ -158,11 +159,11 @@ class _Run:
     report: Report
     should_stop: ShouldStop
     result: JobResult
-    # In the names of this run's objects.
+    # The numbers in the names of this run's objects.
     numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
     def look_at_store(self) -> None:
-        """Raises JobError when the archive could not be written to its place."""
+        """Raise JobError if the archive cannot be written to the store."""
         try:
             self._list_store()
         except StoreError as error:
@@ -175,7 +176,7 @@ class _Run:
         except StopRequested:
             self.result.interrupted = True
         except (JobError, StoreError) as error:
-            # What is archived already should not wait a month for its manifest.
+            # What is archived should not wait a month for the manifest of the next run.
             with suppress(JobError, StoreError):
                 self._write_manifests()
             raise JobError(f"{self._what_is_kept()}: {error}") from error
@@ -205,14 +206,14 @@ class _Run:
         )
 
     def _list_store(self) -> set[str]:
-        """The names in the store; that it can be listed is shown before it is used."""
+        """Return the names in the store, which must be listable before it is used."""
         return {found.name for found in self.store.objects()}
 
     def _settle(self) -> None:
-        """Abandon what earlier runs left open, then remove what bears such names.
+        """Abandon the segments that earlier runs left open, and remove their objects.
 
-        Also what was abandoned long ago: a run may have slept ever since, and its
-        object appear now.
+        Objects of segments that were abandoned long ago are removed too: they appear
+        late if the process that wrote them was suspended.
         """
         records = AuditArchive.objects.filter(location=self.store.location)
         left_open = list(records.filter(state=State.OPEN).order_by("id"))
@@ -234,7 +235,7 @@ class _Run:
         try:
             outcome = remove_abandoned(self.store, record, listed)
         except StoreError as error:
-            # The rows of it are archived all the same.
+            # Its rows are archived nevertheless.
             self.result.problems.append(
                 f"what an unfinished run left could not be removed: {error}"
             )
@@ -244,7 +245,8 @@ class _Run:
 
     def _archive_segments(self) -> None:
         after = START
-        # Forward only: a row that is back-dated to before `after` is for the next run.
+        # Forward only: a row that is back-dated to before `after` is left to the next
+        # run.
         while ends := plan(
             cutoff=self.cutoff, after=after, segment_rows=self.segment_rows
         ):
@@ -258,7 +260,7 @@ class _Run:
     def _archive_segment(self, first: Position, last: Position) -> None:
         archiver = SegmentArchiver(self.store, self.should_stop)
         for _ in range(ATTEMPTS):
-            # Each attempt under names of its own.
+            # Each attempt has its own names.
             record = open_segment(
                 location=self.store.location,
                 archived_at=self.now,
@@ -287,7 +289,7 @@ class _Run:
         self.report(SegmentArchived(record.row_count, size_bytes))
 
     def _write_manifests(self) -> None:
-        """One for what none lists yet, and those that earlier runs only planned."""
+        """Write a manifest for what is not listed yet, and those that were planned."""
         while plan_manifest(location=self.store.location, now=self.now):
             pass
         for manifest in write_manifests(self.store, is_shared=self.is_shared):
@@ -300,7 +302,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _SharedRun(_Run):
-    """A run beside whose process others work, its own helpers and other runs."""
+    """A run that shares its work with its helpers and with other runs."""
 
     is_shared: ClassVar[bool] = True
     sharing: Sharing = field(kw_only=True)
@@ -321,7 +323,7 @@ class _SharedRun(_Run):
             self._count(AuditArchive.objects.get(pk=number))
 
         self.sharing.start(self._help, hear)
-        # One that was killed between its commit and its word.
+        # A helper that was killed after its commit has not reported its last segment.
         records = AuditArchive.objects.filter(
             location=self.store.location, archived_at=self.now, state=State.ARCHIVED
         )
@@ -330,7 +332,7 @@ class _SharedRun(_Run):
         self._worker(self.store, self.should_stop, self._count).work()
 
     def _help(self, should_stop: ShouldStop, tell: Callable[[int], None]) -> None:
-        """In a process of its own, for which nothing of this one's store is left."""
+        """Archive segments in a helper's process, with a store of its own."""
         store = self.sharing.store()
         with suppress(StopRequested):
             self._worker(store, should_stop, lambda record: tell(record.pk)).work()
@@ -357,7 +359,7 @@ class _SharedRun(_Run):
 
 
 def _abandon(record: AuditArchive) -> bool:
-    """False when it is not open any more, or another run is just finishing it."""
+    """Abandon a segment; return False if it is not open or is just being finished."""
     try:
         return abandon(record)
     except OperationalError as error:

@@ -1,8 +1,8 @@
-"""One COPY beside another: in a second session on the same snapshot, and in a thread.
+"""Runs one COPY parallel to another, in a thread and a second session on its snapshot.
 
-The thread only reads from PostgreSQL and writes to a file without a name. It touches no
-object and no row, so it can be given up at any moment; and what it cannot do, because
-there is no second session or no room, the main session does as if it had not been.
+The thread only reads from PostgreSQL and writes to a temporary file. It changes no
+object and no row, so it can be given up at any moment. If there is no second database
+session, or no room for the file, the main session makes the copy instead.
 """
 
 import errno
@@ -29,10 +29,11 @@ from starview_app.maintenance.jobs.audit_archive.transfer import (
 from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.stores.base import ObjectWriter
 
-# Some 40 MB is usual. /tmp may be memory: beyond this the main session does it.
+# Some 40 MB is usual. /tmp may be memory, so larger copies are left to the main
+# session.
 SPOOL_BYTES = 128 << 20
 CONNECT_SECONDS = 3
-# A pooler may take the connection, and then let it wait for one of its own.
+# A pooler may accept the connection and then let it wait for a server connection.
 OPEN_SECONDS = 5.0
 CANCEL_AGAIN_SECONDS = 0.1
 
@@ -42,9 +43,9 @@ _EXPORT = """
         current_setting('application_name') AS application_name,
         current_setting('TimeZone') AS time_zone
 """
-# The last statement takes every lock that the COPY needs, of the table and its indexes.
-# To wait for one later would be for ever: its holder would wait for the main session,
-# which waits for this one, and PostgreSQL sees only two of the three.
+# The last statement takes every lock that the COPY needs, on the table and its indexes.
+# If the COPY waited for a lock, it could wait for ever: the holder may wait for the
+# main session, which waits for this thread, and PostgreSQL cannot see that deadlock.
 _PREPARE = f"""
     SET TRANSACTION SNAPSHOT %(snapshot)s;
     {SET_TEXT_FORMS};
@@ -58,9 +59,9 @@ _PREPARE = f"""
 
 
 class CopyBeside:
-    """Runs `copy` with a cursor on the snapshot of `cursor`, into a file, from now on.
+    """Starts `copy` with a new session on the snapshot of `cursor`, into a file.
 
-    Close it in the end, whatever happened: then its thread and its session are gone.
+    It must be closed, which ends its thread and its session.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class CopyBeside:
         names = ("snapshot", "application_name", "time_zone")
         self._settings = dict(zip(names, cursor.fetchone(), strict=True))
         parameters = connection.get_connection_params()
-        # Django's own way to connect would ask runner.lock, which forbids it.
+        # Not Django's `connect`, which would replace the connection of this session.
         self._connect: Callable[[], Session] = partial(
             connection.get_new_connection,
             {**parameters, "connect_timeout": CONNECT_SECONDS},
@@ -81,14 +82,14 @@ class CopyBeside:
         self._is_open_or_failed = threading.Event()
         self._copied: Future[Digest | None] = Future()
         self._file: IO[bytes] | None = None
-        # A daemon: the process may end while a server that hangs does not answer.
+        # A daemon, so that a server that does not answer cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
         self._thread.start()
 
     def pass_on(self, target: ObjectWriter, stop: ShouldStop) -> Digest | None:
-        """Wait for the copy and write it to `target`; None when there is none.
+        """Wait for the copy and write it to `target`; return None if there is no copy.
 
-        Raises what `copy` has raised; a DatabaseError, as Django would.
+        Raises what `copy` has raised, with psycopg2's errors as Django's.
         """
         if not self._is_open_or_failed.wait(OPEN_SECONDS):
             return None
@@ -103,17 +104,17 @@ class CopyBeside:
         return digest
 
     def close(self) -> None:
-        """End the thread and the session; a copy that is not done is given up."""
+        """End the thread and the session; an unfinished copy is cancelled."""
         self._is_given_up = True
         while self._thread.is_alive():
-            # Again and again: it may have come just before the query.
+            # Repeated, since a cancel may come just before the query begins.
             if self._session and not self._copied.done():
                 with suppress(psycopg2.Error):
                     self._session.cancel()
             self._thread.join(CANCEL_AGAIN_SECONDS)
         for opened in (self._session, self._file):
             if opened:
-                with suppress(OSError):  # what a full disk did not take is not missed
+                with suppress(OSError):  # a full disk does not matter any more
                     opened.close()
 
     # -- in the thread ------------------------------------------------------------
@@ -126,7 +127,7 @@ class CopyBeside:
             self._copied.set_exception(error)
 
     def _open(self) -> Cursor | None:
-        """None without a second session, for whatever reason."""
+        """Return None if there is no second session."""
         try:
             self._session = self._connect()
             self._session.set_session("REPEATABLE READ", readonly=True)
@@ -139,7 +140,7 @@ class CopyBeside:
             self._is_open_or_failed.set()
 
     def _spool(self, cursor: Cursor) -> Digest | None:
-        """None without room for it."""
+        """Return None if there is no room for the file."""
         try:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
             digest = self._copy(cursor, _Spool(self._file, lambda: self._is_given_up))

@@ -1,4 +1,4 @@
-"""Reading the chain of manifests back, and what is wrong with it."""
+"""Reads the chain of manifests and finds what is wrong with it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,33 +28,33 @@ State = AuditArchive.State
 
 @dataclass(frozen=True)
 class Inventory:
-    """What is in a store, and what the database knows of it at the same time."""
+    """The contents of a store, and the database's records of it at the same time."""
 
     # {name: bytes} of every object.
     sizes: dict[str, int]
     manifests: list[AuditManifest]
-    # Archived segments that no manifest lists yet: the database alone vouches for them.
+    # Archived segments that no manifest lists yet: only the database vouches for them.
     unlisted: list[AuditArchive]
-    # What may be there or not: of a run that is under way or was killed, of one that
-    # was given up, or of a removal.
+    # Names that may be in the store or not: of segments that are open or abandoned, or
+    # are being removed.
     unsettled: set[str]
     # Other places that this database has archived to.
     elsewhere: list[str]
 
 
 def take_inventory(store: Store) -> Inventory:
-    """List the store, again when a manifest was added meanwhile. Raises StoreError.
+    """List the store, and again if a manifest was added meanwhile. Raises StoreError.
 
-    Where this image's tables are not made yet, nothing is on record.
+    If this image's tables do not exist yet, there are no records.
     """
     if not has_records():
         sizes = {found.name: found.size_bytes for found in store.objects()}
         return Inventory(sizes, [], [], set(), [])
     while True:
         before = _manifests(store)
-        # What is archived before the store is listed has its objects there.
+        # Before the list: the objects of an archived segment are in the store.
         unlisted = list(_unlisted(store.location))
-        # Before and after: a run may begin, or give up, while the store is listed.
+        # Before and after: a segment may be opened or abandoned during the list.
         unsettled = _unsettled(store.location)
         sizes = {found.name: found.size_bytes for found in store.objects()}
         unsettled |= _unsettled(store.location)
@@ -67,7 +67,7 @@ def take_inventory(store: Store) -> Inventory:
 
 
 def has_records() -> bool:
-    """Whether this image has its tables: what only looks does not make them."""
+    """Whether this image's tables exist; commands that only read do not create them."""
     return has_table("maintenance_auditarchive")
 
 
@@ -87,7 +87,7 @@ def _elsewhere(store: Store) -> list[str]:
 
 
 def nothing_here(store: Store, chain: "Chain", inventory: Inventory) -> str:
-    """What is wrong when this place is empty and another is not; else empty."""
+    """Return what is wrong if this store is empty and another has archives, or ""."""
     if chain.manifests or chain.entries or not inventory.elsewhere:
         return ""
     return (
@@ -113,7 +113,7 @@ def _names_of(records: Iterable[AuditArchive]) -> set[str]:
 
 
 def was_removed(store: Store, name: str) -> bool:
-    """Whether a clean-up has removed the object, perhaps just now."""
+    """Whether a clean-up has removed the object, perhaps since the store was listed."""
     if not has_records():
         return False
     records = AuditArchive.objects.filter(
@@ -124,7 +124,7 @@ def was_removed(store: Store, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one object of the store: `missing` or `changed`, or stray."""
+    """What is wrong with one object: it is missing, changed or stray."""
 
     status: str
     name: str
@@ -133,35 +133,36 @@ class Finding:
 
 @dataclass
 class Chain:
-    """The manifests of a store, oldest first, as far as they vouch for each other."""
+    """The manifests of a store, oldest first, and what they list."""
 
     manifests: list[Manifest] = field(default_factory=list)
-    # The objects that should be there, by name, and when they were listed, or archived
-    # where no manifest lists them yet.
+    # By name, the objects that should be in the store, and when they were listed, or
+    # archived if no manifest lists them yet.
     entries: dict[str, Entry] = field(default_factory=dict)
     listed_at: dict[str, datetime] = field(default_factory=dict)
-    # Of the entries, those whose manifest is not what it should be.
+    # The names of entries whose manifest is wrong.
     doubtful: set[str] = field(default_factory=set)
-    # Of the entries, those that no manifest in the store lists yet.
+    # The names of entries that no manifest in the store lists yet.
     unlisted: set[str] = field(default_factory=set)
     # What is wrong with the manifests themselves.
     findings: list[Finding] = field(default_factory=list)
-    # Without the database's word nobody vouches for the newest one.
+    # False if the database has no manifests on record: then nothing vouches for the
+    # newest one.
     is_on_record: bool = True
 
 
 def read_chain(store: Store, inventory: Inventory) -> Chain:
     """Read and check every manifest of the inventory.
 
-    A manifest is vouched for by the database that planned it, else by the manifest
-    after it. Raises StoreError.
+    The database that planned a manifest vouches for it, or else the next manifest,
+    which has its hash. Raises StoreError.
     """
     return _ChainReader(store, inventory).read()
 
 
 @dataclass(frozen=True)
 class _Voucher:
-    """What a manifest has to be, and who vouches for it."""
+    """The name and hash that a manifest must have, and who vouches for it."""
 
     name: str
     sha256: str
@@ -178,14 +179,14 @@ class _ChainReader:
         for name in sorted(filter(is_manifest, inventory.sizes)):
             self._found.setdefault(sequence_of(name), []).append(name)
         self._chain = Chain()
-        # As manifests say that somebody vouches for.
+        # Only from manifests that are vouched for.
         self._removed: set[str] = set()
 
     def read(self) -> Chain:
         chain = self._chain
         chain.is_on_record = bool(self._on_record) or not self._found
         self._drop_forged()
-        # From the newest on, since each one says what the one before it has to be.
+        # From the newest on, since each manifest has the hash of the one before it.
         voucher: _Voucher | None = None
         above: int | None = None
         for sequence in sorted({*self._found, *self._on_record}, reverse=True):
@@ -206,7 +207,7 @@ class _ChainReader:
         return chain
 
     def _take_unlisted(self, records: Iterable[AuditArchive]) -> None:
-        """What no manifest lists, and the database vouches for all the same."""
+        """Add the objects that only the database lists."""
         for record in records:
             for entry in map(parse_entry, record.objects_written):
                 if entry.name not in self._chain.entries:
@@ -215,7 +216,7 @@ class _ChainReader:
                     self._chain.unlisted.add(entry.name)
 
     def _drop_forged(self) -> None:
-        """Leave out what comes after the newest manifest that the database planned."""
+        """Drop manifests with a higher number than the database's newest one."""
         newest = max(self._on_record, default=None)
         for sequence in sorted(self._found, reverse=True):
             if sequence < 1 or (newest is not None and sequence > newest):
@@ -223,14 +224,14 @@ class _ChainReader:
                     self._note(STRAY, name, "this database has not planned it")
 
     def _note_gap(self, first: int, last: int) -> None:
-        """Numbers `first` to `last`, both inclusive, are not there."""
+        """Note that the numbers `first` to `last`, both inclusive, are missing."""
         until = f" to {last:06d}" if last > first else ""
         self._note(
             MISSING, f"audit_manifest_{first:06d}{until}", "the chain is broken here"
         )
 
     def _read_one(self, sequence: int, voucher: _Voucher | None) -> _Voucher | None:
-        """Check one manifest; returns what it says of the one before."""
+        """Check one manifest; return the voucher that it has for the one before."""
         names = self._found.get(sequence, [])
         wanted = voucher.name if voucher else next(iter(names), "")
         for name in names:
@@ -256,7 +257,7 @@ class _ChainReader:
             self._note(MISSING, shown, "the chain is broken here")
         if record is None:
             return None
-        # What was planned is at hand: what it lists can be checked all the same.
+        # The database has the text of the manifest, so its objects can be checked.
         manifest = parse_manifest(record.body.encode())
         if not record.is_written:
             self._chain.unlisted.update(entry.name for entry in manifest.objects)
@@ -272,7 +273,7 @@ class _ChainReader:
             if manifest.sequence != sequence_of(name):
                 raise ValueError(f"it was written as number {manifest.sequence}")
         except ValueError as error:
-            if not is_doubtful:  # else it is known as changed already
+            if not is_doubtful:  # else it was noted as changed already
                 self._note(CHANGED, name, str(error))
             return None
         return self._take(manifest, is_doubtful=is_doubtful)

@@ -1,9 +1,9 @@
-"""Remove archives that have been kept long enough, and record it in the chain.
+"""Remove archives that were kept long enough, and record that in the chain.
 
-A segment is marked as being removed before its first object goes, and a manifest says
-that it is gone after the last one: a run that is killed in between is continued by the
-next one, and what is missing is never taken for lost. The mark is never taken back, so
-a run that sleeps and wakes up removes only what was given up for good.
+A segment is marked as being removed before its first object is removed, and listed in a
+manifest as removed after the last one. So the next run continues after a kill, and
+removed objects are never reported as missing. The mark is never taken back, so a run
+that was suspended removes only what is to be removed.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ State = AuditArchive.State
 
 @dataclass(frozen=True)
 class Found:
-    """`objects` in the store, `archives` of it due for removal."""
+    """The number of objects in the store, and of archives due for removal."""
 
     objects: int
     archives: int
@@ -43,14 +43,14 @@ class Removed:
 
 @dataclass(frozen=True)
 class KeptByLock:
-    """A rule of the store keeps it; the next run tries again."""
+    """A lock of the store keeps the object; the next run tries again."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """An object that this database never archived; it is not touched."""
+    """An object that this database never archived; it is not removed."""
 
     name: str
 
@@ -68,16 +68,17 @@ def cleanup_audit_archives(
     should_stop: ShouldStop,
     dry_run: bool = False,
 ) -> JobResult:
-    """Remove the archives whose newest event is older than `days` before `now`.
+    """Remove the archives whose newest event is older than `days` days at `now`.
 
-    One exactly `days` old is kept. The archive with the newest event of all is never
-    removed, nor are manifests, nor anything that this database has not on record as
-    archived. Objects under a lock of the store are kept and counted, without failing.
-    An object that was missing before is a problem, which the chain will not show again.
-    An archive that an earlier run has removed in part is removed whatever `days` says.
+    An archive that is exactly `days` days old is kept. The archive with the newest
+    event of all is never removed, nor are manifests or objects that are not recorded
+    here as archived. Objects under a lock of the store are kept and counted; that is
+    not a failure. An object that was missing before is a problem in this run only,
+    since its archive is then recorded as removed. An archive that an earlier run has
+    removed in part is removed whatever its age.
 
-    Runs may be beside each other. Counts: found, removed, objects, kept_by_lock,
-    unknown. Raises JobError.
+    Several runs at the same time are safe. Counts: found, removed, objects,
+    kept_by_lock, unknown. Raises JobError.
     """
     names = ("found", "removed", "objects", "kept_by_lock", "unknown")
     run = _Cleanup(
@@ -116,12 +117,12 @@ class _Cleanup:
 
     @property
     def _records(self) -> QuerySet[AuditArchive]:
-        if not has_records():  # in a dry run, which makes no tables
+        if not has_records():  # in a dry run, which does not create the tables
             return AuditArchive.objects.none()
         return AuditArchive.objects.filter(location=self.store.location)
 
     def _due(self, listed: set[str]) -> list[AuditArchive]:
-        """What is old enough, but for the newest of all, or gone in part already."""
+        """Return archives that are old enough, except the newest, or partly removed."""
         archived = self._records.filter(state=State.ARCHIVED)
         newest = archived.order_by("last_timestamp", "id").last()
         old = archived.filter(last_timestamp__lt=self.cutoff, manifest__is_written=True)
@@ -158,13 +159,13 @@ class _Cleanup:
                     removed.append(record)
                     self.result.counts["removed"] += 1
         finally:
-            # Also when the store failed half-way: what is gone is listed as removed.
+            # Also if the store failed half-way: what was removed must be listed.
             plan_manifest(location=self.store.location, now=self.now, removed=removed)
         for manifest in write_manifests(self.store):
             self.report(ManifestWritten(manifest.name))
 
     def _remove_objects(self, record: AuditArchive, listed: set[str]) -> bool:
-        """Remove one archive; False when the store's lock keeps a part of it."""
+        """Remove one archive; return False if a lock of the store keeps part of it."""
         was_begun = record.state == State.REMOVING
         if not was_begun and not self._begin_removal(record):
             return False  # another run was faster
@@ -180,7 +181,7 @@ class _Cleanup:
             if name in listed:
                 self.result.counts["objects"] += 1
                 self.report(Removed(name))
-            elif not was_begun:  # else an earlier run removed it
+            elif not was_begun:  # else an earlier run has removed the object
                 self.result.problems.append(f"{name} was missing before it was due")
         return is_gone
 

@@ -1,8 +1,8 @@
-"""The archives of the web service's own first version: how they look, read in a stream.
+"""Reads the archives of the web service's own first version, as streams.
 
-One JSON object (`json.dumps(..., indent=2)`: a head, then all rows) and one TXT for
-people, which holds the same rows with a line for each field. There is no manifest, and
-no hash. Source: archive_audit_logs of the web service, February 2026.
+An archive is one JSON object (`json.dumps(..., indent=2)`: a head, then all rows) and
+one TXT for people, which has the same rows with a line for each field. It has no
+manifest and no hash. Source: archive_audit_logs of the web service, February 2026.
 """
 
 import json
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class NotReadableError(Exception):
-    """It is not what the first version wrote; the text says why."""
+    """The object is not what the first version wrote; the text has the reason."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Head:
 
 
 def stem_of(name: str) -> str:
-    """What the JSON and the TXT of one archive have in common; empty for any other."""
+    """Return the common part of the names of an archive's JSON and TXT; else empty."""
     match = _STEM.fullmatch(name)
     return match.group(1) if match else ""
 
 
 def read_head(pieces: Iterable[bytes]) -> Head:
-    """Read no further than to the first row. Raises NotReadableError."""
+    """Read the head, no further than to the first row. Raises NotReadableError."""
     found: dict[str, Any] = {}
     with _as_not_readable():
         for prefix, event, value in ijson.parse(PiecesFile(pieces)):
@@ -64,7 +64,7 @@ def read_head(pieces: Iterable[bytes]) -> Head:
 
 
 def read_rows(pieces: Iterable[bytes]) -> Iterator[Row]:
-    """Each row with its fields in the known order. Raises NotReadableError."""
+    """Yield each row with its fields in the known order. Raises NotReadableError."""
     with _as_not_readable():
         for row in ijson.items(PiecesFile(pieces), "logs.item"):
             yield {**{name: row[name] for name in KNOWN}, **row}
@@ -79,7 +79,7 @@ def position_of(row: Row) -> Position:
 
 
 def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The rows as an archive of today has them, a line each. Raises TooLargeError."""
+    """Yield the rows as lines of today's archives. Raises TooLargeError."""
     for row in read_rows(pieces):
         line = _json(row, separators=(",", ":")).encode() + b"\n"
         if len(line) > LINE_BYTES:
@@ -88,9 +88,9 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def difference_of_text(rows: Iterable[Row], pieces: Iterable[bytes]) -> str:
-    """What the TXT has otherwise than `rows`; empty when they agree.
+    """Return where the TXT differs from `rows`; empty if it does not.
 
-    Its rules and blank lines are no part of what is compared.
+    Ruled lines and blank lines are not compared.
     """
     text = (line for line in _lines(pieces) if not _RULE.fullmatch(line))
     head = next((line for line in text if line.startswith(b"ID: ")), None)
@@ -104,10 +104,10 @@ def difference_of_text(rows: Iterable[Row], pieces: Iterable[bytes]) -> str:
 
 
 def read_text_alone(pieces: Iterable[bytes]) -> tuple[int, Position, Position]:
-    """How many rows a TXT without a JSON has, the first and the last position.
+    """Return the number of rows in a TXT without a JSON, its first and last position.
 
-    Raises NotReadableError, also when its rows are not as many as its head says: a
-    field may hold what looks like a row.
+    Raises NotReadableError, also if the number differs from that in its head: the text
+    of a field may look like a row.
     """
     count = expected = number = 0
     first = last = None
@@ -146,7 +146,7 @@ def _as_not_readable() -> Iterator[None]:
 
 
 def _text_of(row: Row) -> Iterator[bytes]:
-    """The lines that the TXT has of a row; a field may hold line ends."""
+    """Yield the lines of a row in the TXT; a field may contain line ends."""
     fields = [
         f"ID: {row['id']}",
         f"Timestamp: {row['timestamp']}",
@@ -166,7 +166,7 @@ def _text_of(row: Row) -> Iterator[bytes]:
 
 
 def _json(value: object, **layout: Any) -> str:
-    """As the first version wrote it: its numbers with a fraction were all floats."""
+    """Return JSON as the first version wrote it; its fractions were all floats."""
     return json.dumps(value, default=float, **layout)
 
 

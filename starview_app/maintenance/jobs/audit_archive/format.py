@@ -1,8 +1,8 @@
-r"""How an archive looks: JSON for machines, TXT for people, both written by PostgreSQL.
+r"""The format of an archive: JSON for machines, TXT for people, made by PostgreSQL.
 
 Each row is one line, so lines can be counted. COPY's text format would double every
-backslash; the CSV format with quote and delimiter characters that never occur (JSON
-text holds no control characters) writes a value as it is.
+backslash. The CSV format writes a value unchanged, if its quote and delimiter are
+characters that do not occur: JSON text has no control characters.
 """
 
 import json
@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from starview_app.maintenance.jobs.audit_archive.table import KNOWN, TABLE, Column
 from starview_app.maintenance.text import UNPRINTABLE_RANGES
 
-# Between two rows, at the end of the line.
+# What separates two rows, at the end of a line.
 SEPARATOR = {"json": b",", "txt": b""}
 
-# A date that only a slip can have made stays in the table: no object could be named
-# after it.
+# Rows with an absurd date stay in the table: no object could be named after it.
 _DUE = "timestamp < %(cutoff)s AND timestamp > '1900-01-01'"
 COUNT_DUE = f"SELECT count(*) FROM starview_app_auditlog WHERE {_DUE}"
 _BEHIND = f"""
@@ -25,10 +24,10 @@ _BEHIND = f"""
     AND timestamp >= %(after_timestamp)s
     AND (timestamp, id) > (%(after_timestamp)s, %(after_id)s)
 """
-# First and last row of the next segment behind (after_timestamp, after_id): as many due
+# First and last row of the next segment after (after_timestamp, after_id): as many due
 # rows as allowed, in the order (timestamp, id), of one calendar month of UTC. The end
-# of the month is one value, known before the scan, so the index on timestamp gives
-# order and bounds, and the scan ends at the limit.
+# of the month is computed before the scan, so the index on timestamp gives the order
+# and the bounds, and the scan ends at the limit.
 PLAN = f"""
     WITH segment AS (
         SELECT timestamp, id
@@ -51,7 +50,7 @@ PLAN = f"""
     (SELECT timestamp, id FROM segment ORDER BY timestamp DESC, id DESC LIMIT 1)
 """
 
-# The rows of a segment: both ends inclusive.
+# The rows of a segment; both ends are inclusive.
 _RANGE = """
     timestamp BETWEEN %(first_timestamp)s AND %(last_timestamp)s
     AND (timestamp, id) >= (%(first_timestamp)s, %(first_id)s)
@@ -74,15 +73,15 @@ SUMMARY = f"""
     WHERE {_RANGE}
 """
 DELETE = f"DELETE FROM starview_app_auditlog WHERE {_RANGE}"
-# To be completed with the condition that no row of another table refers to the log.
+# The condition that no row of another table refers to the log is filled in.
 COUNT_REFERRED = f"""
     SELECT count(*)
     FROM starview_app_auditlog AS log
     WHERE {_RANGE} AND NOT ({{unreferenced}})
 """
 
-# What to_json leaves as it is although a terminal or an editor would act on it: for a
-# bracket expression of PostgreSQL's regular expressions.
+# Characters that to_json does not escape, although a terminal or an editor would act on
+# them; for a bracket expression in PostgreSQL's regular expressions.
 _CONTROLS = "".join(
     rf"\U{max(first, 0x20):08x}-\U{last:08x}"
     for first, last in UNPRINTABLE_RANGES
@@ -90,9 +89,9 @@ _CONTROLS = "".join(
 )
 
 
-# The finished line of a row, with such characters written \uXXXX, as JSON may. Most
-# lines are plain ASCII, which is quick to see in UTF-8, a database's only encoding
-# here: those need no search.
+# The line of a row, with these characters written as \uXXXX, as JSON allows. Most lines
+# are ASCII, which a comparison of lengths shows, since every database here has the
+# encoding UTF-8; these lines are not searched.
 ESCAPED_LINE = rf"""
     CASE
         WHEN
@@ -118,12 +117,12 @@ ESCAPED_LINE = rf"""
 """
 
 
-# Not a name that a column may have: PostgreSQL would take that column instead.
+# No column has this name; PostgreSQL would take the column instead of the row.
 _ROW = "starview_archived_row"
 
 
 def copy_sql(kind: str, columns: Sequence[Column]) -> str:
-    """The COPY of a segment's rows, a line each; takes the segment's ends."""
+    """Return the COPY of a segment's rows, a line each; its parameters are the ends."""
     row = _json_row(columns) if kind == "json" else _txt_row(columns)
     return rf"""
         COPY ({row}) TO STDOUT
@@ -132,7 +131,7 @@ def copy_sql(kind: str, columns: Sequence[Column]) -> str:
 
 
 def _json_row(columns: Sequence[Column]) -> str:
-    """The known columns come first, as ever, and all others after them."""
+    """SQL: the row as JSON, the known columns first, in their old order."""
     return f"""
         SELECT row_to_json({_ROW})::text || ','
         FROM (
@@ -145,11 +144,11 @@ def _json_row(columns: Sequence[Column]) -> str:
 
 
 def _txt_row(columns: Sequence[Column]) -> str:
-    """concat_ws leaves out what is null.
+    """SQL: the row as one line of text, without the fields that are NULL.
 
-    Every text of a row is quoted and escaped, so that no field can look like another
-    one, or like another line. The line is searched once, not each of its fields; as
-    rows in order it is computed once as well, whatever is asked of it.
+    Every text is quoted and escaped, so that no field can look like another field or
+    another line. The whole line is searched once for characters to escape, not each
+    field. The subquery has an order so that PostgreSQL computes the line only once.
     """
     others = "".join(
         f"{column.literal} || '=' || {column.json_of_text},"
@@ -182,7 +181,7 @@ def _txt_row(columns: Sequence[Column]) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one segment: how many, from where to where (both inclusive)."""
+    """The rows of one segment: their number, and both ends (inclusive)."""
 
     count: int
     first: datetime
@@ -193,11 +192,11 @@ class Batch:
     retention_days: int
 
     def head(self, kind: str) -> bytes:
-        """What stands before the rows; it ends with a line end."""
+        """The text before the rows; it ends with a line end."""
         return self._json_head() if kind == "json" else self._txt_head()
 
     def tail(self, kind: str) -> bytes:
-        """What stands after the rows."""
+        """The text after the rows."""
         return b"]}\n" if kind == "json" else b""
 
     def _json_head(self) -> bytes:
@@ -230,7 +229,7 @@ class Batch:
 def object_stem(
     *, first: datetime, last: datetime, archived_at: datetime, number: int
 ) -> str:
-    """The guide's name without its ending; `number`, from 1, tells segments apart."""
+    """Return the guide's name without suffix; `number`, from 1, makes it unique."""
     suffix = f"_{number:04d}" if number > 1 else ""
     return (
         f"audit_logs_{_utc(first):%Y%m%d}_to_{_utc(last):%Y%m%d}"
@@ -239,12 +238,12 @@ def object_stem(
 
 
 def kind_of(name: str) -> str:
-    """`json` or `txt`, of an object of a segment."""
+    """Return `json` or `txt` for an object of a segment."""
     return "json" if name.removesuffix(".gz").endswith(".json") else "txt"
 
 
 def moment_text(moment: datetime) -> str:
-    """ISO 8601 in UTC, to the microsecond."""
+    """Return ISO 8601 in UTC with microseconds."""
     return _utc(moment).isoformat()
 
 

@@ -1,9 +1,9 @@
-"""The manifests: a chain that shows a removed, swapped or edited object.
+"""The manifests: a chain that reveals removed, swapped or edited objects.
 
-Each run with rows, and each removal, adds one object beside the archives. It lists
-what was written and what was removed, and the hash of the manifest before it. After
-CloudTrail's digest files: what an object should be is recorded outside of it, and each
-statement is vouched for by the next one, the newest by the database.
+Each run that archives or removes something adds a manifest to the store. It lists what
+was written and removed, with hashes, and has the hash of the manifest before it, as
+CloudTrail's digest files do. So each manifest vouches for the one before it, and the
+database for the newest.
 """
 
 import hashlib
@@ -27,27 +27,27 @@ from starview_app.maintenance.stores.base import (
 
 VERSION = 1
 _NAME = re.compile(r"audit_manifest_([0-9]{6,})_[0-9]{8}_[0-9]{6}\.json")
-# A manifest lists so many segments at most, and the next one the rest.
+# The most segments in one manifest; the next one lists the rest.
 MANIFEST_SEGMENTS = 10_000
 PLAN_LOCK_TIMEOUT = "10s"
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
-# 100,000 objects are listed in less: more is no manifest.
+# A list of 100,000 objects is smaller: a larger object is not a manifest.
 MANIFEST_BYTES = 64 << 20
 State = AuditArchive.State
 
 
 @dataclass(frozen=True)
 class ManifestWritten:
-    """A manifest is in the store, read back and equal."""
+    """A manifest is in the store, and was read back and compared."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object, as a manifest lists it. Ends are inclusive.
+    """An object as a manifest lists it. Its ends are inclusive.
 
-    One that `is_adopted` was written by the web service's first version.
+    If it `is_adopted`, the web service's first version has written it.
     """
 
     name: str
@@ -77,7 +77,7 @@ def is_manifest(name: str) -> bool:
 
 
 def sequence_of(name: str) -> int:
-    """The number in a manifest's name; ValueError for any other name."""
+    """Return the number in a manifest's name; raise ValueError for any other name."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is no manifest's name")
@@ -90,15 +90,15 @@ def sequence_of(name: str) -> int:
 def plan_manifest(
     *, location: str, now: datetime, removed: Sequence[AuditArchive] = ()
 ) -> AuditManifest | None:
-    """Fix the text of a manifest for what no manifest lists yet; None if nothing.
+    """Record the text of the next manifest in the database; None if it would be empty.
 
-    Call it until there is nothing. That is every archived segment without one, and the
-    segments `removed`, whose objects are gone: their state is `removed` from this
-    commit on. Of several runs that plan at once, each gets a number of its own, and
-    each segment is in one manifest.
+    It lists archived segments without a manifest, and the segments `removed`, whose
+    objects are gone and whose state becomes `removed` with this commit. One manifest
+    may not hold all, so call this until it returns None. If several runs plan at the
+    same time, each gets its own number, and each segment is in one manifest.
     """
     while True:
-        with suppress(IntegrityError):  # another run has just taken the number
+        with suppress(IntegrityError):  # another run has taken the number
             return _plan_once(location, now, [record.pk for record in removed])
 
 
@@ -107,7 +107,7 @@ def _plan_once(
 ) -> AuditManifest | None:
     records = AuditArchive.objects.filter(location=location).order_by("id")
     with transaction.atomic(), connection.cursor() as cursor:
-        # Another run that plans takes a moment; one that is frozen may take for ever.
+        # Another run plans within a moment; one that is suspended may take for ever.
         cursor.execute(f"SET LOCAL lock_timeout = '{PLAN_LOCK_TIMEOUT}'")
         unlisted = records.filter(state=State.ARCHIVED, manifest=None)
         archived = list(unlisted.select_for_update()[:MANIFEST_SEGMENTS])
@@ -130,11 +130,11 @@ def _plan_once(
 def write_manifests(
     store: Store, *, is_shared: bool = False
 ) -> Iterator[AuditManifest]:
-    """Have every planned manifest in the store, read back and equal; yields each.
+    """Write each planned manifest to the store, read it back, compare it, and yield it.
 
-    Where the work `is_shared`, but for those that another process is just writing.
-    Raises JobError when the store has something else under its name or gives something
-    else back; StoreError.
+    If the work `is_shared`, a manifest that another process is writing is skipped.
+    Raises JobError if the store has something else under its name or returns something
+    else; StoreError.
     """
     planned = AuditManifest.objects.filter(location=store.location, is_written=False)
     for manifest in planned.order_by("sequence"):
@@ -142,7 +142,7 @@ def write_manifests(
             _write(store, manifest)
         elif not _write_unless_another_does(store, manifest):
             continue
-        # By itself: a run that is frozen here must not hold the row.
+        # In a transaction of its own: a run that is suspended must not hold the row.
         manifest.is_written = True
         manifest.save(update_fields=["is_written"])
         yield manifest
@@ -160,10 +160,10 @@ def _write_unless_another_does(store: Store, manifest: AuditManifest) -> bool:
 
 
 def _write(store: Store, manifest: AuditManifest) -> None:
-    """No object is removed: every run writes the same text under this name.
+    """Write one manifest to the store.
 
-    So a run that sleeps in the midst of it, and wakes up when another one has written
-    the manifest, does no harm.
+    Every run writes the same text under this name, so a run that was suspended and goes
+    on after another one has written the manifest does no harm.
     """
     store.discard_unfinished(manifest.name)
     body = manifest.body.encode()
@@ -181,7 +181,10 @@ def _write(store: Store, manifest: AuditManifest) -> None:
 
 
 def _refuse_strangers(manifest: AuditManifest, found: bytes) -> None:
-    """What has another content than planned may be this manifest, written badly."""
+    """Raise JobError if the object found under the name is not this manifest.
+
+    With a different text it may still be this manifest, incompletely written.
+    """
     created_at = json.loads(manifest.body)["created_at"]
     if created_at.encode() not in found:
         raise JobError(
@@ -228,7 +231,7 @@ def sha256_of(content: bytes) -> str:
 
 
 def read_body(store: Store, name: str) -> bytes:
-    """No more of it than any manifest has: somebody may have put anything there."""
+    """Read at most MANIFEST_BYTES: under this name there may be any object."""
     body = b""
     for piece in store.read(name):
         body += piece
@@ -238,7 +241,7 @@ def read_body(store: Store, name: str) -> bytes:
 
 
 def parse_manifest(body: bytes) -> Manifest:
-    """Read a manifest's text; ValueError when it is not one, whatever it is."""
+    """Parse the text of a manifest; raise ValueError for anything else."""
     try:
         content = json.loads(body)
         if content["starview_audit_manifest"] != VERSION:
@@ -258,7 +261,7 @@ def parse_manifest(body: bytes) -> Manifest:
 
 
 def as_listed(entry: Entry) -> dict[str, object]:
-    """The entry as a manifest has it, but for when an adopted one was adopted."""
+    """Return the entry as in a manifest, without the moment of an adoption."""
     return {
         "name": entry.name,
         "size_bytes": entry.size_bytes,
@@ -272,7 +275,7 @@ def as_listed(entry: Entry) -> dict[str, object]:
 
 
 def parse_entry(content: dict[str, object]) -> Entry:
-    """Raises KeyError, TypeError or ValueError when it is not one."""
+    """Raises KeyError, TypeError or ValueError if `content` is not an entry."""
     return Entry(
         name=_text(content["name"]),
         size_bytes=_number(content["size_bytes"]),

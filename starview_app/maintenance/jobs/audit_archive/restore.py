@@ -1,7 +1,7 @@
-"""Bring archived audit rows back into the table, as they were.
+"""Restore archived audit rows to the table, unchanged.
 
-An object is read twice: first to compare its size and hash with what its manifest
-lists, then into a temporary table, hashed once more. Only then does one statement move
+An object is read twice: first to compare its size and hash with those in its manifest,
+then into a temporary table, where it is hashed again. After that one statement moves
 its rows into the audit log, in the same transaction.
 """
 
@@ -55,13 +55,15 @@ from starview_app.maintenance.stores.base import ObjectMissingError, Store, Stor
 from starview_app.maintenance.text import one_line
 
 COPY_BYTES = 1 << 20
-# An account was deleted while its rows came back: they come back without it.
+# If an account is deleted while its rows are restored, the next attempt restores them
+# without the link to it.
 ATTEMPTS = 3
-# Of the store, one after the other: then it is the store that fails, not an object.
+# After so many failed reads in a row the store is taken to have failed, not the
+# objects.
 MOST_FAILURES = 3
-# Lines of an object that are no rows: its head and its tail.
+# Lines of an object that are not rows: its head and its tail.
 OTHER_LINES = 2
-# A name that has nothing unpacked.
+# A name without .gz, so that nothing is unpacked.
 _AS_STORED = ""
 BEGIN = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
@@ -69,9 +71,10 @@ END = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Restored:
-    """One object. `present` rows were there already, `differing` of them not equal.
+    """One object was restored.
 
-    `unlinked` rows belonged to accounts that are gone.
+    `present` rows were in the table already, of which `differing` have other contents;
+    `unlinked` rows belonged to accounts that no longer exist.
     """
 
     name: str
@@ -86,7 +89,7 @@ Report = Callable[[Restored], None]
 
 
 class _RefusedError(Exception):
-    """An object that cannot be trusted, or is not there; the others may be."""
+    """An object is missing or cannot be trusted; others are restored."""
 
 
 def restore_audit_logs(
@@ -99,15 +102,15 @@ def restore_audit_logs(
     until: datetime = END,
     dry_run: bool = False,
 ) -> JobResult:
-    """Restore the object `name`, or every row from `since` up to, not with, `until`.
+    """Restore the object `name`, or every row from `since` to `until` (exclusive).
 
-    Rows come back with their ids and all fields unchanged, but for the link to an
-    account that no longer exists. A row whose id is in the table is skipped; one that
-    is there with other contents is a problem. Each object is one transaction: it is
-    restored whole or not at all, and running twice is safe. An object that neither a
-    manifest lists nor the database vouches for, whose bytes are not the listed ones, or
-    whose rows the table cannot take, is refused; the others are restored. A dry run
-    counts a row that two objects have twice.
+    Rows are restored with their ids and all fields unchanged, except for the link to an
+    account that no longer exists. A row whose id is in the table is skipped; if its
+    contents there differ, that is a problem. Each object is one transaction: it is
+    restored completely or not at all, and running twice is safe. An object is refused
+    if nothing vouches for it, if its bytes are not those listed, or if the table cannot
+    take its rows; the others are restored. If two objects have the same row, a dry run
+    counts it twice.
 
     Counts: objects, restored, skipped. Raises JobError.
     """
@@ -179,10 +182,10 @@ class _Restoration:
         )
 
     def _between(self, chain: Chain) -> list[Entry]:
-        """The JSON objects with rows of the period; what is not there is a problem.
+        """Return the JSON objects with rows of the period; a missing one is a problem.
 
-        The newest first: its ids take the counter beyond those of all others, so that
-        the web service gives none of them away meanwhile.
+        The newest object is first: its ids advance the counter beyond those of all the
+        others, so that the web service cannot use one of them meanwhile.
         """
         entries = [
             entry
@@ -272,21 +275,21 @@ class _Restoration:
             if not restored.rows:
                 return restored
             if not self.dry_run:
-                # First, so that the web service does not give these ids away.
+                # First, so that the web service does not use these ids.
                 advance_counter(cursor)
                 cursor.execute(insert_sql(written(columns)), {})
                 restored = replace(restored, present=restored.rows - cursor.rowcount)
             return self._compare(cursor, columns, restored)
 
     def _prove(self, entry: Entry) -> None:
-        """Have its bytes compared with the listed ones, before anything is done."""
+        """Compare the object's size and hash with those listed; raise _RefusedError."""
         pieces = bounded(self.store.read(entry.name), entry.size_bytes)
         digest = Source(_AS_STORED, pieces, self.should_stop).read_all()
         if (digest.sha256, digest.size_bytes) != (entry.sha256, entry.size_bytes):
             raise _changed(entry, digest.sha256)
 
     def _copy(self, cursor: CursorWrapper, entry: Entry) -> None:
-        """Have the object's lines, which are proved, in the temporary table."""
+        """Copy the object's lines to the temporary table; compare the hash again."""
         pieces = bounded(self.store.read(entry.name), entry.size_bytes)
         most_lines = None if entry.is_adopted else entry.rows + OTHER_LINES
         source = Source(entry.name, pieces, self.should_stop, most_lines=most_lines)
@@ -301,7 +304,7 @@ class _Restoration:
                     " than any archive has; nothing of it was restored HINT: whoever"
                     " wrote its manifest is not this job"
                 ) from None
-            if file.error:  # psycopg2 keeps its text only
+            if file.error:  # psycopg2 raises an error with only its text
                 raise file.error from None
             raise
         digest = source.digest()
@@ -311,7 +314,7 @@ class _Restoration:
     def _prepare(
         self, cursor: CursorWrapper, columns: Sequence[Column], entry: Entry
     ) -> Restored:
-        """Read the rows; leave out what was not asked for, and links to nobody."""
+        """Read the rows; drop those not asked for, and links to missing accounts."""
         cursor.execute(read_rows_sql(columns), {})
         if cursor.rowcount != entry.rows:
             raise _RefusedError(
@@ -325,7 +328,7 @@ class _Restoration:
     def _compare(
         self, cursor: CursorWrapper, columns: Sequence[Column], restored: Restored
     ) -> Restored:
-        """Look at what was there already, unless it is known that nothing was."""
+        """Compare with the rows that were in the table already, if there are any."""
         if not self.dry_run and not restored.present:
             return restored
         cursor.execute(compare_sql(written(columns)), {})
@@ -361,9 +364,9 @@ def _refusal_by_table(entry: Entry, error: DatabaseError) -> _RefusedError:
 
 
 def _archived_columns(cursor: CursorWrapper, entry: Entry) -> list[Column]:
-    """The table's columns that the object's rows have, in the table's form of today.
+    """Return the columns of the table that the object's rows have.
 
-    A column that was added since is left out: the table's own default applies.
+    A column that was added to the table since then is left out, so it gets its default.
     """
     columns = read_columns(cursor)
     cursor.execute(ARCHIVED_NAMES, {})
@@ -381,7 +384,7 @@ def _archived_columns(cursor: CursorWrapper, entry: Entry) -> list[Column]:
 
 
 def _json_of(chain: Chain, name: str) -> str:
-    """What to do instead of restoring the TXT object `name`."""
+    """Return a hint to restore the JSON object instead of the TXT object `name`."""
     for other in chain.entries:
         if _stem(other) == _stem(name) and kind_of(other) == "json":
             return f"restore {other}"
@@ -389,5 +392,5 @@ def _json_of(chain: Chain, name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """What the JSON and the TXT object of a segment have in common."""
+    """Return the common part of the names of a segment's JSON and TXT object."""
     return name.removesuffix(".gz").rpartition(".")[0]

@@ -1,6 +1,6 @@
-"""The statements of a restore: an object's lines become rows, and the rows come back.
+"""The statements of a restore: they turn lines into rows, and insert these.
 
-They work on two temporary tables, restored_line and restored.
+They use two temporary tables, restored_line and restored.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from django.db.backends.utils import CursorWrapper
 from starview_app.maintenance.jobs.audit_archive.table import TABLE, Column
 
 MAKE_LINES = "CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP"
-# The lines of an object as they are: neither character occurs in JSON text.
+# Copies lines unchanged: the quote and the delimiter do not occur in JSON text.
 COPY_LINES = r"""
     COPY pg_temp.restored_line (line)
     FROM STDIN WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 """
 _ROWS = """pg_temp.restored_line WHERE line LIKE '{"id":%%'"""
-# Of one row: all rows of an object have the same.
+# The names in one row: all rows of an object have the same.
 ARCHIVED_NAMES = f"""
     SELECT json_object_keys(first.line)
     FROM (SELECT rtrim(line, ',')::json AS line FROM {_ROWS} LIMIT 1) AS first
@@ -27,7 +27,7 @@ LEAVE_OTHERS_OUT = """
         "timestamp" < %(since)s
         OR "timestamp" >= %(until)s
 """
-# As the web service does when it deletes an account: what happened stays on record.
+# The web service does the same when it deletes an account: it keeps the events.
 UNLINK = """
     UPDATE pg_temp.restored AS log
     SET user_id = NULL
@@ -35,8 +35,9 @@ UNLINK = """
         user_id IS NOT NULL
         AND NOT EXISTS (SELECT FROM auth_user WHERE auth_user.id = log.user_id)
 """
-# The ids of an object lie close together. The index on them finds what the table has
-# between the first and the last, whatever the planner guesses of a temporary table.
+# The ids of an object lie close together. With the bounds the index on id finds the
+# rows of the table between the first and the last; without them the plan would depend
+# on the planner's guess about the temporary table.
 _PRESENT = f"""
     {TABLE} AS present
     WHERE
@@ -47,7 +48,7 @@ _PRESENT = f"""
 
 
 def read_rows_sql(columns: Sequence[Column]) -> str:
-    """Make the table of the rows, as they were; the object's head and tail are none."""
+    """SQL: create the table of the rows, without the object's head and tail."""
     as_it_was = ", ".join(
         f"{column.as_it_was('log')} AS {column.quoted}" for column in columns
     )
@@ -62,7 +63,7 @@ def read_rows_sql(columns: Sequence[Column]) -> str:
 
 
 def insert_sql(columns: Sequence[Column]) -> str:
-    """Rows whose id is in the table stay out, also where no key makes ids unique."""
+    """SQL: insert the rows whose id is not in the table, even without a unique key."""
     names = ", ".join(column.quoted for column in columns)
     return f"""
         INSERT INTO {TABLE} ({names})
@@ -75,9 +76,9 @@ def insert_sql(columns: Sequence[Column]) -> str:
 
 
 def compare_sql(columns: Sequence[Column]) -> str:
-    """How many ids are there; how many of them with other contents, and the first.
+    """SQL: how many ids are in the table, how many with other contents, the first such.
 
-    A link that only one of the two has was removed with its account.
+    A link to an account that only one side has was removed with the account.
     """
     compared = [column for column in columns if column.name not in ("id", "user_id")]
     present, log = (
@@ -105,10 +106,10 @@ def compare_sql(columns: Sequence[Column]) -> str:
     """
 
 
-# Quoted as SQL needs it; NULL when the ids come from elsewhere.
+# A quoted name; NULL if the ids do not come from a sequence of the column.
 _COUNTER = "SELECT pg_get_serial_sequence('starview_app_auditlog', 'id')"
-# In a database that was built anew the counter begins below the restored ids. An id at
-# the very end of its range did not come from it, and would use it up.
+# In a new database the counter begins below the restored ids. An id at the very end of
+# the range did not come from the counter, and would exhaust it.
 _ADVANCE_COUNTER = """
     SELECT setval(%(counter)s, highest.id)
     FROM
@@ -125,12 +126,12 @@ _ADVANCE_COUNTER = """
 
 
 def written(columns: Sequence[Column]) -> list[Column]:
-    """Without those that PostgreSQL computes."""
+    """Return the columns without those that PostgreSQL computes."""
     return [column for column in columns if not column.is_generated]
 
 
 def advance_counter(cursor: CursorWrapper) -> None:
-    """Take the counter of ids beyond those of the temporary table; never backwards."""
+    """Advance the counter beyond the ids of the temporary table; never move it back."""
     cursor.execute(_COUNTER)
     (counter,) = cursor.fetchone()
     if counter:

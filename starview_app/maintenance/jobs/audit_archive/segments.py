@@ -1,16 +1,17 @@
 """One segment of the audit log: planned, written, read back, and only then deleted.
 
-A segment is remembered as open in a commit of its own before its first object is
-written. Everything else happens in one repeatable-read transaction: the rows that
-PostgreSQL writes out and the rows that are deleted are the same ones, and the deletion
-and the mark "archived" are one commit. So a segment that is found open still has all
-its rows in the table, whatever happened to the run.
+A segment is recorded as open, in a separate commit, before its first object is written.
+Everything else happens in one repeatable-read transaction: the rows that PostgreSQL
+writes out are the rows that are deleted, and the deletion and the state "archived" are
+one commit. So an open segment still has all its rows in the table, however its run
+ended.
 
-No lock is relied on (docs/decisions/0008). An object is removed only when its record
-is committed as abandoned, which no commit can make archived again; and no other record
-will ever have its name. So a run that sleeps between any two of its steps, and wakes up
-when others have gone on, removes nothing that is relied on. Where several processes
-share the work (`sharing`), a lock of the record only says that somebody works on it.
+Safety does not depend on a lock (docs/decisions/0008). An object is removed only after
+its record is committed as abandoned, and no commit can make that record archived again;
+nor will another record ever have the object's name. So a run that is suspended between
+any two steps, and goes on after others have, removes nothing that is needed. If several
+processes share the work (`sharing`), the lock on a record only shows that a process
+works on it.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -58,10 +59,10 @@ from starview_app.maintenance.stores.base import (
     StoreError,
 )
 
-# Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
-# service ever wait for each other, it is the job that gives way and tries again.
+# Below PostgreSQL's deadlock_timeout (1 s): if this job and a request of the web
+# service wait for each other, the job gives way and tries again.
 LOCK_TIMEOUT_MS = 900
-# A row of the segment was changed or held by another: the segment is written anew.
+# How often a segment is written if a row of it is changed or locked by others.
 ATTEMPTS = 3
 _CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 State = AuditArchive.State
@@ -79,27 +80,27 @@ START = Position(datetime(1900, 1, 1, tzinfo=UTC), 0)
 
 
 class Outcome(StrEnum):
-    """What became of the objects of a segment that was abandoned."""
+    """The outcome for the objects of an abandoned segment."""
 
-    UNDONE = "undone"  # gone; the rows are in the table, and come anew when due
-    KEPT = "kept"  # a lock of the store keeps them, for a later run to remove
+    UNDONE = "undone"  # removed; the rows are in the table, and are archived when due
+    KEPT = "kept"  # a lock of the store keeps the objects; a later run removes them
 
 
 class SegmentVanishedError(Exception):
-    """Its rows are gone, by another hand: there is nothing to archive."""
+    """The rows of the segment were deleted by others: there is nothing to archive."""
 
 
 class ChangedMeanwhileError(Exception):
-    """A row of the segment was changed or held, or another run has abandoned it."""
+    """A row of the segment was changed or locked, or another run has abandoned it."""
 
 
 def plan(
     *, cutoff: datetime, after: Position, segment_rows: int
 ) -> tuple[Position, Position] | None:
-    """First and last row (inclusive) of the next segment behind `after` (exclusive).
+    """Return the first and last row (inclusive) of the next segment.
 
-    None when no due row is left there. A segment has `segment_rows` rows at most, all
-    of one calendar month of UTC.
+    It begins after `after` (exclusive) and has at most `segment_rows` rows, all of one
+    calendar month of UTC. None if no row is due there.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -125,10 +126,10 @@ def open_segment(
     kinds: tuple[str, ...],
     number: int,
 ) -> AuditArchive:
-    """Remember a segment, before anything of it is in the store.
+    """Record a segment as open, before any of its objects is in the store.
 
-    Its objects get names that no other record of this database has or will have; the
-    `number` in them is the next free one from the given one on.
+    Its objects get names that no other record of this database has or will have: the
+    number in them is the first free one from `number` on.
     """
     for tried in count(number):
         stem = archive_format.object_stem(
@@ -154,19 +155,19 @@ def open_segment(
                 record.save(force_insert=True)
             return record
         except IntegrityError:
-            pass  # that name is another record's
+            pass  # another record has the name
         except OperationalError as error:
-            # Its transaction is open: another run is about to finish it, or is frozen.
+            # The row is locked: another run is finishing it, or is suspended.
             if not isinstance(error.__cause__, LockNotAvailable):
                 raise
     raise AssertionError("there is always a next number")
 
 
 def abandon(record: AuditArchive) -> bool:
-    """Give up an open segment for good; False when it is not open any more.
+    """Abandon an open segment for ever; return False if it is not open any more.
 
-    From this commit on its objects are nobody's proof: whoever comes may remove them.
-    Raises a DatabaseError, also when another run is just about to finish it.
+    From this commit on its objects are not needed, and any run may remove them. Raises
+    a DatabaseError, also if another run is just finishing the segment.
     """
     opened = AuditArchive.objects.filter(pk=record.pk, state=State.OPEN)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -177,12 +178,11 @@ def abandon(record: AuditArchive) -> bool:
 def remove_abandoned(
     store: Store, record: AuditArchive, listed: Collection[str]
 ) -> Outcome | None:
-    """Remove what bears the names of an abandoned segment; None when nothing does.
+    """Remove the objects and uploads of an abandoned segment; None if there are none.
 
-    Of the objects only those that are `listed`; no list shows an unfinished upload.
-
-    Where two databases share a store, an object of the same name may be the other
-    one's: only one with the record's own moment in its head is removed.
+    Objects are removed only if they are `listed`; an unfinished upload is in no list.
+    If two databases share a store, an object of the same name may belong to the other
+    one: it is removed only if its head has the record's own moment.
     """
     outcome = None
     for name in record.names:
@@ -199,9 +199,9 @@ def remove_abandoned(
 
 @dataclass(frozen=True)
 class SegmentArchiver:
-    """Moves segments to `store`. Nothing of a segment is lost however a call ends.
+    """Moves segments to `store`. No row is lost, however a call ends.
 
-    `begin` is called at the begin of the transaction that archives a record.
+    `begin` is called first in the transaction that archives a record.
     """
 
     store: Store
@@ -209,19 +209,19 @@ class SegmentArchiver:
     begin: Callable[[AuditArchive], None] = lambda record: None
 
     def archive(self, record: AuditArchive) -> None:
-        """Write, read back, compare, delete; `record`, which is open, is then archived.
+        """Archive the open `record`: write, read back and compare objects, delete rows.
 
-        When this raises, the record is abandoned and what is known to be in the store
-        is removed, where database and store still allow it; what remains is found by
-        the next run. Raises JobError, StoreError, StopRequested,
-        ChangedMeanwhileError, or SegmentVanishedError when no row of the segment is
-        there any more.
+        After an error the record is abandoned and its objects are removed, as far as
+        the database and the store allow; the next run removes the rest. Raises
+        JobError, StoreError, StopRequested, ChangedMeanwhileError, or
+        SegmentVanishedError if no row of the segment exists any more.
         """
         objects = _Objects(self.store, record, self.should_stop)
         try:
             self._archive(record, objects)
         except BaseException as error:
-            # When the answer to the commit was lost, the segment is not open any more.
+            # If the answer to the commit was lost, the segment is not open any more,
+            # and nothing is removed.
             with suppress(DatabaseErrors, StoreError):
                 if abandon(record):
                     objects.remove_written()
@@ -234,9 +234,9 @@ class SegmentArchiver:
     def _archive(self, record: AuditArchive, objects: "_Objects") -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            # While an object is read back the session has nothing to do.
+            # While an object is read back the database session is idle.
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            # Before the snapshot is taken: so no column can come in between.
+            # Before the snapshot is taken, so that no column can be added in between.
             cursor.execute(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE")
             cursor.execute(SET_TEXT_FORMS)
             self.begin(record)
@@ -259,9 +259,9 @@ class SegmentArchiver:
 def _mark_archived(
     record: AuditArchive, batch: Batch, written: list[dict[str, object]]
 ) -> None:
-    """The fence: a record that another run has abandoned cannot be archived any more.
+    """Mark the record as archived, unless another run has abandoned it: the fence.
 
-    PostgreSQL refuses the update of a row that was changed since the snapshot.
+    PostgreSQL refuses to update a row that was changed since the snapshot.
     """
     record.state = State.ARCHIVED
     record.row_count = batch.count
@@ -276,7 +276,7 @@ def _mark_archived(
 
 
 def _delete(cursor: CursorWrapper, record: AuditArchive, batch: Batch) -> None:
-    """Delete the rows of this snapshot: the ones that were written."""
+    """Delete the rows of this snapshot, which are those that were written."""
     cursor.execute(archive_format.DELETE, _range(record))
     if cursor.rowcount != batch.count:
         raise JobError(
@@ -293,9 +293,9 @@ class _Objects:
     store: Store
     record: AuditArchive
     should_stop: ShouldStop
-    # Whole, in the store, and written by this process.
+    # Names of complete objects in the store that this process has written.
     written: list[str] = field(default_factory=list)
-    # Copies the last object meanwhile.
+    # Makes the copy for the last object at the same time as those for the others.
     beside: CopyBeside | None = None
 
     def put(
@@ -305,7 +305,7 @@ class _Objects:
         batch: Batch,
         name: str,
     ) -> Digest:
-        """Have one object in the store, compared with what comes back from it."""
+        """Write one object to the store, read it back and compare it."""
         with self.store.writer(name) as target:
             sent = self._copy(cursor, columns, batch, name, target)
         self.written.append(name)
@@ -319,7 +319,10 @@ class _Objects:
         return sent
 
     def refuse_unlisted(self, entries: list[dict[str, object]]) -> None:
-        """What the store does not list could never be verified or cleaned up."""
+        """Raise JobError if the store does not list an object that was written.
+
+        Such an object could never be verified or removed.
+        """
         listed = {
             found.name: found.size_bytes
             for found in self.store.objects(f"{self.record.stem}.")
@@ -333,7 +336,7 @@ class _Objects:
                 )
 
     def remove_written(self) -> None:
-        """Once the record is abandoned. Raises StoreError."""
+        """Remove the objects of a record that is abandoned. Raises StoreError."""
         for name in self.written:
             self.store.delete(name)
 
@@ -341,7 +344,7 @@ class _Objects:
     def last_copied_beside(
         self, cursor: CursorWrapper, columns: tuple[Column, ...], batch: Batch
     ) -> Iterator[None]:
-        """Copy the last of several objects while the others are copied."""
+        """Make the copy for the last of several objects parallel to the others."""
         *others, name = self.record.names
         if not others:
             yield
@@ -362,7 +365,7 @@ class _Objects:
         name: str,
         target: ObjectWriter,
     ) -> Digest:
-        """The object's content, to `target`."""
+        """Write the object's content to `target`."""
         if self.beside and name == self.record.names[-1]:
             copied = self.beside.pass_on(target, self.should_stop)
             if copied:
@@ -373,7 +376,7 @@ class _Objects:
 
 
 def _is_marked(store: Store, record: AuditArchive, name: str) -> bool:
-    """Whether the object is there and has the record's own moment in its head."""
+    """Whether the object exists and its head has the record's own moment."""
     pieces = store.read(name)
     try:
         head = next(iter(Source(name, pieces, lambda: False)), b"")
@@ -408,7 +411,7 @@ def _summary(cursor: CursorWrapper, record: AuditArchive) -> Batch:
 
 
 def _refuse_referred(cursor: CursorWrapper, record: AuditArchive) -> None:
-    """Rows of an unknown table that refer to the log would be lost with it."""
+    """Raise JobError if a row of an unknown table refers to a row of the segment."""
     statement = archive_format.COUNT_REFERRED.format(
         unreferenced=unreferenced_sql(TABLE, "log")
     )
@@ -428,7 +431,7 @@ def _copy(
     batch: Batch,
     sink: Sink,
 ) -> Digest:
-    """PostgreSQL's own text of the rows, with head and tail, through `sink`."""
+    """Copy the rows as PostgreSQL's text, with head and tail, to `sink`."""
     kind = archive_format.kind_of(sink.name)
     sink.write(batch.head(kind))
     before = sink.lines

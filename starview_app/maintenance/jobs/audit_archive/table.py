@@ -1,7 +1,7 @@
-"""The audit log's table as it is now: asked from the catalog, never assumed.
+"""The columns of the audit log, read from the catalog.
 
-The web service adds columns, and may partition the table. What leaves the table has to
-be the whole row, and has to be able to come back.
+The web service may add columns and partition the table. Whole rows must be archived, in
+a form that can be restored.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from starview_app.maintenance.errors import JobError
 
 TABLE = "starview_app_auditlog"
-# In the order in which the archive has had them from its first version on.
+# In the order of the archive's first version.
 KNOWN = (
     "id",
     "event_type",
@@ -25,16 +25,16 @@ KNOWN = (
     "user_agent",
     "metadata",
 )
-# Types whose JSON comes back as the same value. Any other one is archived as
-# PostgreSQL's own text of it, which every type can read back; so are json and jsonb,
-# since JSON's null and the missing value would look alike.
+# Types whose JSON is restored as the same value. Any other type is archived as
+# PostgreSQL's text, which every type can read; so are json and jsonb, in which JSON's
+# null could not be told from SQL's NULL.
 _PLAIN_TYPES = (
     *("boolean", "smallint", "integer", "bigint", "real", "double precision"),
     *("numeric", "text", "character varying", "character", "uuid", "inet", "cidr"),
     *("date", "timestamp with time zone", "timestamp without time zone"),
 )
 _ISO_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'
-# The text of a value must not depend on what the database's owner prefers.
+# The text of a value must not depend on the settings of the database or the role.
 SET_TEXT_FORMS = """
     SELECT
         set_config('DateStyle', 'ISO, YMD', true),
@@ -69,19 +69,19 @@ _COLUMNS = f"""
 @dataclass(frozen=True)
 class Column:
     name: str
-    type: str  # as SQL writes it
-    is_plain: bool  # its JSON comes back as the same value
-    is_generated: bool  # computed from other columns: never written
+    type: str  # in SQL's notation
+    is_plain: bool  # its JSON is restored as the same value
+    is_generated: bool  # computed from other columns, so never written
     is_required: bool  # NOT NULL
 
     @property
     def quoted(self) -> str:
-        """For a statement that takes parameters."""
+        """The quoted name, for a statement with parameters."""
         return '"' + self.name.replace('"', '""').replace("%", "%%") + '"'
 
     @property
     def literal(self) -> str:
-        """The name as a string of SQL, for a statement that takes parameters."""
+        """The name as an SQL string, for a statement with parameters."""
         return "'" + self.name.replace("'", "''").replace("%", "%%") + "'"
 
     @property
@@ -91,9 +91,9 @@ class Column:
 
     @property
     def as_archived(self) -> str:
-        """SQL: the column as the JSON has it."""
+        """SQL: the column's value for the JSON."""
         if self.name == "timestamp":
-            # As Python's isoformat() and the first version: six digits, or none at all.
+            # Like Python's isoformat() and the first version: six digits or none.
             text = f"to_char({self.quoted} AT TIME ZONE 'UTC', '{_ISO_FORMAT}')"
             return f"replace({text}, '.000000', '') AS {self.quoted}"
         if self._is_as_it_is:
@@ -102,15 +102,15 @@ class Column:
 
     @property
     def json_of_text(self) -> str:
-        """SQL: its text, quoted as JSON does."""
+        """SQL: the column's text, quoted as in JSON."""
         return f"to_json({self.quoted}::text)::text"
 
     def as_it_was(self, alias: str) -> str:
-        """SQL: the column's own value, from the one that the JSON has."""
+        """SQL: the column's value, from the one in the JSON."""
         archived = f"{alias}.{self.quoted}"
         if self.name == "metadata" and self.is_required:
-            # JSON's null comes back as SQL's, which the column does not take: only the
-            # metadata `null` can have been meant.
+            # JSON's null is restored as SQL's NULL, which this column does not accept,
+            # so it must have been JSON's `null`.
             return f"coalesce({archived}, 'null')"
         if self._is_as_it_is:
             return archived
@@ -118,7 +118,7 @@ class Column:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether its type has an equality, as json and xml have not."""
+        """Whether its type has an equality operator; json and xml have none."""
         return self._is_as_it_is and self.type != "json"
 
     @property
@@ -127,11 +127,11 @@ class Column:
 
 
 def read_columns(cursor: CursorWrapper | Cursor) -> tuple[Column, ...]:
-    """Every column of the audit log, the known ones first.
+    """Return every column of the audit log, the known ones first.
 
-    Ask with the table locked, in any mode: then they stay as they are until the end of
-    the transaction. Raises JobError when some rows, or a part of them, could not be
-    seen, archived or restored.
+    The caller must have locked the table, in any mode, so that the columns do not
+    change before the end of the transaction. Raises JobError if some rows, or a part of
+    them, could not be seen, archived or restored.
     """
     cursor.execute(_FORM)
     ((kind, has_row_security, has_children),) = cursor.fetchall()

@@ -1,4 +1,4 @@
-"""Bytes on their way to a store and back: hashed, counted, packed and compared."""
+"""Streams to a store and back, which hash, count, compress and unpack."""
 
 import hashlib
 import zlib
@@ -10,24 +10,24 @@ from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.stores.base import ObjectWriter
 
 PIECE_BYTES = 1 << 18
-KEEP_BYTES = 8  # longer than any separator, which the last row must lose again
-# The longest row that is archived, and so the longest line that is restored: PostgreSQL
-# takes some 20 times that memory to read one.
+KEEP_BYTES = 8  # more than a separator, which is removed after the last row
+# The longest row that is archived, and so the longest line that is restored. PostgreSQL
+# needs some 20 times as much memory to read it.
 LINE_BYTES = 32 << 20
-_GZIP = 31  # zlib's way to ask for gzip's header and trailer, with no time in it
+_GZIP = 31  # zlib's value for gzip's header and trailer, without a time
 
 
 class StopRequested(Exception):
-    """Unwinds to the transaction, which is rolled back."""
+    """Raised to leave the transaction, which is rolled back."""
 
 
 class TooLargeError(Exception):
-    """The object has more lines, or longer ones, than any archive of ours."""
+    """The object has more or longer lines than any archive that this project writes."""
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What an object is compared by: its bytes as stored, and the lines in them."""
+    """What objects are compared by: size and hash as stored, and number of lines."""
 
     sha256: str
     size_bytes: int
@@ -39,11 +39,11 @@ def is_compressed(name: str) -> bool:
 
 
 class Sink:
-    """Takes an object's text in pieces of any size, and passes it on in larger ones.
+    """Takes an object's text in pieces of any size, and passes it on in larger pieces.
 
-    On the way it counts lines, packs the text when the name ends in .gz, and hashes
-    what is stored. Raises StopRequested when asked to stop, and JobError for a piece
-    longer than any line may be: COPY gives each row as one piece.
+    It counts the lines, compresses the text if the name ends in .gz, and hashes what is
+    stored. Raises StopRequested when asked to stop, and JobError for a piece longer
+    than LINE_BYTES; COPY gives each row as one piece.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Sink:
 
     @property
     def lines(self) -> int:
-        """The line ends so far."""
+        """The number of line ends so far."""
         return self._lines + self._buffer.count(b"\n")
 
     def write(self, data: bytes) -> None:
@@ -76,7 +76,7 @@ class Sink:
             self._pass_on(keep_bytes=KEEP_BYTES)
 
     def end_rows(self, tail: bytes, *, drop: bytes) -> None:
-        """Take `drop` off the end of the last row, and add `tail`; nothing follows."""
+        """Remove `drop` from the end of the last row, and write `tail`, the end."""
         ending = drop + b"\n"
         if drop and self._buffer.endswith(ending):
             self._buffer[-len(ending) :] = b"\n"
@@ -105,12 +105,12 @@ class Sink:
 
 
 class Source:
-    """An object's text, piece by piece, hashed as it is stored and unpacked.
+    """An object's unpacked text, piece by piece; its bytes are hashed as stored.
 
-    `digest` is complete once every piece was taken. Text that cannot be unpacked ends
-    where that shows: its hash, of all that is stored, says that it is not the object.
-    With `most_lines` it raises TooLargeError at the first line beyond, or at one of
-    more than LINE_BYTES: a few bytes of gzip may stand for very many.
+    `digest` is complete after the last piece. If the bytes cannot be unpacked, the text
+    ends there; the hash, which covers all bytes, then shows that the object is wrong.
+    With `most_lines`, TooLargeError is raised for more lines, or for a line of more
+    than LINE_BYTES: a few bytes of gzip may unpack to very many.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Source:
     ) -> None:
         self._pieces = pieces
         self._most_lines = most_lines
-        self._line_bytes = 0  # of the line that has begun
+        self._line_bytes = 0  # so far, of the current line
         self._should_stop = should_stop
         self._unpack: Callable[[bytes], Iterator[bytes]] = (
             _Unpacker().unpack if is_compressed(name) else _as_it_is
@@ -145,7 +145,7 @@ class Source:
                 yield text
 
     def read_all(self) -> Digest:
-        """Take every piece and keep none."""
+        """Read all the pieces, and return their digest."""
         for _ in self:
             pass
         return self.digest()
@@ -154,7 +154,10 @@ class Source:
         return Digest(self._sha256.hexdigest(), self._size_bytes, self._lines)
 
     def _check_bounds(self, text: bytes, most_lines: int) -> None:
-        """Pieces are shorter than LINE_BYTES: only a line over several is too long."""
+        """Raise TooLargeError for too many lines or a line that is too long.
+
+        Pieces are shorter than LINE_BYTES, so such a line has several.
+        """
         first_end = text.find(b"\n")
         longest = self._line_bytes + (first_end if first_end >= 0 else len(text))
         if self._lines > most_lines or longest > LINE_BYTES:
@@ -165,14 +168,14 @@ class Source:
 
 
 class _Unpacker:
-    """gzip to text, until something in it is not gzip."""
+    """Unpacks gzip, up to the first bytes that are not gzip."""
 
     def __init__(self) -> None:
         self._unpacker = zlib.decompressobj(wbits=_GZIP)
         self._is_broken = False
 
     def unpack(self, piece: bytes) -> Iterator[bytes]:
-        """In pieces of bounded size: a few bytes may stand for very many."""
+        """Yield pieces of limited size."""
         while piece and not self._is_broken:
             try:
                 text = self._unpacker.decompress(piece, PIECE_BYTES)
@@ -181,7 +184,7 @@ class _Unpacker:
                 return
             if text:
                 yield text
-            # What follows its end is hashed, not kept.
+            # Bytes after the end of gzip are hashed, but not unpacked.
             self._is_broken = self._unpacker.eof
             piece = self._unpacker.unconsumed_tail
 
@@ -191,9 +194,9 @@ def _as_it_is(piece: bytes) -> Iterator[bytes]:
 
 
 class PiecesFile:
-    """What COPY reads from: `pieces` cut to the size that it asks for.
+    """A file for COPY, which reads `pieces` in the size that it asks for.
 
-    `error` is what ended the reading.
+    `error` is the exception that ended the reading, if there was one.
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -212,7 +215,7 @@ class PiecesFile:
 
 
 def bounded(pieces: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
-    """No more than so many bytes, and one piece that shows that there are more."""
+    """Yield pieces until they have more than `size_bytes`, so that this can be seen."""
     left = size_bytes
     for piece in pieces:
         yield piece

@@ -1,6 +1,6 @@
-"""Walk the chain of manifests and read the archived objects back.
+"""Check the chain of manifests and the archived objects.
 
-Nothing is changed, here or in the store.
+Nothing is changed, in the database or in the store.
 """
 
 import random
@@ -39,7 +39,7 @@ from starview_app.maintenance.stores.base import (
 
 GOOD = "good"
 BY_SIZE = "by size"
-# Hashing takes a core, and a store lets one wait.
+# Two at a time: one object is hashed while the store sends the other.
 READ_AT_A_TIME = 2
 
 _COUNTS = (
@@ -50,10 +50,12 @@ _Reading = Future[Digest]
 
 @dataclass(frozen=True)
 class ChainRead:
-    """`is_on_record`: the database knows the newest manifest, so none can be cut off.
+    """The chain was read.
 
-    `expected` counts the objects that should be there, `to_read` those that are read,
-    `unlisted` those that no manifest in the store lists yet.
+    `is_on_record`: the database has the newest manifest, so that missing ones at the
+    end would be noticed. `expected` is the number of objects that should be in the
+    store, `to_read` that of objects that are read, `unlisted` that of objects which no
+    manifest in the store lists yet.
     """
 
     manifests: int
@@ -75,18 +77,18 @@ def verify_audit_archives(
     since: datetime | None = None,
     sample: int | None = None,
 ) -> JobResult:
-    """Say of each object whether it is good, missing, changed or in no manifest.
+    """Report for each object whether it is good, missing, changed or stray.
 
-    The manifests are all checked, and every object that they, or the database, vouch
-    for. Objects that were listed before `since` are left out; of the others `sample`,
-    chosen at random, are read back, and the rest are checked by presence and size
-    (`by_size`). Without `sample` all are read. What an archive run has not finished is
-    left out too, its rows are in the table; and what a removal has begun with may be
-    there or not.
+    All manifests are checked, and every object that they or the database vouch for.
+    Objects that were listed before `since` are left out. Of the others, `sample`
+    objects, chosen at random, are read back, and the rest are checked by presence and
+    size (`by_size`); without `sample` all are read. Segments that are not finished are
+    left out, since their rows are in the table. Objects whose removal has begun may be
+    present or not.
 
     Counts: manifests, good, by_size, missing, changed, stray, read, unlisted. Each
-    object that is neither good nor right by its size is a problem. Raises JobError
-    when the store cannot be read.
+    object that is neither good nor counted by size is a problem. Raises JobError if the
+    store cannot be read.
     """
     try:
         return _Verification(store, report, should_stop).run(since, sample)
@@ -138,7 +140,10 @@ class _Verification:
     def _read_ahead(
         self, expected: list[Entry], sizes: dict[str, int], to_read: set[str]
     ) -> Generator[_Reading | None]:
-        """What is read of each, in order, or None; two are read at the same time."""
+        """Yield a reading for each entry, in order, or None if it is not read.
+
+        READ_AT_A_TIME objects are read at the same time.
+        """
         is_over = threading.Event()
         begun: deque[_Reading | None] = deque()
         try:
@@ -168,7 +173,7 @@ class _Verification:
         sizes: dict[str, int],
         reading: _Reading | None,
     ) -> Finding | None:
-        """None for what a clean-up removed meanwhile."""
+        """Check one object; return None if a clean-up has removed it meanwhile."""
         if self._should_stop():
             raise StopRequested
         name = entry.name
@@ -201,7 +206,9 @@ class _Verification:
 
 
 def _in_thread(read: Callable[[], Digest]) -> _Reading:
-    """Begin; the process may end while a store that hangs does not answer."""
+    """Begin a reading in a daemon thread, so that a store that does not answer cannot
+    keep the process alive.
+    """
     reading = _Reading()
 
     def run() -> None:

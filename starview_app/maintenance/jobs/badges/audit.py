@@ -1,7 +1,7 @@
-"""Compare the badges that members hold with those they have earned, and mend both.
+"""Compare the badges that members hold with those they have earned, and correct them.
 
-The rules are one statement, `rules`: it runs once to list, and again for each batch on
-locked accounts, so what changed in between is decided by what is true then.
+The rules are one statement, in `rules`. It runs once to list the findings, and again
+for each batch of locked accounts, so that changes in between are taken into account.
 """
 
 from array import array
@@ -20,23 +20,21 @@ from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.text import one_line
 
 BATCH_USERS = 100  # one transaction each: short locks, so the site stays quick
-# Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
-# service ever wait for each other, it is the job that gives way and tries again.
-LOCK_TIMEOUT_MS = 900
-MOST_PROBLEMS = 20  # with more it is no matter of a few rows, and each takes its time
+LOCK_TIMEOUT_MS = 900  # below deadlock_timeout, so the job gives way: decisions/0007
+MOST_PROBLEMS = 20  # after more the run ends: the cause is not in single rows
 
 
 @dataclass(frozen=True)
 class Begun:
-    """First event: how many users are looked at, and which badges are not."""
+    """The first event: the number of users, and the badges that are not checked."""
 
     users: int
-    badges_without_rule: list[tuple[str, str]]  # name, category
+    badges_without_rule: list[tuple[str, str]]  # (name, category)
 
 
 @dataclass(frozen=True)
 class Audited:
-    """A user with findings: when mending, what was done, else what is to be done."""
+    """A user with findings: the corrections that were made, or that would be."""
 
     username: str
     invalid: list[Finding]
@@ -52,9 +50,10 @@ _USERS = f"""
     WHERE account.username = %(username)s
 """
 _COUNT = f"SELECT count(*) FROM auth_user AS account WHERE {rules.IS_MEMBER}"
-# The children first, in the order of Django's own delete. A row that is written for one
-# of the accounts meanwhile waits for us, since its key must be looked up: so who earns
-# a badge while it is revoked finds it gone, and gets it anew.
+# The children first, in the order in which Django deletes. An insert of a row for one
+# of these accounts waits for these locks, since its foreign key is checked. So if a
+# member earns a badge while it is revoked, the web service finds it gone and awards it
+# again.
 _LOCKS = (
     "SELECT id FROM starview_app_userprofile WHERE user_id = ANY(%(ids)s)"
     " ORDER BY id FOR UPDATE",
@@ -85,7 +84,7 @@ _REVOKE = """
         profile.user_id = lost.user_id
         AND profile.pinned_badge_ids && lost.badge_ids
 """
-# The web service may have been quicker.
+# On conflict the web service has awarded the badge meanwhile.
 _AWARD = """
     INSERT INTO starview_app_userbadge (user_id, badge_id, earned_at)
     SELECT user_id, badge_id, %(now)s
@@ -106,14 +105,14 @@ def audit_badges(
     award: bool = False,
     batch_users: int = BATCH_USERS,
 ) -> JobResult:
-    """Revoke badges that are not earned (`fix`), give those that are (`award`).
+    """Revoke badges that are not earned (`fix`), award those that are (`award`).
 
     With neither it only reads. System accounts are left out; only active accounts with
-    a verified address or a social account are given badges. `username` names the only
-    user to look at; raises JobError when there is none, or it is a system account.
+    a verified address or a social account are awarded badges. `username` limits the run
+    to one user; JobError is raised if there is no such user, or it is a system account.
 
     Safe to run twice and safe to kill: each batch of users commits by itself. A user
-    whose rows are locked for long is reported, and the others are mended all the same.
+    whose rows stay locked is a problem; the others are corrected nevertheless.
     Counts: users, invalid, missing, revoked, awarded.
     """
     job = _Audit(now, report, should_stop, fix=fix, award=award)
@@ -131,8 +130,6 @@ def audit_badges(
 
 
 class _Audit:
-    """One run, and what it has done so far."""
-
     def __init__(
         self,
         now: datetime,
@@ -165,13 +162,13 @@ class _Audit:
         ids: list[int] | None,
         note: Callable[[list[Finding]], None] = lambda findings: None,
     ) -> Iterator[int]:
-        """The ids of users with findings; `note` gets the findings of each.
+        """Yield the ids of users with findings; `note` is called with the findings.
 
-        They come through a cursor of the server: a first run may meet a million.
+        A server-side cursor is used, since a first run may find a million.
         """
         with transaction.atomic():
             with connection.cursor() as cursor:
-                # All rows are fetched, not only the first.
+                # Plan for all rows, since all are fetched, not only the first.
                 cursor.execute("SET LOCAL cursor_tuple_fraction = 1")
             raw: Any = connection.connection
             with (
@@ -193,10 +190,10 @@ class _Audit:
         self._report(Audited(findings[0].username, invalid, missing))
 
     def mend(self, ids: list[int]) -> None:
-        """Mend the users of `ids` that still need it, in one transaction.
+        """Correct the badges of the users `ids` that still need it, in one transaction.
 
-        When the database refuses, or a row stays locked, the batch is halved until the
-        user that it is about stands alone; that one is reported.
+        If the database refuses, or a row stays locked, the batch is halved until the
+        user with the error is alone; that user becomes a problem.
         """
         if self._stopped():
             return
@@ -208,7 +205,8 @@ class _Audit:
                 raise
             if self._stopped():
                 return
-            # Raises what concerns every user: a missing right, a read-only server.
+            # Raises an error that concerns every user: missing rights, read-only
+            # server.
             with transaction.atomic():
                 self._mend([])
             self._mend_apart(ids, error)
@@ -218,17 +216,17 @@ class _Audit:
     # -- internal helpers ---------------------------------------------------------
 
     def _stopped(self) -> bool:
-        """Whether to stop here, with work left to do."""
+        """Whether the run must stop here, with work left to do."""
         self.result.interrupted = self.result.interrupted or self._should_stop()
         return self.result.interrupted
 
     def _mend(self, ids: list[int]) -> list[Finding]:
-        """Returns the findings, without those that somebody else has mended."""
+        """Return the findings, without those that others have corrected meanwhile."""
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             for statement in _LOCKS:
                 cursor.execute(statement, {"ids": ids})
-            # A statement of its own: it sees what whoever held the locks committed.
+            # A separate statement, which sees what the former lock holders committed.
             rules.execute_findings(cursor, ids)
             findings = [Finding(*row) for row in cursor.fetchall()]
             if self._fix:

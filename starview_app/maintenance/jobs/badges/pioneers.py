@@ -1,4 +1,4 @@
-"""Give the Pioneer badge to the first 100 verified members, and never to more."""
+"""Award the Pioneer badge to the first 100 verified members, and never to more."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from starview_app.maintenance.jobs.badges.progress import CachedProgress
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 
 PIONEERS = 100
-LOCK_TIMEOUT_MS = 10_000  # for a request that awards the badge just now
+LOCK_TIMEOUT_MS = 10_000  # the longest wait for a request that awards the badge
 
 
 class Standing(Enum):
     HOLDS = auto()
     RECEIVES = auto()
-    NO_PLACE_LEFT = auto()  # others, who are not among the first, hold it
+    NO_PLACE_LEFT = auto()  # members who are not among the first hold the badge
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the first: `rank` is from 1, in the order of joining."""
+    """One of the first members; `rank` counts from 1, in the order of joining."""
 
     rank: int
     username: str
@@ -35,7 +35,7 @@ class Member:
 
 Report = Callable[[Member], None]
 
-# Whoever writes a row of the badge waits for us, and we for them: its key is looked up.
+# This lock makes others who award the badge wait, since their foreign key is checked.
 _BADGE = "SELECT id FROM starview_app_badge WHERE slug = 'pioneer'"
 _HOLDERS = "SELECT count(*) FROM starview_app_userbadge WHERE badge_id = %(badge_id)s"
 _FIRST = f"""
@@ -65,17 +65,17 @@ def award_pioneer_badges(
 ) -> JobResult:
     """Award the badge to those of the first members who lack it, in one transaction.
 
-    Members are active, with a verified address or a social account, and no system
-    accounts; first is who joined first. Whoever holds the badge keeps it and takes one
-    of the places, so there are never more than PIONEERS holders through this. Raises
-    JobError where the badge does not exist. Counts: members, held, awarded, holders.
+    Members are active accounts with a verified address or a social account, without
+    system accounts, in the order of joining. Present holders keep the badge and count,
+    so that this never leads to more than PIONEERS holders. Raises JobError if the badge
+    does not exist. Counts: members, held, awarded, holders.
     """
     progress = CachedProgress()
     with transaction.atomic(), connection.cursor() as cursor:
         badge_id = _badge(cursor, is_locked=not dry_run)
         if not dry_run:
             cursor.execute(_LOCK_ACCOUNTS, {"badge_id": badge_id})
-        # Asked after the locks: it sees what whoever held them committed.
+        # A separate statement, which sees what the former lock holders committed.
         cursor.execute(_HOLDERS, {"badge_id": badge_id})
         (holders,) = cursor.fetchone()
         cursor.execute(_FIRST, {"badge_id": badge_id})

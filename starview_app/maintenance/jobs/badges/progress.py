@@ -1,4 +1,4 @@
-"""The progress of members that the web service keeps in the cache for five minutes."""
+"""The web service's cache of members' progress, which it keeps for five minutes."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,10 @@ KEEPS_SECONDS = 300
 
 
 class CachedProgress:
-    """Forgets what is cached of members whose badges have changed.
+    """Deletes the cached progress of members whose badges have changed.
 
-    A cache that does not answer is asked once more, at the end, and not for each batch:
-    every try may take seconds.
+    If the cache does not answer, this is tried again only once, at the end, since each
+    attempt may take seconds.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class CachedProgress:
         self._is_away = False
 
     def forget(self, user_ids: Iterable[int]) -> None:
-        """To be called after the commit, so that nobody caches the old badges anew."""
+        """Delete from the cache; call it after the commit, or old badges are cached."""
         self._left += user_ids
         if not self._is_away:
             self._is_away = bool(self._delete())
 
     def finish(self) -> list[str]:
-        """What is wrong in the end, in one line."""
+        """Try once more, and return what is still wrong: no line or one."""
         why = self._delete()
         if not why:
             return []
@@ -40,7 +40,7 @@ class CachedProgress:
         ]
 
     def _delete(self) -> str:
-        """Delete what is left; why that failed, empty where it did not."""
+        """Delete what is left; return why that failed, or an empty string."""
         if self._left:
             try:
                 cache.delete_many(f"badge_progress:{number}" for number in self._left)

@@ -1,4 +1,4 @@
-"""Who has earned which badge: the web service's rules, one statement for everyone."""
+"""The web service's rules for badges, as one statement for all members."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Any
 
 SYSTEM_USERNAME = "starview"
 
-# Over `auth_user AS account`: who can have badges at all, and who may be given one.
+# Over `auth_user AS account`: accounts that may have badges, and that may be awarded
+# one.
 IS_MEMBER = f"""
     account.username <> '{SYSTEM_USERNAME}'
     AND NOT EXISTS (
@@ -30,10 +31,11 @@ MAY_EARN = """
         )
     )
 """
-# Everyone where no ids are given: as constants in the statement, they are planned with.
+# Everyone if no ids are given. The ids are constants in the statement, so that the
+# planner knows them.
 _IS_ASKED_FOR = "(%(ids)s::integer[] IS NULL OR {} = ANY(%(ids)s::integer[]))"
 
-# A member who has nothing of a measure has no row of it.
+# A member whose number is zero has no row.
 _FACTS = """
     SELECT user_id, 'visits' AS measure, count(*) AS amount, NULL::numeric AS percent
     FROM starview_app_locationvisit
@@ -102,8 +104,8 @@ _VOTES = f"""
         AND {_IS_ASKED_FOR.format("review.user_id")}
     GROUP BY review.user_id
 """
-# What a badge asks for; no measure where its rule is not known. Those of TENURE are
-# for ever, and awarded by a command of their own.
+# What each badge requires; the measure is NULL if the rule is not known. Badges of the
+# category TENURE are never revoked, and are awarded by a separate command.
 _RULES = """
     SELECT
         id,
@@ -136,7 +138,7 @@ _RULES = """
     FROM starview_app_badge
     WHERE category <> 'TENURE'
 """
-# Badges held and not earned, and earned and not held, by account.
+# By account: badges that are held but not earned, and earned but not held.
 _FINDINGS = f"""
     WITH votes_received AS ({_VOTES}),
     rule AS MATERIALIZED ({_RULES}),  -- or each comparison decides it anew
@@ -181,7 +183,7 @@ _UNKNOWN = f"SELECT name, category FROM ({_RULES}) AS rule WHERE measure IS NULL
 class Finding:
     """A badge that its holder has not earned, or that a member has earned and lacks.
 
-    `percent` is of upvotes among the votes, where `needs_percent` is not None.
+    `percent` is the share of upvotes among votes, if `needs_percent` is not None.
     """
 
     user_id: int
@@ -194,7 +196,7 @@ class Finding:
     percent: Decimal
     needs: int
     needs_percent: int | None
-    held_id: int | None  # the row of `starview_app_userbadge`
+    held_id: int | None  # the id in `starview_app_userbadge`
 
     @property
     def is_invalid(self) -> bool:
@@ -202,7 +204,7 @@ class Finding:
 
 
 def execute_findings(cursor: Any, ids: Sequence[int] | None) -> None:
-    """Ask for the findings of `ids`, or of all members; in the order of their ids."""
+    """Select the findings for `ids`, or for all members, in the order of their ids."""
     cursor.execute(_FINDINGS, {"ids": None if ids is None else list(ids)})
 
 
@@ -212,6 +214,6 @@ def by_user(findings: Iterable[Finding]) -> Iterator[tuple[int, list[Finding]]]:
 
 
 def badges_without_rule(cursor: Any) -> list[tuple[str, str]]:
-    """Name and category of badges whose rule is not known here: they are left alone."""
+    """Return (name, category) of badges with an unknown rule, which are not checked."""
     cursor.execute(_UNKNOWN)
     return list(cursor.fetchall())

@@ -1,7 +1,7 @@
-"""Back the database up to a store, prove it, and remove what need not be kept.
+"""Back up the database to a store, check the backup, and remove old ones.
 
-The dump passes from pg_dump to the store through memory. It counts once its object was
-read back, is equal, and pg_restore could list it.
+The dump passes from pg_dump to the store through memory. A backup is good after its
+object was read back and compared, and pg_restore could list its contents.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ from starview_app.maintenance.stores.base import Store, StoreError
 
 @dataclass(frozen=True)
 class BackedUp:
-    """`record` is good: in the store, read back and equal."""
+    """The backup `record` is good: in the store, read back and compared."""
 
     record: Backup
     tables: int
@@ -58,14 +58,14 @@ class Removed:
 
 @dataclass(frozen=True)
 class KeptByLock:
-    """A rule of the store keeps it; the next run tries again."""
+    """A lock of the store keeps the object; the next run tries again."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """An object that this database has not on record; it is not touched."""
+    """An object of which this database has no record; it is not removed."""
 
     name: str
 
@@ -88,16 +88,17 @@ def backup_database(
     should_stop: ShouldStop,
     dry_run: bool = False,
 ) -> JobResult:
-    """Make one backup; keep what `keep` says of the good ones, and remove the rest.
+    """Make one backup, and remove the good backups that `keep` does not select.
 
-    `key` encrypts it, unless it is empty. What runs before have left unfinished is
-    given up and removed. The newest good one is never removed, nor is what this
-    database has not on record; what a lock of the store keeps is removed later. A
-    backup that is on record and not in the store is a problem, once.
+    The dump is encrypted with `key` unless that is empty. Backups that earlier runs
+    have left unfinished are abandoned and removed. The newest good backup is never
+    removed, nor are objects of which this database has no record; objects that a lock
+    of the store keeps are removed later. A recorded backup that is missing in the store
+    is a problem, once.
 
-    A dry run makes nothing: it counts what would be kept and removed after one.
+    A dry run makes no backup: it counts those that would be kept and removed after one.
 
-    Safe to kill and to run beside another. Raises JobError.
+    Safe to kill, and safe to run at the same time as another. Raises JobError.
     """
     run = _Run(now, store, key, keep, report, should_stop, PostgresPrograms())
     run.programs.check()
@@ -163,7 +164,8 @@ class _Run:
             records.write_description(self.store, record, sent, contents)
             records.mark_good(record, sent, contents)
         except BaseException:
-            # When the answer to the commit was lost, it is not open any more.
+            # If the answer to the commit was lost, the record is not open any more, and
+            # nothing is removed.
             with suppress(DatabaseErrors, StoreError):
                 if records.abandon(record):
                     self._remove_objects(record)
@@ -181,7 +183,7 @@ class _Run:
                 sent = send(
                     program.stdout, target, key=self.key, should_stop=self.should_stop
                 )
-                program.wait_for_success()  # or the object must not appear
+                program.wait_for_success()  # otherwise no object may appear
             return sent, as_contents(tables, before, read_sequences(cursor))
 
     def _prove(self, record: Backup, sent: Digest) -> None:
@@ -204,7 +206,7 @@ class _Run:
     # -- what is removed ------------------------------------------------------------
 
     def _remove_unfinished(self) -> None:
-        """Give up what is open, and remove what bears an abandoned name."""
+        """Abandon open backups, and remove the objects of abandoned ones."""
         of_ours = records.records(self.store.location)
         for record in of_ours.filter(state=State.OPEN):
             records.abandon(record)
@@ -214,7 +216,7 @@ class _Run:
                 self.result.counts["abandoned"] += 1
 
     def _remove_old(self) -> None:
-        # In this order: what is good was in the store before.
+        # In this order, since the objects of a good backup are in the store already.
         good = records.good_ones(self.store.location)
         listed = self._listed()
         for record in good:
@@ -239,7 +241,7 @@ class _Run:
         self._report_unknown(listed)
 
     def _is_gone(self, record: Backup, listed: set[str], why: str) -> bool:
-        """Whether no lock of the store keeps what is `listed` of the record."""
+        """Remove the record's `listed` objects; return False if a lock keeps one."""
         outcome = records.remove_objects(self.store, record, listed)
         if outcome is records.Outcome.KEPT:
             self.result.counts["kept_by_lock"] += 1
@@ -260,7 +262,7 @@ class _Run:
         known = {record.name for record in ours}
         for name in sorted(listed):
             dump = name.removesuffix(records.DESCRIPTION)
-            is_told = dump != name and dump in listed  # with its dump
+            is_told = dump != name and dump in listed  # reported with its dump
             if dump not in known and not is_told:
                 self.result.counts["unknown"] += 1
                 self.report(Unknown(name))
@@ -268,12 +270,12 @@ class _Run:
 
 @contextmanager
 def _snapshot() -> Iterator[tuple[CursorWrapper, str]]:
-    """A transaction that changes nothing, and its snapshot's name for others."""
+    """Open a transaction that only reads, and export its snapshot's name."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        # While the dump is sent the session has nothing to do.
+        # While the dump is sent the database session is idle.
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        # For a table that somebody is changing, as pg_dump waits.
+        # pg_dump waits as long for a table whose definition is being changed.
         cursor.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
         set_text_forms(cursor)
         cursor.execute("SELECT pg_export_snapshot()")

@@ -1,7 +1,7 @@
-"""What a database holds: its tables with their rows, and its sequences.
+"""The contents of a database: row counts and hashes of its tables, and its sequences.
 
-Counted at the time of the dump, in the dump's own snapshot, and once more wherever the
-dump was restored: then both must be the same, row for row.
+They are measured in the snapshot of a dump, and again after a restore: both must be
+equal, row for row.
 """
 
 from typing import Any, NamedTuple, TypedDict
@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from starview_app.maintenance.jobs.database_backup.programs import RECORDS
 
-# Text that is the same in every session.
+# Settings with which values have the same text in every database session.
 _TEXT_FORMS = """
     SET LOCAL search_path = '';
     SET LOCAL TimeZone = 'UTC';
@@ -20,7 +20,7 @@ _TEXT_FORMS = """
     SET LOCAL extra_float_digits = 1;
     SET LOCAL bytea_output = 'hex'
 """
-# Not those of an extension, which makes them anew, nor the records of backups.
+# Without tables of extensions, which create them again, and the records of backups.
 _TABLES = """
     SELECT
         format('%%I.%%I', schema.nspname, found.relname)
@@ -72,9 +72,10 @@ Sequences = dict[str, int | None]
 
 
 class Contents(TypedDict):
-    """As it is remembered, in JSON.
+    """The contents as recorded, in JSON.
 
-    A sequence moves while the dump is made, in no snapshot: both ends are kept.
+    Sequences are not part of a snapshot and advance during the dump, so their values
+    before and after it are recorded.
     """
 
     tables: dict[str, list[Any]]
@@ -82,7 +83,7 @@ class Contents(TypedDict):
 
 
 def set_text_forms(cursor: CursorWrapper | Cursor) -> None:
-    """For the rest of the transaction."""
+    """Apply _TEXT_FORMS for the rest of the transaction."""
     cursor.execute(_TEXT_FORMS)
 
 
@@ -98,7 +99,7 @@ def _read_table(cursor: CursorWrapper | Cursor, name: str) -> Table:
 
 
 def read_sequences(cursor: CursorWrapper | Cursor) -> Sequences:
-    """The last value of each; None for one that was never used."""
+    """Return the last value of each sequence; None for one that was never used."""
     cursor.execute(_SEQUENCES)
     return dict(cursor.fetchall())
 
@@ -119,7 +120,7 @@ def rows_of(contents: Contents) -> int:
 def differences(
     contents: Contents, tables: dict[str, Table], sequences: Sequences
 ) -> list[str]:
-    """What is restored otherwise than the backup's record says; one line each."""
+    """Return the differences between a restored database and the record, as lines."""
     found = []
     wanted = {name: Table(*values) for name, values in contents["tables"].items()}
     for name in sorted(wanted.keys() | tables.keys()):

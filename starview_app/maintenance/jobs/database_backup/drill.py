@@ -1,4 +1,4 @@
-"""Restore the newest backup into a database made for it, compare, and remove that."""
+"""The drill: restore the newest backup into a temporary database and compare it."""
 
 import re
 import secrets
@@ -31,7 +31,7 @@ from starview_app.maintenance.stores.base import Store, StoreError
 
 _PREFIX = "starview_drill_"
 _OID = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
-# Of this database's drills, and this user's own.
+# Databases of this database's drills that this user owns.
 _LEFT = """
     SELECT datname
     FROM pg_database
@@ -51,10 +51,10 @@ def drill(
 ) -> JobResult:
     """Prove the newest good backup: restore it, and compare it with its record.
 
-    Tables, their rows and sequences must be those of the snapshot that was backed up;
-    what differs is a problem. The record then says when it was proved. The database
-    made for it is removed however this ends; one that a killed run has left is removed
-    by the next drill. No other database is touched. A dry run reads the object only.
+    Tables, their rows and sequences must equal those in the snapshot of the backup; a
+    difference is a problem. The time of the proof is recorded. The temporary database
+    is removed in any case; if the run is killed, the next drill removes it. No other
+    database is changed. A dry run only reads the object.
 
     Counts: tables, rows, size_bytes, removed_databases. Raises JobError.
     """
@@ -91,7 +91,7 @@ def drill(
 
 @dataclass(frozen=True)
 class _Scratch:
-    """Databases named `prefix` and 16 digits: those of no other database's drills."""
+    """Temporary databases, named `prefix` and 16 digits, of this database's drills."""
 
     prefix: str
 
@@ -103,7 +103,7 @@ class _Scratch:
         return cls(f"{_PREFIX}{oid}_")
 
     def remove_left(self) -> int:
-        """Remove what killed drills have left; says how many."""
+        """Remove the databases that killed drills have left; return their number."""
         with connection.cursor() as cursor:
             cursor.execute(_LEFT, {"begin": self.prefix})
             names = [name for (name,) in cursor.fetchall()]
@@ -120,13 +120,16 @@ class _Scratch:
             _execute("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", name)
             yield name
         finally:
-            # What a dead server keeps from us, the next drill removes.
+            # If the server is down, the next drill removes the database.
             with suppress(psycopg2.OperationalError):
                 _execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
 
 def _execute(statement: str, name: str) -> None:
-    """In a session of its own: a database is made and removed in no transaction."""
+    """Execute a statement outside of a transaction, in a database session of its own.
+
+    CREATE and DROP DATABASE are not possible in a transaction.
+    """
     with closing(_session()) as opened, opened.cursor() as cursor:
         try:
             cursor.execute(SQL(statement).format(Identifier(name)))

@@ -1,4 +1,4 @@
-"""Which backups are kept: the newest of each day, week and month, as far as asked."""
+"""The rule for backups that are kept: the newest of each day, week and month."""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -8,7 +8,7 @@ from starview_app.maintenance.models import Backup
 
 
 class Keep(NamedTuple):
-    """How many days, weeks and months that have a backup keep their newest."""
+    """The numbers of days, weeks and months of which the newest backup is kept."""
 
     daily: int
     weekly: int
@@ -16,10 +16,10 @@ class Keep(NamedTuple):
 
 
 def kept(backups: Iterable[Backup], keep: Keep) -> list[Backup]:
-    """Those of `backups` that stay, the newest first; the newest of all always does.
+    """Return the backups that are kept, newest first; the newest of all is always kept.
 
-    Days, weeks (of ISO 8601) and months are those of UTC. One without a backup does
-    not count, so that a pause of a month removes nothing.
+    Days, weeks (ISO 8601) and months are those of UTC. Those without a backup do not
+    count, so a month without backups does not lead to removals.
     """
     newest_first = sorted(backups, key=lambda b: (b.started_at, b.pk), reverse=True)
     stay = {backup.pk for backup in newest_first[:1]}

@@ -1,8 +1,8 @@
 """pg_dump and pg_restore, with the command lines of django-dbbackup, as streams.
 
-dbbackup's own connector keeps the dump in a file of /tmp; here it passes through a
-pipe, so that no disk is needed. Its connector gives what the programs are called with;
-we give it every option of DATABASE_URL that is libpq's, where it knows six.
+dbbackup writes the dump to a file in /tmp; here it passes through a pipe, so that no
+disk is needed. dbbackup's connector makes the command lines; it gets every option of
+DATABASE_URL that libpq has, while by itself it knows six.
 """
 
 import os
@@ -25,19 +25,19 @@ from psycopg2.extensions import make_dsn
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.text import one_line
 
-# The records of backups are no part of a backup: see `models.Backup`.
+# The records of backups are not part of a backup: see `models.Backup`.
 RECORDS = "maintenance_backup"
-LOCK_WAIT_MS = 60_000  # for a table that somebody is changing
+LOCK_WAIT_MS = 60_000  # for a table whose definition is being changed
 _TRANSACTION_TIMEOUT_SINCE = 17
 _END_SECONDS = 10
-# What psycopg2 takes besides libpq's options, and what must not be seen in a list of
-# processes.
+# Options of psycopg2 that libpq does not have, and options that must not be visible in
+# the list of processes.
 _NOT_SHOWN = {"connection_factory", "cursor_factory", "dbname", "password"}
 _GET_IT = (
     "run it in this project's image, which carries the programs of PostgreSQL 17"
     " (on Debian: apt-get install postgresql-client-17)"
 )
-# Parts of what the programs say, and what then helps.
+# {part of an error of the programs: hint}
 _HINTS = {
     "server version mismatch": "use a pg_dump as new as the server",
     "unsupported version": "use a pg_restore as new as the pg_dump that made it",
@@ -52,13 +52,13 @@ _HINTS = {
 
 
 class Program:
-    """A program that runs; whatever ends the block ends it too."""
+    """A running program, which is ended at the end of the `with` block."""
 
     def __init__(
         self, words: list[str], environment: Mapping[str, str], *, reads: bool
     ) -> None:
         self.name = words[0]
-        # A file, since it must not wait for us to read what it says.
+        # A file, so that the program never waits for its errors to be read.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         try:
             self._process = subprocess.Popen(
@@ -88,15 +88,15 @@ class Program:
             self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                with suppress(OSError):  # what was not flushed is not wanted
+                with suppress(OSError):  # unwritten data is not needed
                     pipe.close()
         self._process.wait()
         self._said.close()
 
     def wait_for_success(self, *, forgiven: str = "") -> None:
-        """Raise JobError with what it says, unless it has done its work.
+        """Wait for the program to end; raise JobError with its error if it failed.
 
-        `forgiven`: words of the one error that it may have ignored.
+        `forgiven` is a part of the only error that may have occurred.
         """
         if self._process.stdin:
             with suppress(BrokenPipeError):
@@ -113,14 +113,16 @@ class Program:
 
 @dataclass(frozen=True)
 class PostgresPrograms:
-    """The programs on PATH, for a database of the server of DATABASE_URL."""
+    """The programs on PATH, for databases on the server of DATABASE_URL."""
 
     def check(self) -> None:
-        """Refuse programs that are missing or older than the server, and a pooler."""
+        """Raise JobError for missing programs, for programs that are older than the
+        server, and for a pooler.
+        """
         connection.ensure_connection()
         if connection.connection.is_pooled:
-            # What the programs set for a session, an empty search_path among it, would
-            # meet the web service in the next transaction.
+            # The programs' settings for their session, such as an empty search_path,
+            # would be in force for the web service's next transaction.
             raise JobError(
                 "pg_dump and pg_restore must not work through a pooler HINT: name the"
                 " database's direct address in DATABASE_URL"
@@ -143,7 +145,7 @@ class PostgresPrograms:
             return int(cursor.fetchone()[0]) // 10_000
 
     def dump(self, *, snapshot: str) -> Program:
-        """pg_dump, which writes to its `stdout` what `snapshot` shows."""
+        """Start pg_dump, which writes the database as of `snapshot` to its `stdout`."""
         connector = _connector(_parameters()["dbname"])
         connector.exclude = [f"public.{RECORDS}"]
         connector.dump_suffix = (
@@ -154,7 +156,7 @@ class PostgresPrograms:
         return program
 
     def list(self) -> Program:
-        """pg_restore, which reads a dump's table of contents from its `stdin`."""
+        """Start pg_restore, which reads a dump's table of contents from its `stdin`."""
         return Program(["pg_restore", "--list"], os.environ, reads=True)
 
     def restore(self, database: str) -> "Restore":
@@ -162,9 +164,9 @@ class PostgresPrograms:
 
     @property
     def _restores_whole(self) -> bool:
-        """Whether the server knows every setting that pg_restore begins with.
+        """Whether the server has every setting that pg_restore sets at its begin.
 
-        From 17 on it sets transaction_timeout, which an older server refuses.
+        From version 17 on it sets transaction_timeout, which older servers refuse.
         """
         return (
             self.server_major >= _TRANSACTION_TIMEOUT_SINCE
@@ -173,10 +175,10 @@ class PostgresPrograms:
 
 
 class Restore:
-    """pg_restore into `database`: all of it in one transaction, or nothing.
+    """pg_restore into `database`, in one transaction: completely or not at all.
 
-    Where it is not `is_whole`, without one: the database is then left half filled by
-    a failure.
+    If `is_whole` is False, there is no transaction, and a failure leaves the database
+    partly filled.
     """
 
     def __init__(self, database: str, *, is_whole: bool) -> None:
@@ -204,7 +206,7 @@ class Restore:
 
 
 def connect(database: str) -> Connection:
-    """A session with another database of the server, as Django's own are made."""
+    """Open a session with another database of the server, with Django's parameters."""
     opened: Connection = psycopg2.connect(**{**_parameters(), "dbname": database})
     return opened
 
@@ -216,11 +218,11 @@ def _parameters() -> dict[str, Any]:
 
 
 def _connector(database: str) -> Any:
-    # Imported here: it reads Django's settings.
+    # Imported here, since the import reads Django's settings.
     from dbbackup.db.postgresql import PgDumpBinaryConnector
 
     class Connector(PgDumpBinaryConnector):  # type: ignore[misc]
-        """Starts the program, instead of waiting for its end."""
+        """Starts the program without waiting for its end."""
 
         def run_command(
             self, command: str, stdin: object = None, env: dict[str, str] | None = None
@@ -230,8 +232,8 @@ def _connector(database: str) -> Any:
             return Program(words, {**os.environ, **(env or {})}, reads=reads), None
 
     connector = Connector()
-    # What its base would read from Django's: here the address is one URL, in which
-    # nothing needs quoting by the shell, and the password a variable.
+    # The base class would read these from Django's settings. Here the address is one
+    # URL, which needs no shell quotes, and the password is in a variable.
     connector._settings = {
         "NAME": _address(database),
         "HOST": "",
@@ -241,7 +243,7 @@ def _connector(database: str) -> Any:
 
 
 def _address(database: str) -> str:
-    """`NAME?option=value&...`, with all that is libpq's in Django's parameters."""
+    """Return `NAME?option=value&...`, with all of libpq's options from Django's."""
     options = {
         name: str(value)
         for name, value in _parameters().items()
@@ -279,7 +281,7 @@ def _not_started(name: str, error: Exception) -> str:
 
 
 def _explained(said: str, code: int) -> str:
-    """Its first error, in one line, with what helps."""
+    """Return the program's first error in one line, with a hint."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line or "ERROR:" in line]
     details = [line for line in lines if line.startswith("pg_dump: detail: ")]

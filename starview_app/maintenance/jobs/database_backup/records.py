@@ -1,9 +1,9 @@
 """The record of a backup, and the fence around its objects (docs/decisions/0020).
 
 An object's name belongs to one record for ever, and only the run that opened the record
-writes it. It is removed only once the record is committed as abandoned or removing,
-neither of which is taken back. So a run that sleeps between any two of its steps, and
-wakes up when others have gone on, overwrites and removes nothing that is relied on.
+writes the object. It is removed only after the record is committed as abandoned or
+removing, which is never taken back. So a run that is suspended between any two steps,
+and goes on after others have, overwrites and removes nothing that is needed.
 """
 
 import json
@@ -29,18 +29,18 @@ from starview_app.maintenance.stores.base import (
     Store,
 )
 
-LOCK_TIMEOUT_MS = 10_000  # a frozen run may hold a row for ever
-DESCRIPTION = ".json"  # behind the dump's name
+LOCK_TIMEOUT_MS = 10_000  # a suspended run may hold a row for ever
+DESCRIPTION = ".json"  # follows the dump's name
 _VERSION = 1
 _LONGEST_DESCRIPTION = 16 << 20  # bytes
 State = Backup.State
 
 
 class Outcome(StrEnum):
-    """What became of the objects of a record."""
+    """The outcome for the objects of a record that were to be removed."""
 
     REMOVED = "removed"
-    KEPT = "kept"  # a lock of the store keeps them, for a later run to remove
+    KEPT = "kept"  # a lock of the store keeps the objects; a later run removes them
 
 
 def records(location: str) -> QuerySet[Backup]:
@@ -48,14 +48,14 @@ def records(location: str) -> QuerySet[Backup]:
 
 
 def good_ones(location: str) -> list[Backup]:
-    """The newest first; none where the tables are yet to be made."""
+    """Return the good backups, newest first; none if the table does not exist yet."""
     found = records(location).filter(state=State.GOOD)
     return unless_missing(found.order_by("-started_at", "-id"))
 
 
 def open_backup(*, location: str, now: datetime, key: str, version: str) -> Backup:
-    """Remember a backup, before anything of it is in the store."""
-    # Random, so that no other database that shares the store makes the same name.
+    """Record a backup as open, before any of its objects is in the store."""
+    # Random, since several databases may share the store.
     name = f"database_{now:%Y-%m-%dT%H%M%SZ}_{secrets.token_hex(8)}.dump"
     return Backup.objects.create(
         location=location,
@@ -67,7 +67,7 @@ def open_backup(*, location: str, now: datetime, key: str, version: str) -> Back
 
 
 def abandon(record: Backup) -> bool:
-    """Give up an open backup for good; False when it has become good."""
+    """Abandon an open backup for ever; return False if it is not open any more."""
     mine = records(record.location).filter(pk=record.pk)
     if _change(mine.filter(state=State.OPEN), state=State.ABANDONED):
         return True
@@ -75,7 +75,7 @@ def abandon(record: Backup) -> bool:
 
 
 def mark_good(record: Backup, sent: Digest, contents: Contents) -> None:
-    """The fence: one that another run has abandoned never counts."""
+    """Mark a backup as good, unless another run has abandoned it: the fence."""
     opened = records(record.location).filter(pk=record.pk, state=State.OPEN)
     values = {
         "size_bytes": sent.size_bytes,
@@ -92,7 +92,7 @@ def mark_good(record: Backup, sent: Digest, contents: Contents) -> None:
 
 
 def mark_removing(record: Backup) -> bool:
-    """Only beside a newer good one: the last good backup never goes."""
+    """Mark a good backup as being removed, if there is a newer good one."""
     newer = records(record.location).filter(
         state=State.GOOD, started_at__gt=OuterRef("started_at")
     )
@@ -111,7 +111,7 @@ def mark_lost(record: Backup) -> bool:
 
 
 def mark_proved(record: Backup) -> bool:
-    """A drill has found everything in it."""
+    """Record that a drill has found the backup to be complete."""
     good = records(record.location).filter(pk=record.pk, state=State.GOOD)
     return _change(good, proved_at=Now())
 
@@ -119,13 +119,13 @@ def mark_proved(record: Backup) -> bool:
 def remove_objects(
     store: Store, record: Backup, listed: Collection[str]
 ) -> Outcome | None:
-    """Remove what is `listed` under its names; None when nothing is.
+    """Remove the record's `listed` objects; return None if there are none.
 
-    Only of a record that is committed as abandoned or removing.
+    The record must be committed as abandoned or removing.
     """
     outcome = None
     store.discard_unfinished(record.name)
-    # The description last: without it nobody takes a dump for a backup.
+    # In this order: a dump without a description does not count as a backup.
     for name in (record.name, record.name + DESCRIPTION):
         if name not in listed:
             continue
@@ -140,7 +140,7 @@ def remove_objects(
 def write_description(
     store: Store, record: Backup, sent: Digest, contents: Contents
 ) -> None:
-    """What a restore goes by when the database with the records is gone."""
+    """Write the description, for a restore without the database that has the record."""
     text = {
         "version": _VERSION,
         "name": record.name,
@@ -158,7 +158,7 @@ def write_description(
 
 
 def read_description(store: Store, name: str) -> Backup:
-    """A record, not saved, of what the store says of the backup `name`."""
+    """Return a record, not saved, from the description of the backup `name`."""
     body = b""
     try:
         for piece in store.read(name + DESCRIPTION):
@@ -179,9 +179,9 @@ def read_description(store: Store, name: str) -> Backup:
 
 
 def _change(due: QuerySet[Backup], **values: Any) -> bool:
-    """Whether the one row was changed; not when another run holds it, perhaps frozen.
+    """Change the one row; return False if it is not `due` or another run holds it.
 
-    What is left undone then, the next run does.
+    The next run then does what is left undone.
     """
     try:
         with transaction.atomic(), connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""Bring a backup back into an empty database, and look whether everything is in it."""
+"""Restore a backup into an empty database, and check that it is complete."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -43,7 +43,7 @@ from starview_app.maintenance.stores.base import (
 from starview_app.maintenance.text import one_line
 
 NEWEST = "newest"
-# Anything of people's: a table, view or sequence that no extension has made.
+# Tables, views and sequences that do not belong to an extension.
 _COUNT_OWN = """
     SELECT count(*)
     FROM pg_catalog.pg_class AS found
@@ -63,7 +63,7 @@ _COUNT_OWN = """
 
 @dataclass(frozen=True)
 class Chosen:
-    """A backup; when it is not `is_on_record` here, the store describes it."""
+    """The backup to restore; without `is_on_record`, its description is used."""
 
     record: Backup
     is_on_record: bool
@@ -84,11 +84,11 @@ def restore_database(
 ) -> JobResult:
     """Restore the backup `name`, or NEWEST, into the empty `database` of the server.
 
-    The database that DATABASE_URL names is refused, and one that holds anything. The
-    object is read twice: first its size and SHA-256 are compared with the record. Where
-    this database has none, as after its loss, the description beside the object stands
-    for it. What was restored is then compared with the record, row for row: what
-    differs is a problem. A dry run ends before the restore.
+    The database of DATABASE_URL is refused, and one that is not empty. The object is
+    read twice: first its size and SHA-256 are compared with the record. If this
+    database has no record, for example after its loss, the description beside the
+    object is used. The restored database is compared with the record, row for row; a
+    difference is a problem. A dry run ends before the restore.
 
     Counts: tables, rows, size_bytes. Raises JobError.
     """
@@ -127,7 +127,7 @@ class Restorer:
     programs: PostgresPrograms
 
     def check_target(self, database: str) -> None:
-        """Refuse a database that is not there, is in use, or holds anything."""
+        """Raise JobError if the database is missing, in use or not empty."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_database()")
             (ours,) = cursor.fetchone()
@@ -148,7 +148,7 @@ class Restorer:
             )
 
     def check_object(self, record: Backup) -> None:
-        """Read the object, and compare it with its record."""
+        """Read the object and compare its bytes with the record."""
         if is_encrypted(record.name) and not self.key:
             raise JobError(
                 f"{record.name} is encrypted and there is no key HINT: set"
@@ -168,7 +168,7 @@ class Restorer:
             restore.wait_for_success()
 
     def compare(self, record: Backup, database: str) -> list[str]:
-        """What is in `database` otherwise than on record."""
+        """Return the differences between `database` and the record."""
         with session(database) as target, target.cursor() as cursor:
             set_text_forms(cursor)
             tables, sequences = read_tables(cursor), read_sequences(cursor)
@@ -200,7 +200,7 @@ class Restorer:
 
 @contextmanager
 def session(database: str) -> Iterator[Connection]:
-    """A transaction with another database of the server."""
+    """Open a transaction in another database of the server."""
     try:
         opened = connect(database)
     except psycopg2.OperationalError as error:
@@ -213,7 +213,7 @@ def session(database: str) -> Iterator[Connection]:
 
 
 def _find(store: Store, name: str) -> tuple[Backup, bool]:
-    """The backup that is meant, and whether this database has it on record."""
+    """Return the backup `name`, and whether this database has a record of it."""
     if name == NEWEST:
         if good := records.good_ones(store.location):
             return good[0], True
@@ -230,9 +230,9 @@ def _find(store: Store, name: str) -> tuple[Backup, bool]:
 
 
 def _newest_described(store: Store) -> str:
-    """Names begin with the moment: the last one is the newest."""
+    """Return the newest name, which is the last, since names begin with the time."""
     listed = {found.name for found in store.objects()}
-    # What is on record is not good, or it would have been found.
+    # Recorded backups are not good here, or one of them would have been chosen before.
     on_record = {
         record.name for record in unless_missing(records.records(store.location))
     }

@@ -1,8 +1,8 @@
-"""A dump on its way to the store and back: encrypted, hashed, counted.
+"""Sends a dump to the store and reads it back: encrypted, hashed and counted.
 
-Encryption is age's (https://age-encryption.org): streamed, every piece authenticated,
-and readable with `age --decrypt` where there is none of this image. Nothing is held in
-memory but one piece, and nothing on a disk.
+The encryption is that of age (https://age-encryption.org): it is a stream, each piece
+of which is authenticated, and `age --decrypt` can read it without this image. Memory
+holds one piece, and nothing is written to disk.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ _KEY_HINT = "HINT: set BACKUP_ENCRYPTION_KEY to the key that was set when it was
 
 
 class StopRequested(Exception):
-    """Unwinds to where the record is given up."""
+    """Raised to leave the run; the record is then abandoned."""
 
 
 class Digest(NamedTuple):
-    """An object's bytes, as they are stored."""
+    """Size and hash of an object, as stored."""
 
     size_bytes: int
     sha256: str
@@ -36,7 +36,7 @@ def is_encrypted(name: str) -> bool:
 def send(
     source: IO[bytes], target: ObjectWriter, *, key: str, should_stop: ShouldStop
 ) -> Digest:
-    """Pass `source` on to `target`, encrypted with `key` where there is one."""
+    """Copy `source` to `target`, encrypted with `key` unless that is empty."""
     meter = _Meter(target, should_stop)
     if not key:
         while piece := source.read(PIECE_BYTES):
@@ -50,7 +50,7 @@ def send(
     try:
         pyrage.encrypt_io(reader, meter, [recipient])
     except Exception:
-        # The library makes another one of it.
+        # The library raises another exception instead of the original one.
         if error := reader.error or meter.error:
             raise error from None
         raise
@@ -65,9 +65,9 @@ def read_back(
     key: str,
     should_stop: ShouldStop,
 ) -> Digest:
-    """Read the whole object; its dump goes to `target`, for as long as that reads.
+    """Read the whole object; write its dump to `target` for as long as that reads.
 
-    Raises JobError when it cannot be decrypted, and StoreError.
+    Raises JobError if it cannot be decrypted, and StoreError.
     """
     source = _Source(store.read(name), should_stop)
     sink = _Sink(target)
@@ -101,7 +101,7 @@ def _decrypt(name: str, source: "_Source", sink: "_Sink", key: str) -> None:
 
 
 class _Reader:
-    """`error` is what ended the reading: a signal may make it stop."""
+    """Reads the dump. `error` is the exception that ended the reading."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -116,7 +116,7 @@ class _Reader:
 
 
 class _Meter:
-    """Hashes and counts what passes. `error` is what ended the writing."""
+    """Hashes and counts what it writes. `error` is the exception that ended that."""
 
     def __init__(self, target: ObjectWriter, should_stop: ShouldStop) -> None:
         self._target = target
@@ -145,7 +145,7 @@ class _Meter:
 
 
 class _Source:
-    """A file over pieces, hashed. `error` is what ended the reading."""
+    """A file made of pieces, hashed. `error` is what ended the reading."""
 
     def __init__(self, pieces: Iterable[bytes], should_stop: ShouldStop) -> None:
         self._pieces = iter(pieces)
@@ -182,7 +182,7 @@ class _Source:
 
 
 class _Sink:
-    """Writes to a program until that has read enough. `error`: what ended it."""
+    """Writes to a program until that has read enough. `error` is what ended this."""
 
     def __init__(self, target: IO[bytes] | None) -> None:
         self._target = target
@@ -200,4 +200,4 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        pass  # closing the pipe does
+        pass  # closing the pipe flushes it

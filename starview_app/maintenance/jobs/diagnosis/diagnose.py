@@ -1,4 +1,4 @@
-"""Look at the database from all sides, and change nothing."""
+"""Runs all the checks of the database; changes nothing."""
 
 from collections.abc import Iterator
 
@@ -27,6 +27,6 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def diagnose(situation: Situation) -> Iterator[Section]:
-    """Each section as soon as it is known. Raises a DatabaseError without a session."""
+    """Yield each section when it is done. Raises DatabaseError without a session."""
     for title, check in _CHECKS:
         yield guarded(title, check, situation)

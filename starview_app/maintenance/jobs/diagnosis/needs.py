@@ -1,4 +1,4 @@
-"""What the jobs need of the web service's database: migrations, columns, rights."""
+"""Checks the web service's database for what the jobs need: columns, rights, ..."""
 
 from collections.abc import Iterator
 
@@ -48,7 +48,7 @@ _NEEDED = (
     ("clearsessions", ("django_session",), ("DELETE", "UPDATE")),
     ("audit_badges", ("starview_app_userbadge",), ("DELETE", "INSERT")),
     ("audit_badges", ("starview_app_badge",), ("UPDATE",)),
-    # It makes the tables maintenance_*.
+    # The first job creates the tables maintenance_*.
     ("the first job", ("django_migrations",), ("DELETE", "INSERT")),
 )
 _APPS = ("auth", "account", "socialaccount", "sites", "starview_app")
@@ -60,7 +60,7 @@ def check_migrations(situation: Situation) -> Section:
 
 
 def check_columns(situation: Situation) -> Section:
-    """Each table and column that a model of this image maps."""
+    """Check that each table and column of this image's models exists."""
     wanted = {
         (model._meta.db_table, field.column)
         for model in _models()

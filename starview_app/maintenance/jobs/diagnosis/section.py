@@ -1,4 +1,4 @@
-"""One part of a diagnosis: rows to look at, and what is wrong."""
+"""One section of a diagnosis: rows to show, and problems."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that all have the same keys; `problems` are one line each."""
+    """Rows with the same keys; `problems` are one line each."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
@@ -23,22 +23,22 @@ class Section:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the checks need to know, and from where on something is wrong."""
+    """The input of the checks, with the limits from which on something is a problem."""
 
     now: datetime
-    host: str  # of the database, as it is configured; empty for a socket
+    host: str  # of the database, as configured; empty for a socket
     unverified_days: int
     link_days: int
     soft_bounce_days: int
     stale_days: int
     archive_days: int
-    # The sessions in Redis, which may not answer; None: nobody looks there.
+    # For web sessions in Redis, which may not answer; None: they are not checked.
     redis: Redis | None = None
     session_prefix: str = ""
-    long_transaction: timedelta = timedelta(minutes=5)  # is listed
+    long_transaction: timedelta = timedelta(minutes=5)  # longer ones are listed
     too_long_transaction: timedelta = timedelta(hours=1)
     too_long_wait: timedelta = timedelta(minutes=1)
-    # From so many on, if they are also a fifth of their table.
+    # From this number on a problem, if they are also a fifth of their table.
     dead_rows: int = 100_000
 
 
@@ -46,7 +46,7 @@ Check = Callable[[Situation], Section]
 
 
 def query(statement: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of a statement, each by the names of its columns."""
+    """Return the rows of a statement, as {column: value}."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement, parameters or {})
         names = [column.name for column in cursor.description]
@@ -54,11 +54,11 @@ def query(statement: str, parameters: Mapping[str, Any] | None = None) -> list[R
 
 
 def guarded(title: str, check: Check, situation: Situation) -> Section:
-    """Its section; where the database refuses what it asks, that is the problem."""
+    """Run a check; if the database refuses a query, the section has that as problem."""
     try:
         return check(situation)
     except DatabaseError as error:
         if connection.connection is None or connection.connection.closed:
-            raise  # nothing more can be asked
+            raise  # without the database no other check is possible
         text = str(error).strip().splitlines()[0]
         return Section(title, problems=[f"{title} cannot be looked at: {text}"])

@@ -1,4 +1,4 @@
-"""The server: how we reach it, what it is, who uses it, and what they wait for."""
+"""Checks the server: connection, limits, transactions and clock."""
 
 from django.db import connection
 from django.utils import timezone
@@ -6,8 +6,8 @@ from django.utils import timezone
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation, query
 
 MOST_CLOCK_SECONDS = 5.0
-MOST_CONNECTIONS = 0.9  # of those allowed
-OLDEST_TRANSACTION_ID = 1_500_000_000  # at 2,000,000,000 PostgreSQL stops
+MOST_CONNECTIONS = 0.9  # the share of max_connections
+OLDEST_TRANSACTION_ID = 1_500_000_000  # PostgreSQL refuses to write at 2,000,000,000
 
 _CONNECTION = """
     SELECT

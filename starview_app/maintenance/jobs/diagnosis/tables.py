@@ -1,8 +1,8 @@
-"""The tables: how large, how tidy, and which indexes they have or lack."""
+"""Checks the tables: sizes, dead rows, and indexes that are unused or missing."""
 
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation, query
 
-MOST_ROWS = 10  # of each list
+MOST_ROWS = 10  # in each list
 
 _LARGEST = """
     SELECT
@@ -35,7 +35,7 @@ _UNUSED = """
     ORDER BY pg_relation_size(use.indexrelid) DESC
     LIMIT %(rows)s
 """
-# Whoever deletes from the other table reads this one as a whole.
+# Foreign keys without an index: a delete in the other table reads this one completely.
 _MISSING = """
     SELECT
         key.conrelid::regclass::text AS table,

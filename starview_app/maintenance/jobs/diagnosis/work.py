@@ -1,4 +1,4 @@
-"""What each job would do now, and when its results were last proved."""
+"""Checks what each job would do now, and when its results were last proved."""
 
 from datetime import timedelta
 
@@ -54,7 +54,7 @@ _BACKUPS = """
 
 
 def check_work(situation: Situation) -> Section:
-    """Each job is tried; nothing is changed."""
+    """Count what each job would do; changes nothing."""
     now = situation.now
     accounts = cleanup_unverified_users(
         now=now,

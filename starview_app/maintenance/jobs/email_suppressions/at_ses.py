@@ -1,7 +1,7 @@
-"""Amazon SES's own suppression list beside Starview's: where the two differ.
+"""Compares Amazon SES's suppression list with Starview's.
 
-SES takes mail for an address on its list and drops it. Starview does not even try for
-one that is active on its own. An address that is on one of them only is news.
+SES accepts mail for an address on its list and drops it. Starview does not send mail to
+an address that is active on its own list. Addresses on only one of them are reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ONLY_AT_SES = """
     ORDER BY address COLLATE "C"
     LIMIT %(limit)s
 """
-# SES puts nothing but hard bounces and complaints on its list.
+# SES's list has only hard bounces and complaints, so only these are compared.
 _ONLY_HERE = """
     SELECT count(*) OVER (), lower(email)
     FROM starview_email_suppression
@@ -41,7 +41,7 @@ _ONLY_HERE = """
 
 @dataclass(frozen=True)
 class Difference:
-    """How many addresses, and some of them, masked."""
+    """The number of addresses, and some of them, masked."""
 
     count: int
     examples: tuple[str, ...]
@@ -55,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both differences; where the list is not whole, who is only here is not known."""
+    """Both differences. If SES's list is incomplete, those only here are not known."""
 
     at_ses: SuppressedAtSes
     only_at_ses: Difference | None = None
@@ -80,7 +80,7 @@ class Comparison:
 
 
 def compare(at_ses: SuppressedAtSes) -> Comparison:
-    """Reads only."""
+    """Compare the lists; changes nothing."""
     if at_ses.unknown_because:
         return Comparison(at_ses)
     return Comparison(
@@ -104,7 +104,7 @@ def _difference(statement: str, at_ses: SuppressedAtSes) -> Difference:
 
 
 def _masked(address: str) -> str:
-    """`a***@example.com`: enough to find it by, not to write to it."""
+    """Return `a***@example.com`, by which an operator can find the address."""
     name, _, domain = address.rpartition("@")
     first = name[:1] if len(name) > 1 else ""
     return shown(one_line(f"{first}{MASK}@{domain}"))

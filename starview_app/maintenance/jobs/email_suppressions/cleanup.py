@@ -1,4 +1,4 @@
-"""Let addresses with old soft bounces receive mail again, and forget stale bounces.
+"""Let addresses with old soft bounces receive mail again, and delete stale bounces.
 
 Hard bounces, complaints, manual entries and unsubscribes are never touched, nor is a
 soft bounce of an address that has any of them, whatever the case of its letters.
@@ -21,7 +21,7 @@ LOCK_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True)
 class SoftBounce:
-    """An expired suppression; without a bounce on record two of them are None."""
+    """An expired suppression; without a bounce record two fields are None."""
 
     email: str
     last_bounce: datetime | None
@@ -53,8 +53,8 @@ class StaleDeleted:
 Event = ExpiredFound | Deactivated | StaleFound | StaleDeleted
 Report = Callable[[Event], None]
 
-# The webhook writes these tables in one request. While a batch decides, it waits:
-# otherwise a complaint that arrives just then could be overlooked.
+# The webhook writes these tables, and must wait while a batch decides: otherwise a
+# complaint that arrives just then could be overlooked.
 _LOCK = f"""
     SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
     LOCK TABLE
@@ -62,8 +62,8 @@ _LOCK = f"""
     IN SHARE ROW EXCLUSIVE MODE;
 """
 
-# What is known of a suppressed address: by the row's own link, and by the address.
-# Without any bounce on record, the day the suppression was added counts.
+# A suppressed address's bounces are found by the row's link and by the address. Without
+# a bounce record, the day when the suppression was added counts.
 _EXPIRED = """
     WITH soft AS (
         SELECT id, email, lower(email) AS address, bounce_id, added_date
@@ -125,7 +125,7 @@ _LIST_EXPIRED = f"""
     ORDER BY last_bounce DESC NULLS LAST, id
 """
 
-# The record starts anew, but its dates stay: they say when it really bounced.
+# The record is reset, but keeps its dates, which are those of real bounces.
 _EXPIRE = f"""
     {_EXPIRED},
     reset AS (
@@ -148,8 +148,8 @@ _EXPIRE = f"""
     WHERE suppression.id = expired.id
 """
 
-# A record that an active suppression, one for another reason, or a row of a table that
-# this project has never heard of rests on is kept.
+# A record is kept if an active suppression, one for another reason, or a row of an
+# unknown table refers to it.
 _STALE = """
     FROM starview_email_bounce AS bounce
     WHERE
@@ -221,8 +221,11 @@ def cleanup_email_suppressions(
 def _preview(
     cursor: CursorWrapper, limits: dict[str, datetime], report: Report
 ) -> dict[str, int]:
-    """Report the figures of a run without a lock or a write: it would reset and end
-    what the first part finds, which makes more records stale."""
+    """Report the figures of a run, without locks or writes.
+
+    The second part takes into account that a run would have reset the records and
+    deactivated the suppressions of the first, which makes more records stale.
+    """
     with transaction.atomic():
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         rows = _list_expired(cursor, limits, report)
@@ -242,7 +245,7 @@ def _preview(
 def _list_expired(
     cursor: CursorWrapper, limits: dict[str, datetime], report: Report
 ) -> list[Any]:
-    """Report the expired suppressions; rows of (id, ids of its bounces, ...)."""
+    """Report the expired suppressions; return rows of (id, ids of its bounces, ...)."""
     cursor.execute(_LIST_EXPIRED, {**limits, "ids": None})
     rows: list[Any] = cursor.fetchall()
     report(ExpiredFound(len(rows), [SoftBounce(*row[2:]) for row in rows]))
@@ -282,7 +285,7 @@ def _delete_stale(
 ) -> None:
     stale = _stale()
     statement = _DELETE_STALE.format(stale=stale, batch_rows=BATCH_ROWS)
-    # What the preview has to foretell has been done already.
+    # Empty: in a real run the first part has already been done.
     parameters: dict[str, Any] = {**limits, "reset": [], "ended": []}
     cursor.execute(f"SELECT count(*) {stale}", parameters)
     (count,) = cursor.fetchone()

@@ -1,7 +1,8 @@
-"""Measure bounces, complaints and suppressions, and write them up as a mail.
+"""The weekly report on bounces, complaints and suppressions, as a mail.
 
-Two sources, named in the mail: the web service's tables say who bounced, Amazon SES
-says how much was sent. Rates are SES's alone, as SES judges the account by them.
+It has two sources, named in the mail: the web service's tables have the bounces, Amazon
+SES has the numbers of mails sent. Rates come from SES only, which judges the account by
+them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WORST_DOMAINS = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of event; the weeks count by the date of the (last) event."""
+    """One kind of event. A record counts in the week of its (last) event."""
 
     kind: str
     total: int = 0
@@ -60,7 +61,7 @@ class DomainRow:
 
 @dataclass(frozen=True)
 class CleanupChanges:
-    """What this run of the clean-up did: suppressions lifted, stale bounces deleted."""
+    """The suppressions that this run lifted, and the stale bounces that it deleted."""
 
     deactivated: int
     deleted: int
@@ -74,12 +75,12 @@ class EmailHealth:
     suppressions: tuple[SuppressionRow, ...]
     domains: tuple[DomainRow, ...]
     statistics: SendingStatistics
-    changes: CleanupChanges | None  # none where nothing was cleaned up
-    at_ses: Comparison | None = None  # none where nobody asked
+    changes: CleanupChanges | None  # None without a clean-up
+    at_ses: Comparison | None = None  # None if it was not requested
 
     @property
     def state(self) -> State:
-        """The worse of this week's two rates, if enough was sent to judge by."""
+        """The state of the worse of this week's two rates, if enough mail was sent."""
         bounces, complaints = rates(self.statistics.this_week)
         if not bounces.attempts:
             return State.UNKNOWN
@@ -90,7 +91,7 @@ class EmailHealth:
 
     @property
     def headline(self) -> str:
-        """The state and the rates that it rests on, for the subject."""
+        """The state and the rates that it is based on, for the subject."""
         both = rates(self.statistics.this_week)
         if self.state is State.TOO_FEW:
             shown = [f"{rate.name} {rate}" for rate in both]
@@ -105,9 +106,9 @@ class EmailHealth:
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """One mail; `subject` is one line of ASCII.
+    """One mail. `subject` is one line of ASCII.
 
-    `counts` are SES's figures of this week, for the record; none where SES gave none.
+    `counts` are SES's figures of this week, for the record of the run; may be empty.
     """
 
     subject: str
@@ -126,7 +127,7 @@ def collect_email_health(
     changes: CleanupChanges | None,
     at_ses: SuppressedAtSes | None = None,
 ) -> EmailHealth:
-    """Count what the tables hold at `now`; reads only.
+    """Count the rows of the tables at `now`; changes nothing.
 
     This week is (now - 7 days, now], last week the seven days before it. The domains
     are those of (now - 30 days, now], worst first: by hard bounces plus complaints,
@@ -159,7 +160,7 @@ def _count(
     now: datetime,
     **also: Count,
 ) -> tuple[AnyRow, ...]:
-    """A row for each kind the model names, in its order, then for any other by name."""
+    """Return a row for each kind of the model, in its order, then others by name."""
 
     def between(after: datetime, until: datetime) -> Count:
         return Count("id", filter=Q(**{f"{date}__gt": after, f"{date}__lte": until}))
@@ -253,17 +254,17 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class Table:
-    """Cells for both templates: the first column is text, the others are numbers."""
+    """A table for both templates: the first column is text, the others are numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[object, ...]]
     note: str
-    text_width: int = 25  # characters of the first column
+    text_width: int = 25  # of the first column, in characters
 
 
 def render_email_health(health: EmailHealth) -> RenderedReport:
-    """The mail as text (80 columns) and as HTML; everything from outside is escaped."""
+    """Write the mail as text (80 columns) and HTML; all data is escaped."""
     start, end = (health.now - WEEK).astimezone(UTC), health.now.astimezone(UTC)
     context = {
         "start": f"{start:%Y-%m-%d %H:%M}",
@@ -319,7 +320,7 @@ def _sending_table(statistics: SendingStatistics) -> Table:
 
 
 def _events_table(title: str, rows: Iterable[Row], note: str) -> Table:
-    """The kinds that have a row at all, and their total."""
+    """Return a table of the kinds that have rows, and their total."""
     found = [row for row in rows if row.total]
     total = Row(
         "total",

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from starview_app.maintenance.ses import SendingWeek
 
-FEWEST_ATTEMPTS_TO_JUDGE = 200  # below, one bounce more or less changes the verdict
+FEWEST_ATTEMPTS_TO_JUDGE = 200  # with fewer, a single bounce changes the state
 
 
 class State(StrEnum):
@@ -22,10 +22,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Rate:
-    """`events` of `attempts`, both SES's; unknown without attempts.
+    """A rate, `events` / `attempts`, from SES's figures; unknown without attempts.
 
-    On reaching the share `review` SES reviews the account, on reaching `pause` it may
-    stop the account's sending.
+    From the rate `review` on (inclusive) SES reviews the account; from `pause` on it
+    may stop the account from sending.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Rate:
         return State.REVIEW if share >= self.review else State.HEALTHY
 
     def __str__(self) -> str:
-        """Rounded down, so that a limit shows only once it is reached."""
+        """The rate, rounded down, so that a limit shows only when it is reached."""
         if not self.attempts:
             return "unknown"
         steps = 10**self.decimals  # per percent
@@ -56,7 +56,7 @@ class Rate:
 
 
 def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
-    """The bounce rate and the complaint rate; unknown without a week."""
+    """Return the bounce rate and the complaint rate; unknown without a week."""
     week = week or SendingWeek()
     return (
         Rate(

@@ -1,4 +1,4 @@
-"""Have the web service's sign-in with Google set up, in its own tables."""
+"""Set up the web service's sign-in with Google, in the web service's tables."""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +10,13 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult
 
 PROVIDER = "google"
-# What Django puts into a new database: no address of anybody's.
+# Django's placeholder for the site in a new database.
 PLACEHOLDER = "example.com"
 
 
 @dataclass
 class SetUp:
-    """What was, or would be, changed: one line each, without any secret."""
+    """The changes that were, or would be, made: one line each, without secrets."""
 
     domain: str
     changes: list[str] = field(default_factory=list)
@@ -31,12 +31,11 @@ def set_up_google(
     default_domain: str = "",
     dry_run: bool = False,
 ) -> tuple[SetUp, JobResult]:
-    """Create or update the app and its site; what is right already stays untouched.
+    """Create or update the app and its site, in one transaction.
 
-    `domain` becomes the site's; without it the site keeps its own, and a site that is
-    missing gets `default_domain`. All in one transaction. Raises JobError, with nothing
-    changed, for two apps and for a site that still has Django's placeholder. Counts:
-    changed.
+    The site gets `domain`; without it, an existing site keeps its domain, and a new one
+    gets `default_domain`. Raises JobError, with nothing changed, if there are two apps,
+    or if the site still has Django's placeholder. Counts: changed.
     """
     with transaction.atomic():
         app = _the_app()
@@ -82,7 +81,7 @@ def _site_changes(site: Site, domain: str) -> list[str]:
         return []
     before = f", instead of {site.domain}" if site.domain else ""
     if site.name in ("", site.domain, PLACEHOLDER):
-        site.name = domain[:50]  # so long is the column
+        site.name = domain[:50]  # the length of the column
     site.domain = domain
     return [f"site {site.pk} is {domain}{before}"]
 

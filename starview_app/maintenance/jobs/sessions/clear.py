@@ -1,8 +1,8 @@
-"""Remove sessions that nothing else will ever remove.
+"""Remove web sessions that would otherwise never be removed.
 
 The web service keeps sessions in Redis, beside its cache and Celery's queues. They
-expire there by themselves, unless they were written without an expiry. Where sessions
-are, or once were, in the database table, expired ones stay until somebody deletes them.
+expire there by themselves, unless they were written without an expiry. In the database
+table, which was or is used too, expired sessions stay until they are deleted.
 """
 
 import re
@@ -13,11 +13,11 @@ from django.db import connection
 
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 
-SCAN_KEYS = 1000  # looked at in one call; Redis serves nobody else meanwhile
+SCAN_KEYS = 1000  # keys in one call, during which Redis serves no other client
 BATCH_ROWS = 5000
 
-# One step of a SCAN, in Redis itself: a key travels to nobody. So no client can give a
-# session its expiry between the look and the removal.
+# One step of a SCAN, as a script within Redis: so no client can give a session its
+# expiry between the check and the removal, and no key leaves Redis.
 _STEP = """
 local found = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local live, endless = 0, {}
@@ -35,7 +35,7 @@ return {found[1], live, #endless}
 """
 _HAS_TABLE = "SELECT to_regclass('django_session') IS NOT NULL"
 _COUNT_EXPIRED = "SELECT count(*) FROM django_session WHERE expire_date < %(now)s"
-# By the index on expire_date.
+# Uses the index on expire_date.
 _DELETE_EXPIRED = """
     DELETE FROM django_session
     WHERE session_key IN (
@@ -50,7 +50,7 @@ _DELETE_EXPIRED = """
 
 
 class Redis(Protocol):
-    """What is needed of a client of redis-py."""
+    """The methods of redis-py's client that are used here."""
 
     def eval(self, script: str, numkeys: int, *arguments: str) -> list[bytes | int]: ...
 
@@ -65,10 +65,10 @@ def clear_sessions(
 ) -> JobResult:
     """Remove rows of django_session that expired before `now`, then endless keys.
 
-    Of Redis only keys that begin with `key_prefix` are looked at. A session that comes
-    or goes meanwhile may be counted or not, and one twice when Redis grows its table.
-    Safe to run twice and to kill. What the client raises is passed on, with the rows of
-    the table gone already. Counts: expired, live, endless.
+    In Redis only keys that begin with `key_prefix` are read. A session that is created
+    or removed meanwhile may be counted or not, and one may be counted twice when Redis
+    resizes its table. Safe to run twice and safe to kill. Errors of the client are
+    raised after the rows of the table were removed. Counts: expired, live, endless.
     """
     result = JobResult({"expired": 0, "live": 0, "endless": 0})
     _clear_table(now, result, should_stop, dry_run=dry_run)

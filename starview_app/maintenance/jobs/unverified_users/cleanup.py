@@ -1,7 +1,7 @@
-"""Delete accounts that never verified an address, and nobody else.
+"""Delete accounts that never verified an address, and no others.
 
-The rule runs once to list, and again at each delete, on locked rows, so what changed in
-between is decided by what is true then.
+The rule runs once to list the accounts, and again at each delete, on locked rows, so
+that changes in between are taken into account.
 """
 
 import re
@@ -22,9 +22,7 @@ from starview_app.maintenance.text import one_line
 
 BATCH_ACCOUNTS = 2000  # one transaction each: short locks, so the site stays quick
 BATCH_CONFIRMATIONS = 5000
-# Below PostgreSQL's deadlock_timeout (1 s): should this job and a request of the web
-# service ever wait for each other, it is the job that gives way and tries again.
-LOCK_TIMEOUT_MS = 900
+LOCK_TIMEOUT_MS = 900  # below deadlock_timeout, so the job gives way: decisions/0007
 MOST_NAMES = 20
 
 
@@ -32,13 +30,13 @@ MOST_NAMES = 20
 class Account:
     id: int
     username: str
-    email: str | None  # the account's, else its primary address
+    email: str | None  # the account's own, or else its primary address
     joined: datetime
 
 
 @dataclass(frozen=True)
 class Found:
-    """First event: how many accounts are due, all of which follow as Listed."""
+    """The first event: the number of due accounts, all of which follow as Listed."""
 
     count: int
     cutoff: datetime
@@ -46,26 +44,29 @@ class Found:
 
 @dataclass(frozen=True)
 class Listed:
-    """The next of them, in order, up to BATCH_ACCOUNTS."""
+    """The next due accounts, newest first, up to BATCH_ACCOUNTS."""
 
     accounts: list[Account]
 
 
 @dataclass(frozen=True)
 class Deleting:
-    """All are listed; deleting begins. Not sent when nothing is due or in a dry run."""
+    """Deleting begins. Not sent in a dry run, or if nothing is due."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """Those of one batch: it is committed."""
+    """The accounts of one batch, which is committed."""
 
     accounts: list[Account]
 
 
 @dataclass(frozen=True)
 class ChangedMeanwhile:
-    """Listed, but no longer due when its turn came. `name` as far as it is known."""
+    """An account that was listed was no longer due when it was to be deleted.
+
+    `name` is empty if it is not known.
+    """
 
     name: str
 
@@ -78,10 +79,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Kept:
-    """Last event, unless nothing is kept: old and unverified, but not deleted.
+    """The last event, if any old and unverified accounts are kept.
 
-    How many by reason, the most frequent first; and up to MOST_NAMES of them with their
-    reasons, newest first.
+    It has their numbers by reason, the most frequent first, and up to MOST_NAMES of the
+    accounts with their reasons, newest first.
     """
 
     by_reason: dict[str, int]
@@ -91,8 +92,9 @@ class Kept:
 Event = Found | Listed | Deleting | Deleted | ChangedMeanwhile | Failed | Kept
 Report = Callable[[Event], None]
 
-# The children first, in the order of Django's own delete: a request that has changed an
-# address asks for its account only when it commits, for the deferred foreign keys.
+# The children first, in the order in which Django deletes. A request that has changed
+# an address locks the account only at its commit, when deferred foreign keys are
+# checked.
 _OWN = (*references.BOOKKEEPING, *references.MADE_BY_OTHERS)
 _LOCKS = tuple(
     f"SELECT id FROM {table} WHERE {column} = ANY(%(ids)s) ORDER BY id FOR UPDATE"
@@ -107,8 +109,8 @@ _DELETE_CONFIRMATIONS_OF_ACCOUNTS = """
         AND address.user_id = ANY(%(ids)s)
 """
 
-# Expired, and no longer the only trace of an address that a still unverified account
-# added after the cut-off: that trace is what protects the account.
+# Confirmations that are expired, and are not the only sign that a still unverified
+# account has added an address after the cut-off: that sign protects the account.
 _EXPIRED_CONFIRMATIONS = """
     FROM account_emailconfirmation AS confirmation
     JOIN account_emailaddress AS address ON address.id = confirmation.email_address_id
@@ -138,16 +140,16 @@ def cleanup_unverified_users(
     dry_run: bool = False,
     batch_accounts: int = BATCH_ACCOUNTS,
 ) -> JobResult:
-    """Delete accounts that joined over `days` before `now` and were never verified.
+    """Delete accounts that joined more than `days` days before `now` without verifying.
 
-    An account that joined exactly `days` ago is kept. `link_days` is how long a
-    confirmation link lives; expired confirmations are removed as well.
+    An account that joined exactly `days` days ago is kept. Confirmation links are valid
+    for `link_days` days; expired confirmations are deleted too.
 
     Safe to run twice and safe to kill: each batch of accounts commits by itself, with
-    everything that belongs to them. An account or a confirmation that the database
-    will not let go is reported, and the others of its batch are deleted all the same.
-    Counts: found, deleted, kept, confirmations; kept are all that are old enough and
-    unverified, and each reason for it has a count of its own, such as kept_a_review.
+    everything that belongs to them. If the database refuses to delete an account or a
+    confirmation, that is a problem, and the others of its batch are deleted.
+    Counts: found, deleted, kept, confirmations. `kept` are old and unverified accounts
+    that are not deleted; each reason also has its own count, such as kept_a_review.
     """
     limits = {
         "cutoff": now - timedelta(days=days),
@@ -168,7 +170,7 @@ def cleanup_unverified_users(
 
 
 class _Cleanup:
-    """One run: the rule, read from the catalog once, and what has been done so far."""
+    """One run, with the rule as read from the catalog at its begin."""
 
     def __init__(
         self, limits: dict[str, datetime], report: Report, should_stop: ShouldStop
@@ -190,18 +192,19 @@ class _Cleanup:
         )
 
     def stopped(self) -> bool:
-        """Whether to stop here, with work left to do."""
+        """Whether the run must stop here, with work left to do."""
         self.result.interrupted = self.result.interrupted or self._should_stop()
         return self.result.interrupted
 
     def list_due(self) -> "array[int]":
         """Report the due accounts, newest first, and return their ids.
 
-        Only ids are held, 8 bytes each: a first run may meet a million accounts.
+        Only the ids are kept in memory, 8 bytes each: a first run may find a million
+        accounts.
         """
         ids = array("q")
         with transaction.atomic(), connection.cursor() as cursor:
-            # One snapshot, so that all that is reported says the same.
+            # One snapshot, so that all reported numbers agree.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             for accounts, count in self._stream_due():
                 if not ids:
@@ -217,8 +220,8 @@ class _Cleanup:
     def delete(self, ids: Sequence[int]) -> None:
         """Delete the accounts of `ids` that are still due, in one transaction.
 
-        When the database refuses, the batch is halved until the account that it
-        refuses stands alone; that one is reported.
+        If the database refuses, the batch is halved until the refused account is alone;
+        that account becomes a problem.
         """
         if self.stopped():
             return
@@ -227,7 +230,7 @@ class _Cleanup:
                 deleted = self._delete_due(ids)
         except DatabaseError as error:
             self._raise_unless_refused()
-            # Raises what concerns every account: a missing right, a read-only server.
+            # Raises an error that concerns every account: missing rights, for example.
             with transaction.atomic():
                 self._delete_due([])
             self._delete_apart(ids, error)
@@ -235,7 +238,7 @@ class _Cleanup:
             self._note_deleted(ids, deleted)
 
     def count_expired_confirmations(self, due: Sequence[int]) -> None:
-        """Without those of `due`, which would go with their accounts."""
+        """Count without those of `due`, which are deleted with their accounts."""
         with connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT count(*) {self._expired_sql} AND account.id <> ALL(%(due)s)",
@@ -244,7 +247,7 @@ class _Cleanup:
             (self.result.counts["confirmations"],) = cursor.fetchone()
 
     def remove_expired_confirmations(self) -> None:
-        """Batch by batch, by id: what cannot be removed is passed by."""
+        """Delete batch by batch, by id; one that cannot be deleted is passed over."""
         last = 0
         while not self.stopped():
             with connection.cursor() as cursor:
@@ -271,7 +274,7 @@ class _Cleanup:
     # -- internal helpers ---------------------------------------------------------
 
     def _find_kept(self, cursor: CursorWrapper) -> None:
-        """Who is old enough and unverified, and why each is kept all the same."""
+        """Find the old and unverified accounts that are kept, and the reasons."""
         cursor.execute(self._rule.kept_sql(), self._limits)
         for *account, reason, count in cursor.fetchall():
             self._kept[reason] = count
@@ -279,7 +282,7 @@ class _Cleanup:
                 self._named.append((Account(*account), reason))
 
     def _stream_due(self) -> Iterator[tuple[list[Account], int]]:
-        """Part by part, each with the number of all."""
+        """Yield the due accounts in parts, each with the number of all."""
         raw: Any = connection.connection
         with connection.wrap_database_errors, raw.cursor(name="due_accounts") as cursor:
             cursor.execute(
@@ -296,7 +299,7 @@ class _Cleanup:
             cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             for statement in _LOCKS:
                 cursor.execute(statement, {"ids": list(ids)})
-            # A statement of its own: it sees what whoever held the locks committed.
+            # A separate statement, which sees what the former lock holders committed.
             cursor.execute(
                 f"SELECT {ACCOUNT_COLUMNS} FROM auth_user AS account"
                 f" WHERE account.id = ANY(%(ids)s) AND {self._rule.is_due}",
@@ -307,18 +310,18 @@ class _Cleanup:
         return accounts
 
     def _raise_unless_refused(self) -> None:
-        """Raise again what is not about the rows: a lost session, a cancelled query."""
+        """Raise an error again unless it concerns rows: a lost session, for example."""
         gone = connection.connection is None or connection.connection.closed
         if gone or self._should_stop():
             raise
 
     def _remove_confirmations(self, ids: Sequence[int]) -> None:
-        """In one transaction; one that the database refuses is found by halving."""
+        """Delete in one transaction; a refused confirmation is found by halving."""
         try:
             self.result.counts["confirmations"] += self._delete_expired(ids)
         except DatabaseError as error:
             self._raise_unless_refused()
-            self._delete_expired([])  # raises what concerns every confirmation
+            self._delete_expired([])  # raises an error that concerns every confirmation
             if len(ids) == 1:
                 self.result.problems.append(
                     f"confirmation {ids[0]} was not removed: {_reason(error)}"
@@ -329,7 +332,7 @@ class _Cleanup:
             self._remove_confirmations(ids[middle:])
 
     def _delete_expired(self, ids: Sequence[int]) -> int:
-        """Those of `ids` that are still expired; one that is in use is left."""
+        """Delete those of `ids` that are still expired, except locked ones."""
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(
                 "DELETE FROM account_emailconfirmation WHERE id IN"
@@ -376,7 +379,7 @@ def _name(account_id: int) -> str:
 
 
 def _delete_accounts(cursor: Any, ids: list[int]) -> None:
-    """Remove the rows of `ids`, children first; the foreign keys are checked here."""
+    """Delete the accounts `ids`, children first, and check the foreign keys."""
     parameters = {"ids": ids}
     cursor.execute(_DELETE_CONFIRMATIONS_OF_ACCOUNTS, parameters)
     for table, column in _OWN:
@@ -389,5 +392,6 @@ def _delete_accounts(cursor: Any, ids: list[int]) -> None:
     cursor.execute("DELETE FROM auth_user WHERE id = ANY(%(ids)s)", parameters)
     if cursor.rowcount != len(ids):
         raise DatabaseError("the database kept it without an error (a trigger or rule)")
-    # Django's keys wait for the commit; asked now, a refusal still names its batch.
+    # Django's foreign keys are deferred to the commit. Checked now, an error still
+    # belongs to this batch.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

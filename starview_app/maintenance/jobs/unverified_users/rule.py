@@ -1,12 +1,12 @@
-"""Which accounts are due, and what keeps the others.
+"""The rule for accounts that are due, and the protections that keep others.
 
-Everything unknown keeps an account: see `references`.
+A reference from an unknown table keeps an account: see `references`.
 """
 
 from starview_app.maintenance.jobs import references
 from starview_app.maintenance.jobs.references import Protection
 
-# Whom the job is about: old enough, and no address was ever verified.
+# The accounts that the job considers: old enough, and no address was ever verified.
 _UNVERIFIED = """
     account.date_joined < %(cutoff)s
     AND account.date_joined > '1900-01-01'  -- else nobody knows when
@@ -31,8 +31,8 @@ _PROFILE = """
             OR coalesce(profile.profile_picture, '') <> ''  -- a file would be left
         )
 """
-# What keeps them, before what `references` adds. A confirmation newer than the
-# cut-off stands for an address added, or a link asked for, after it.
+# The protections of these accounts, before those of `references`. A confirmation newer
+# than the cut-off means that an address was added, or a link requested, after it.
 _PROTECTIONS = (
     Protection("'staff'", "NOT account.is_staff AND NOT account.is_superuser"),
     Protection(
@@ -47,7 +47,7 @@ _PROTECTIONS = (
     ),
     Protection("'deactivated'", "account.is_active"),
 )
-# And what says least about them, last.
+# The last protections, which explain the least.
 _TRACES = (
     Protection("'has logged in'", "account.last_login IS NULL"),
     Protection("'no address'", _HAS_ADDRESS),
@@ -66,7 +66,7 @@ _TRACES = (
         """,
     ),
 )
-# Staff and system accounts that were made without an address never signed up.
+# Staff and system accounts that were created without an address have not signed up.
 _SIGNED_UP = f"""
     (
         {_HAS_ADDRESS}
@@ -96,21 +96,21 @@ ACCOUNT_COLUMNS = """
 
 
 class Rule:
-    """SQL over `auth_user AS account`; takes the parameters cutoff and link_cutoff.
+    """SQL over `auth_user AS account`, with the parameters cutoff and link_cutoff.
 
-    What protects is read from the catalog once, when this is made.
+    The protections are read from the catalog once, when the object is created.
     """
 
     def __init__(self) -> None:
         self._protections = [*_PROTECTIONS, *references.protections(), *_TRACES]
         is_clear = [f"({protection.is_clear})" for protection in self._protections]
-        # A condition: true for an account that is to go.
+        # A condition, true for an account that must be deleted.
         self.is_due = " AND ".join([_UNVERIFIED, *is_clear])
 
     def kept_sql(self) -> str:
-        """Who is old enough and unverified, and kept all the same, newest first.
+        """Old and unverified accounts that are kept, newest first.
 
-        A row has the account, the reason, and how many are kept for it.
+        A row has the account, the reason, and the number of accounts with this reason.
         """
         cases = " ".join(
             f"WHEN NOT ({protection.is_clear}) THEN {protection.reason}"

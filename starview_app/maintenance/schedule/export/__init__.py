@@ -1,1 +1,1 @@
-"""The crontab in the forms of other platforms: a module and templates for each."""
+"""Exports the crontab to other platforms: a module and templates for each."""

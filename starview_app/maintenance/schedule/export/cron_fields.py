@@ -1,7 +1,7 @@
-"""The times in the five fields that every cron reads alike.
+"""The times in five fields that every cron reads in the same way.
 
-supercronic's dialect has more than others read, or what they read otherwise: `03` is a
-Sunday to it, `1,*` every minute. What is written here are the values that it found.
+supercronic's dialect has forms that other crons refuse or read differently: see
+`schedule.times`. So the values are written out.
 """
 
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from starview_app.maintenance.schedule.times import Times
 
 
 def five_fields(line: Line, platform: str) -> str:
-    """Its minute, hour, day of month, month and day of week, in numbers.
+    """Return minute, hour, day of month, month and day of week, in numbers.
 
-    Raises ExportError for L, W and #, of which other crons know nothing.
+    Raises ExportError for L, W and #, which other crons do not have.
     """
     times = line.times
     if words := [*times.days.words, *times.weekdays.words]:
@@ -22,9 +22,9 @@ def five_fields(line: Line, platform: str) -> str:
             "write the days as numbers, such as 28-31",
         )
     day = weekday = "*"
-    # No step in these: some crons take */2 for a field that says nothing.
+    # Without steps: some crons treat */2 like *, as a field that restricts nothing.
     if not is_daily(times):
-        # One that holds no day at all, as 20-5/3 does, leaves it to the other.
+        # If a field contains no day at all, like 20-5/3, only the other field counts.
         day = "*" if times.days.is_any else _ranges(times.days.values) or "*"
         weekday = (
             "*" if times.weekdays.is_any else _ranges(times.weekdays.values) or "*"
@@ -35,7 +35,7 @@ def five_fields(line: Line, platform: str) -> str:
 
 
 def is_daily(times: Times) -> bool:
-    """Whether no day is left out: of two day fields that are set either counts."""
+    """Whether every day is due: if both fields of days are set, either counts."""
     days, weekdays = times.days, times.weekdays
     return (
         (days.is_any and weekdays.is_any)
@@ -45,7 +45,7 @@ def is_daily(times: Times) -> bool:
 
 
 def step_of(values: set[int], count: int) -> int | None:
-    """The n of `*/n` that means these of 0 to `count` - 1; None where there is none."""
+    """Return the n for which `*/n` has these values of 0 to `count` - 1, or None."""
     for step in range(1, count):
         if values == set(range(0, count, step)) and len(values) > 2:
             return step
@@ -53,7 +53,7 @@ def step_of(values: set[int], count: int) -> int | None:
 
 
 def runs_of(values: Iterable[int]) -> list[tuple[int, int]]:
-    """First and last of each run of neighbours: 1, 2, 3, 5 are (1, 3) and (5, 5)."""
+    """Return the first and last of each range: 1, 2, 3, 5 are (1, 3) and (5, 5)."""
     found: list[tuple[int, int]] = []
     for value in sorted(values):
         if found and value == found[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""CronJobs of Kubernetes with what they need around them, for kustomize."""
+"""Kubernetes: a CronJob for each line, and the manifests around them, for kustomize."""
 
 import re
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from starview_app.maintenance.schedule.export.cron_fields import five_fields
 from starview_app.maintenance.schedule.export.lines import Files, Line, render
 
-# What starts later than catch-up's patience is left to it: see catchup/slots.py.
+# A run that would start later is left to catch-up: MISSED_AFTER in catchup/slots.py.
 LATEST_START_SECONDS = 300
-# A pod has to find a node and to pull its image; the deadline of a Job counts that too.
+# The time to find a node and pull the image, which a Job's deadline includes.
 _START_SECONDS = 300
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
 _FIXED = ("kustomization.yaml", "configmap.yaml", "networkpolicy.yaml")
@@ -16,7 +16,7 @@ _FIXED = ("kustomization.yaml", "configmap.yaml", "networkpolicy.yaml")
 
 @dataclass(frozen=True)
 class CronJob:
-    """What differs from one CronJob to the next."""
+    """What the template needs for one CronJob."""
 
     line: Line
 
@@ -33,7 +33,9 @@ class CronJob:
 
     @property
     def latest_start_seconds(self) -> int:
-        """A run that starts late must not be taken for that of the next time."""
+        """The limit for a late start, at most the shortest gap between two runs: a run
+        must not be taken for that of the next slot.
+        """
         return min(LATEST_START_SECONDS, round(self.line.job.shortest_gap_seconds()))
 
     @property
@@ -43,7 +45,7 @@ class CronJob:
 
     @property
     def shell_command(self) -> str:
-        """As catch-up starts it. Kubernetes itself would replace $(NAME)."""
+        """The command as catch-up starts it; Kubernetes would expand a plain $(."""
         return f"exec env {self.line.command}".replace("$(", "$$(")
 
 

@@ -1,4 +1,4 @@
-"""The crontab's lines as the templates show them."""
+"""The crontab's lines, with the values that the templates show."""
 
 import re
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from starview_app.maintenance.schedule.lint import CATCH_UP, lint
 from starview_app.maintenance.schedule.times import Times
 from starview_app.maintenance.text import one_line
 
-# Not those of the settings, whose templates are HTML.
+# Not the engine of the settings, which escapes HTML.
 _TEMPLATES = Engine(
     dirs=[str(Path(__file__).parent / "templates")],
     libraries={"yaml_text": f"{__package__}.yaml_text"},
 )
-# What a line without `timeout -k` gets between SIGTERM and SIGKILL: as in the crontab.
+# Between SIGTERM and SIGKILL for a line without `timeout -k`: as in the crontab.
 _KILL_AFTER_SECONDS = 60
 
-# File name and text, in the order of the files.
+# {file name: text}, in the order in which the files are shown.
 Files = dict[str, str]
 Export = Callable[[list["Line"]], Files]
 
 
 class ExportError(ValueError):
-    """A crontab, or a line of it, that a platform cannot have: what, and `fix`."""
+    """The platform cannot express a line; the text says why, and `fix` what to do."""
 
     def __init__(self, text: str, fix: str) -> None:
         super().__init__(text)
@@ -36,10 +36,10 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Line:
-    """A job of the crontab, and what the crontab says of it."""
+    """A job of the crontab with its comments."""
 
     job: ScheduledJob
-    comments: list[str]  # the lines above it, each from its # on
+    comments: list[str]  # the comment lines above the job, with their #
 
     @property
     def name(self) -> str:
@@ -47,17 +47,17 @@ class Line:
 
     @property
     def command(self) -> str:
-        """As the crontab has it, from JOB= on."""
+        """The command as in the crontab, from JOB= on."""
         return self.job.command
 
     @property
     def bare_command(self) -> str:
-        """From `python` on: without JOB= and `timeout`."""
+        """The command from `python` on, without JOB= and `timeout`."""
         return self.command[self.command.index("python") :]
 
     @property
     def in_words(self) -> str:
-        """The times for people, as the end of a sentence."""
+        """The times in English, as the end of a sentence."""
         text = one_line(self.job.in_words)
         return text[0].lower() + text[1:]
 
@@ -75,7 +75,7 @@ class Line:
 
     @property
     def longest_seconds(self) -> int | None:
-        """When its own `timeout` has killed it; None for one without."""
+        """The time after which its `timeout` has killed the job; None without one."""
         limit = self.job.deadline_seconds
         return round(limit) + self.kill_after_seconds if limit else None
 
@@ -84,7 +84,7 @@ class Line:
 
 
 def read_lines(crontab: str) -> list[Line]:
-    """The lines of a crontab that `jobs check` finds good, else ExportError."""
+    """Return the lines of a crontab; raise ExportError if `jobs check` refuses it."""
     for finding in lint(crontab):
         where = f" line {finding.line}" if finding.line else ""
         raise ExportError(f"crontab{where}: {finding.text}", finding.fix)
@@ -101,7 +101,7 @@ def render(template: str, **facts: object) -> str:
 
 def _comments_above(rows: list[str]) -> list[str]:
     found: list[str] = []
-    # A job that is off is no comment.
+    # A job that is commented out is not a comment.
     while rows and re.match(r"#\s", rows[-1]):
         found.insert(0, one_line(rows.pop().rstrip()))
     return found

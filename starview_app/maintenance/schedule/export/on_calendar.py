@@ -1,4 +1,4 @@
-"""The times as systemd's timers have them: OnCalendar=, in UTC."""
+"""The times in the syntax of systemd's timers: OnCalendar=, in UTC."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,10 +13,10 @@ _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def on_calendar(line: Line) -> list[str]:
-    """One OnCalendar= or several: a timer elapses when any of them does.
+    """Return the values for OnCalendar=; a timer elapses when any of them does.
 
-    So a day of the month and a day of the week, of which in a crontab either counts,
-    are two. Raises ExportError for W, which systemd cannot say.
+    So a line with a day of the month and a day of the week, of which either counts,
+    needs two. Raises ExportError for W, which systemd cannot express.
     """
     times = line.times
     month = _values(times.months, 12, first=1)

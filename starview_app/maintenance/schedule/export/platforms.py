@@ -1,4 +1,4 @@
-"""The platforms by name: what is written for each, and where it is committed."""
+"""The platforms by name: how their files are made, and where they are committed."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ _KUSTOMIZATION = "kustomization.yaml"
 @dataclass(frozen=True)
 class Platform:
     export: Export
-    folder: str  # of this repository
+    folder: str  # relative to this repository
 
     def files(self, crontab: str) -> Files:
-        """File name and text of each; ExportError for a crontab that it cannot have."""
+        """Make the files. Raises ExportError if the platform cannot express a line."""
         return self.export(read_lines(crontab))
 
 
@@ -31,7 +31,10 @@ PLATFORMS = {
 
 
 def as_one_text(files: Files) -> str:
-    """One file as it is, manifests as `kubectl apply -f -` takes them, else by name."""
+    """Join the files: manifests as `kubectl apply -f -` takes them, others with names.
+
+    A single file is returned unchanged.
+    """
     if len(files) == 1:
         return next(iter(files.values()))
     if _KUSTOMIZATION in files:

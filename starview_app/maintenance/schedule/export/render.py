@@ -1,9 +1,9 @@
-"""Blueprints of Render: one worker with supercronic, or the guide's cron jobs."""
+"""Render: a Blueprint for one worker with supercronic, or for the guide's cron jobs."""
 
 from starview_app.maintenance.schedule.export.cron_fields import five_fields
 from starview_app.maintenance.schedule.export.lines import Files, Line, render
 
-# From SIGTERM to SIGKILL, as Render allows it for a worker.
+# The time between SIGTERM and SIGKILL that Render allows for a worker.
 _SHUTDOWN_SECONDS = range(30, 301)
 
 

@@ -1,18 +1,18 @@
-"""Timers and services of systemd, for a virtual machine."""
+"""systemd: a timer and a service for each line, for a virtual machine."""
 
 from dataclasses import dataclass
 
 from starview_app.maintenance.schedule.export.lines import Files, Line, render
 from starview_app.maintenance.schedule.export.on_calendar import on_calendar
 
-# The line's own `timeout` comes first.
+# systemd's limit is later than that of the line's own `timeout` by this much.
 _SLACK_SECONDS = 60
 _ESCAPES = str.maketrans({"\\": r"\\", "'": r"\'", "%": "%%", "$": "$$"})
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What differs from one job's units to the next's."""
+    """What the templates need for one job."""
 
     line: Line
 
@@ -27,7 +27,7 @@ class Unit:
 
     @property
     def shell_command(self) -> str:
-        """As catch-up starts it, in the quotes of ExecStart=."""
+        """The command as catch-up starts it, quoted for ExecStart=."""
         return f"'exec env {self.line.command.translate(_ESCAPES)}'"
 
 

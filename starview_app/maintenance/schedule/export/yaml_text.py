@@ -1,4 +1,4 @@
-"""The template filter `yaml_text`: any text of one line as a scalar of YAML."""
+"""The template filter `yaml_text`, which writes one line of text as a YAML scalar."""
 
 import re
 
@@ -6,13 +6,13 @@ from django.template import Library
 
 register = Library()
 
-# Nothing in it that YAML takes for more than text, and no word that it takes for less.
+# Text that YAML reads as a string without quotes: no syntax, no number, no `true`.
 _PLAIN = re.compile(r'[A-Za-z][\w.=/-]*[ _-][\w $"{}=@%+,./-]*[\w"}]', re.ASCII)
 
 
 @register.filter
 def yaml_text(text: str) -> str:
-    """`text` as it stands where that is plain enough, else in single quotes."""
+    """Return `text` unchanged if YAML reads it as a string, else in single quotes."""
     if _PLAIN.fullmatch(text):
         return text
     return "'{}'".format(text.replace("'", "''"))

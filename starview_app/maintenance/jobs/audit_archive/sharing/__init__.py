@@ -1,1 +1,1 @@
-"""The archive's work shared among processes."""
+"""Shares the work of an archive run among processes."""

@@ -1,9 +1,10 @@
-"""Which segment a process takes next where several work at once.
+"""Claims of segments, for several processes that archive at the same time.
 
-An open record claims its segment, and the lock that its process holds on it, by the
-transaction that archives it, is the lease: an open record without one belongs to nobody
-(`SKIP LOCKED` tells). So nothing is to be renewed, and no clock is asked. All of this
-saves work. What keeps each row safe is the fence (docs/decisions/0008, 0022).
+An open record is the claim of its segment. The row lock on it, which the process holds
+in the transaction that archives the segment, is the lease: an open record without a
+lock (found by `SKIP LOCKED`) belongs to a process that is gone. So no lease must be
+renewed, and no clock is needed. Claims only save work; what keeps each row safe is the
+fence (docs/decisions/0008, 0022).
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from starview_app.maintenance.jobs.audit_archive.segments import (
 )
 from starview_app.maintenance.models import AuditArchive
 
-# A claim takes a moment; the process that holds this lock longer is frozen.
+# A claim takes a moment; a process that holds this lock longer is suspended.
 CLAIM_LOCK_TIMEOUT = "5s"
 State = AuditArchive.State
 
@@ -36,7 +37,7 @@ _TAKE_LEASE = """
     WHERE id = %(id)s AND state = 'open'
     FOR UPDATE SKIP LOCKED
 """
-# The first open segment that shares a position with the given range.
+# The first open segment that overlaps the given range.
 _CLAIM_OVER = """
     SELECT first_timestamp, first_id, last_timestamp, last_id
     FROM maintenance_auditarchive
@@ -54,10 +55,10 @@ Ends = tuple[Position, Position]
 
 @dataclass(frozen=True)
 class Claim:
-    """A segment that is this process's to archive.
+    """A segment that this process has claimed.
 
-    It `replaces` the record of a process that is gone, where there was one: that is
-    abandoned from the same commit on.
+    If it `replaces` the record of a process that is gone, the same commit has abandoned
+    that record.
     """
 
     record: AuditArchive
@@ -70,9 +71,10 @@ class Claim:
 
 @dataclass
 class Claims:
-    """Hands out segments to one process: each due row once, and forward only.
+    """Claims segments for one process, forward only, and each due row once.
 
-    A row that comes or is back-dated to before what was handed out is for the next run.
+    A row that is inserted or back-dated to before the last claim is left to the next
+    run.
     """
 
     location: str
@@ -82,14 +84,13 @@ class Claims:
     kinds: tuple[str, ...]
     segment_rows: int
     _after: Position = START
-    # In the names of the objects.
+    # The numbers in the names of the objects.
     _numbers: Iterator[int] = field(default_factory=partial(count, 1))
 
     def next(self) -> Claim | None:
-        """None when each due row is archived or claimed by a process that is there.
+        """Claim the next segment; None if all due rows are archived or claimed.
 
-        First come the rows that nobody has claimed, then the segments of processes that
-        are gone.
+        Rows without a claim come first, then the segments of processes that are gone.
         """
         with self._alone():
             if ends := self._next_free():
@@ -98,7 +99,7 @@ class Claims:
             return self._take_over()
 
     def again(self, ends: Ends) -> AuditArchive | None:
-        """Claim it once more, given up by oneself; None when another has it by now."""
+        """Claim a segment again after abandoning it; None if another process has it."""
         with self._alone():
             return None if self._claim_over(ends) else self._open(ends)
 
@@ -106,9 +107,10 @@ class Claims:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One transaction, beside no other one that claims.
+        """Open a transaction that holds the advisory lock for claims.
 
-        But for one that is frozen: two that claim the same rows cost work, not rows.
+        If a suspended process holds the lock, this goes on without it: if two processes
+        claim the same rows, work is wasted, but no row is lost.
         """
         key = f"starview-maintenance:audit_archives:claim:{self.location}"
         with transaction.atomic(), connection.cursor() as cursor:
@@ -122,14 +124,14 @@ class Claims:
             yield
 
     def _next_free(self) -> Ends | None:
-        """The next segment that overlaps no claim."""
+        """Return the next segment that overlaps no claim."""
         after = self._after
         while due := self._plan(after, rows=1):
             if over := self._claim_over(due):
                 after = over[1]
                 continue
             ends = self._plan(after)
-            # Rows came in front of another's segment, or its segments are shorter.
+            # Rows were inserted before a claimed segment, or that segment is shorter.
             if ends and (ahead := self._claim_over(ends)):
                 ends = self._plan(after, before=ahead[0].timestamp)
                 after = ahead[1]
@@ -163,7 +165,7 @@ class Claims:
         return (Position(*found[:2]), Position(*found[2:])) if found else None
 
     def _take_over(self) -> Claim | None:
-        """The segment of a process that is gone, in one commit with giving that up."""
+        """Claim the segment of a process that is gone, and abandon its record."""
         due = without_lease(self.location).filter(last_timestamp__lt=self.cutoff)
         left = due.first()
         if left is None:
@@ -186,7 +188,7 @@ class Claims:
 def take_lease(record: AuditArchive) -> None:
     """Lock an open record until the end of the transaction.
 
-    Raises ChangedMeanwhileError when another has given it up, or is about to.
+    Raises ChangedMeanwhileError if another process has abandoned it or is about to.
     """
     with connection.cursor() as cursor:
         cursor.execute(_TAKE_LEASE, {"id": record.pk})
@@ -195,13 +197,13 @@ def take_lease(record: AuditArchive) -> None:
 
 
 def without_lease(location: str) -> QuerySet[AuditArchive]:
-    """The open records of processes that are gone, locked; ask in a transaction."""
+    """Return and lock the open records of processes that are gone, in a transaction."""
     opened = AuditArchive.objects.filter(location=location, state=State.OPEN)
     return opened.order_by("id").select_for_update(skip_locked=True)
 
 
 def abandon_left_open(location: str) -> list[AuditArchive]:
-    """Give up what no process works on any more."""
+    """Abandon the open records of processes that are gone."""
     with transaction.atomic():
         left = list(without_lease(location))
         for record in left:
@@ -211,7 +213,10 @@ def abandon_left_open(location: str) -> list[AuditArchive]:
 
 @contextmanager
 def held(record: AuditArchive) -> Iterator[bool]:
-    """Whether this process is the one that removes what bears its names."""
+    """Hold a lock on an abandoned record; yields False if another process holds it.
+
+    The process with the lock removes the record's objects.
+    """
     abandoned = AuditArchive.objects.filter(pk=record.pk, state=State.ABANDONED)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -219,7 +224,7 @@ def held(record: AuditArchive) -> Iterator[bool]:
 
 
 def _abandon(record: AuditArchive) -> None:
-    """Its lock is held, and it was open: nobody else can have changed it."""
+    """Abandon an open record that is locked, so that no other process can change it."""
     record.state = State.ABANDONED
     record.save(update_fields=["state"])
 

@@ -1,4 +1,4 @@
-"""One process's part of an archive that several processes write together."""
+"""One process's part of an archive run that several processes share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store
 
-# Called in a helper's process with its own way to be stopped, and with what tells this
-# process the number of each record that is archived.
+# Called in a helper's process with its own `should_stop`, and with a function that
+# sends the id of an archived record to this process.
 Part = Callable[[ShouldStop, Callable[[int], None]], None]
 
 
@@ -29,8 +29,9 @@ Part = Callable[[ShouldStop, Callable[[int], None]], None]
 class Sharing:
     """How a run shares its work.
 
-    `start` calls a Part in each of its helpers' processes, of which there may be none,
-    and hands on what they tell until all have ended. `store` gives each its own.
+    `start` calls a Part in the process of each helper, if there are any, and passes on
+    the ids that they send, until all have ended. `store` makes a store for each
+    process.
     """
 
     start: Callable[[Part, Callable[[int], None]], None]
@@ -39,9 +40,10 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Worker:
-    """Archives segment after segment until there is none that nobody else has.
+    """Archives segment after segment until no claim is left.
 
-    `archived` gets the record of each, `abandoned` that of one whose process is gone.
+    `archived` is called with each archived record, `abandoned` with the record of a
+    process that is gone.
     """
 
     store: Store
@@ -74,7 +76,7 @@ class Worker:
                 attempts += 1
                 if attempts == ATTEMPTS:
                     raise changed_too_often() from None
-                # Under names of its own; unless another process has taken it over.
+                # A new record has new names; None if another process has taken over.
                 record = self.claims.again(claim.ends)
             else:
                 self.archived(record)
