@@ -38,7 +38,7 @@ from tests.archive_processes import (
     table_rows,
     wait_for_sessions_to_end,
 )
-from tests.sizes import sizes
+from tests.sizes import IS_LONG, sizes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -252,8 +252,8 @@ WorkerTrouble = Callable[[int, Callable[[], Done]], None]
     ("trouble", "rounds"),
     [
         *sizes(5, soak=20, long=200, of=worker_killed),
-        *4 * sizes(5, soak=20, long=200, of=worker_killed)[1:],
-        *sizes(2, soak=20, long=100, of=worker_frozen),
+        *(4 if IS_LONG else 1) * sizes(5, soak=20, long=200, of=worker_killed)[1:],
+        *sizes(2, soak=6, long=100, of=worker_frozen),
     ],
 )
 def test_whatever_happens_to_workers_no_row_and_no_change_is_lost(
