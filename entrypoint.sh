@@ -135,14 +135,16 @@ is_ours() {
 
 # When this script ends, the container and all its processes are killed.
 wait_for_processes_beside() {
-  local pid is_busy=yes
-  while [ -n "$is_busy" ]; do
-    is_busy=''
+  local pid quiet=0
+  # A process whose parent ends during a look can be missing from it: look twice.
+  while [ "$quiet" -lt 2 ]; do
+    [ "$quiet" = 0 ] || sleep 0.1
+    quiet=$((quiet + 1))
     read_processes
     for pid in $(processes_beside); do
-      ! is_ours "$pid" || is_busy=yes
+      ! is_ours "$pid" || quiet=0
     done
-    [ -z "$is_busy" ] || sleep 0.1
+    [ "$quiet" -gt 0 ] || sleep 0.1
   done
 }
 
