@@ -46,3 +46,17 @@ def test_what_follows_the_job_is_left_alone(error: BaseException | None) -> None
         # Of the second time it is known that the first has been delivered.
         for _ in range(2):
             assert is_insisted.acquire(timeout=DEADLINE_SECONDS)
+
+
+def test_a_stop_that_comes_while_a_class_is_made_is_a_stop() -> None:
+    class Insists:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise StopNow
+
+    def do(stop: StopRequest) -> JobResult:
+        type("Made", (), {"attribute": Insists()})
+        return JobResult()
+
+    done = _until_stopped(do, StopRequest(lambda data: None))
+
+    assert done.interrupted

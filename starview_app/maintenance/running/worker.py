@@ -147,6 +147,12 @@ def _until_stopped(do: Work, stop: StopRequest) -> JobResult:
     except StopNow:
         stop.is_over = True
         return JobResult(counts_so_far(), interrupted=True)
+    except RuntimeError as error:
+        # Before Python 3.12 an exception is wrapped if a class was just being made, as
+        # imports do.
+        if not isinstance(error.__cause__, StopNow):
+            raise
+        return JobResult(counts_so_far(), interrupted=True)
     except DatabaseError as error:
         if stop() and isinstance(error.__cause__, QueryCanceled):
             return JobResult(counts_so_far(), interrupted=True)
