@@ -49,7 +49,7 @@ def run_named_job(job: str, slot: str | None = None) -> int:
         return exits.DONE
     here = Path(sys.executable).parent  # the crontab's lines call `python`
     path = f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    command = ["/bin/sh", "-c", f"exec env {line.command}"]
+    command = ["/bin/sh", "-c", line.shell_command]
     environment = {**os.environ, "PATH": path}
     ended = subprocess.run(
         command, cwd=settings.BASE_DIR, env=environment, check=False

@@ -52,6 +52,11 @@ def one_line(text: object) -> str:
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
+def printable(text: str) -> str:
+    """Return `text` with each of its lines as by `one_line`."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
 def slug_of(job: str, longest: int) -> str:
     """Return the job's name as monitors accept it: lower case, digits, - and _."""
     return re.sub(r"[^a-z0-9_-]+", "-", job.lower())[:longest]

@@ -54,8 +54,7 @@ class Launcher:
         If a signal killed it, the exit code is 128 plus the signal's number.
         """
         self._process = subprocess.Popen(
-            # `exec`, since a shell would not pass a signal on to the command.
-            ["/bin/sh", "-c", f"exec env {line.command}"],
+            ["/bin/sh", "-c", line.shell_command],
             cwd=settings.BASE_DIR,
             env={**os.environ, **variables},
         )

@@ -19,8 +19,14 @@ from starview_app.maintenance.history.report import (
     PastRun,
     Report,
 )
+from starview_app.maintenance.jobs.email_suppressions.rates import (
+    FEWEST_ATTEMPTS_TO_JUDGE,
+    Rate,
+    State,
+    rates,
+)
 from starview_app.maintenance.models import JobRun
-from starview_app.maintenance.text import one_line
+from starview_app.maintenance.text import one_line, printable
 
 Outcome = JobRun.Outcome
 
@@ -41,12 +47,10 @@ _KINDS: dict[str, str] = {
     Outcome.INTERRUPTED: "warn",
 }
 _BAD = "bad"
+_REVIEWED = (State.REVIEW, State.PAUSE)
 _CHART_HEIGHT = 60.0
 _BAR_WIDTH = 18.0
 _BAR_STEP = 24.0
-# From these rates on, in percent, SES reviews an account: the line in each chart.
-_BOUNCE_REVIEW, _COMPLAINT_REVIEW = 5.0, 0.1
-_FEWEST_ATTEMPTS = 200  # in a week; with fewer, a single bounce decides
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def render(
         "jobs": [_job(job, report.now) for job in report.jobs],
         "troubles": [_trouble(job) for job in report.jobs if _is_trouble(job)],
         "runs": [
-            _run(run) | {"job": run.job, "output": _shown(run.output)}
+            _run(run) | {"job": run.job, "output": printable(run.output.expandtabs())}
             for run in report.runs
         ],
         "days": [
@@ -153,14 +157,14 @@ def _kind_of_verdict(report: Report) -> str:
 
 def _mail_warning(weeks: list[MailWeek]) -> str:
     """Return a warning about the newest week, if enough was sent to judge by."""
-    if not weeks or weeks[-1].attempts < _FEWEST_ATTEMPTS:
+    if not weeks or weeks[-1].attempts < FEWEST_ATTEMPTS_TO_JUDGE:
         return ""
-    bounces = _percent(weeks[-1].bounces, weeks[-1], 1)
-    complaints = _percent(weeks[-1].complaints, weeks[-1], 2)
-    if bounces >= _BOUNCE_REVIEW:
-        return f"But {bounces:g} % of the mails bounced last week."
-    if complaints >= _COMPLAINT_REVIEW:
-        return f"But {complaints:g} % of the mails were complained about last week."
+    bounces, complaints = rates(weeks[-1])
+    if bounces.state in _REVIEWED:
+        return f"But {bounces.percent:g} % of the mails bounced last week."
+    if complaints.state in _REVIEWED:
+        percent = f"{complaints.percent:g} %"
+        return f"But {percent} of the mails were complained about last week."
     return ""
 
 
@@ -195,11 +199,6 @@ def _run(run: PastRun) -> dict[str, Any]:
         "counts": _counts(run.counts),
         "error": run.error,
     }
-
-
-def _shown(output: str) -> str:
-    """Line by line; nothing in it can hide or turn round what follows."""
-    return "\n".join(one_line(line.expandtabs()) for line in output.split("\n"))
 
 
 def _counts(counts: dict[str, Any]) -> str:
@@ -257,33 +256,18 @@ def _charts(weeks: list[MailWeek]) -> list[Chart]:
     if not weeks:
         return []
     return [
-        _chart(
-            "Bounce rate",
-            [(week, _percent(week.bounces, week, 1)) for week in weeks],
-            limit=_BOUNCE_REVIEW,
-            digits=1,
-        ),
-        _chart(
-            "Complaint rate",
-            [(week, _percent(week.complaints, week, 2)) for week in weeks],
-            limit=_COMPLAINT_REVIEW,
-            digits=2,
-        ),
+        _chart(list(zip(weeks, found, strict=True)))
+        for found in zip(*map(rates, weeks), strict=True)
     ]
 
 
-def _percent(events: int, week: MailWeek, digits: int) -> float:
-    """Return the rate rounded down, as in the mail: a limit shows only when reached."""
-    steps: int = 10**digits
-    return 100 * steps * events // week.attempts / steps
-
-
-def _chart(
-    title: str, values: list[tuple[MailWeek, float]], *, limit: float, digits: int
-) -> Chart:
-    top = max(limit * 1.2, *(value for _, value in values))
+def _chart(values: list[tuple[MailWeek, Rate]]) -> Chart:
+    kind = values[0][1]
+    limit, digits = float(100 * kind.review), kind.decimals
+    top = max(limit * 1.2, *(rate.percent for _, rate in values))
     bars = []
-    for place, (week, value) in enumerate(values):
+    for place, (week, rate) in enumerate(values):
+        value = rate.percent
         height = max(_CHART_HEIGHT * value / top, 1.0)
         bars.append(
             Bar(
@@ -297,7 +281,7 @@ def _chart(
             )
         )
     return Chart(
-        title=title,
+        title=kind.name.capitalize(),
         bars=bars,
         width=len(bars) * _BAR_STEP,
         limit_y=round(_CHART_HEIGHT * (1 - limit / top), 1),

@@ -18,7 +18,7 @@ from starview_app.maintenance.notify.message import (
 )
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
-from starview_app.maintenance.text import one_line
+from starview_app.maintenance.text import one_line, printable
 
 OUTPUT_LINES = 40
 OUTPUT_CHARACTERS = 4000
@@ -100,7 +100,7 @@ def _alert(headline: str, parts: list[Section | str], now: datetime) -> Alert:
 
 
 def _clean(text: str) -> str:
-    return "\n".join(one_line(line) for line in redact(text).split("\n"))
+    return printable(redact(text))
 
 
 def _clean_part(part: Section | str) -> Section | str:
@@ -244,8 +244,8 @@ def _end_of(output: str) -> str:
     lines = [
         line.rstrip("\r").rpartition("\r")[2] for line in output.rstrip().split("\n")
     ]
-    end = "\n".join(one_line(line.expandtabs()) for line in lines[-OUTPUT_LINES:])
-    return end[-OUTPUT_CHARACTERS:]
+    end = "\n".join(lines[-OUTPUT_LINES:]).expandtabs()
+    return printable(end)[-OUTPUT_CHARACTERS:]
 
 
 def _duration(length: timedelta) -> str:

@@ -81,6 +81,11 @@ class ScheduledJob:
         return self._part("job")
 
     @property
+    def shell_command(self) -> str:
+        """The command for `/bin/sh -c`, which passes no signal on unless it execs."""
+        return f"exec env {self.command}"
+
+    @property
     def in_words(self) -> str:
         """The times in English."""
         return self._times.in_words

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-
-from starview_app.maintenance.ses import SendingWeek
+from typing import Protocol
 
 FEWEST_ATTEMPTS_TO_JUDGE = 200  # with fewer, a single bounce changes the state
 
@@ -18,6 +17,17 @@ class State(StrEnum):
     PAUSE = "sending may be paused"
     TOO_FEW = "too few mails to judge"
     UNKNOWN = "unknown"
+
+
+class Week(Protocol):
+    """SES's counts of one week."""
+
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def bounces(self) -> int: ...
+    @property
+    def complaints(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,33 +54,37 @@ class Rate:
             return State.PAUSE
         return State.REVIEW if share >= self.review else State.HEALTHY
 
+    @property
+    def percent(self) -> float:
+        """Rounded down: a limit shows only when it is reached. Needs attempts."""
+        steps: int = 10**self.decimals
+        share = Fraction(self.events, self.attempts)
+        return math.floor(100 * steps * share) / steps
+
     def __str__(self) -> str:
-        """The rate, rounded down, so that a limit shows only when it is reached."""
         if not self.attempts:
             return "unknown"
-        steps = 10**self.decimals  # per percent
-        shown = math.floor(Fraction(100 * steps * self.events, self.attempts))
-        if self.events and not shown:
-            return f"<{1 / steps} %"
-        return f"{shown / steps:.{self.decimals}f} %"
+        if self.events and not self.percent:
+            return f"<{1 / 10**self.decimals} %"
+        return f"{self.percent:.{self.decimals}f} %"
 
 
-def rates(week: SendingWeek | None) -> tuple[Rate, Rate]:
+def rates(week: Week | None) -> tuple[Rate, Rate]:
     """Return the bounce rate and the complaint rate; unknown without a week."""
-    week = week or SendingWeek()
+    attempts = week.attempts if week else 0
     return (
         Rate(
             "bounce rate",
-            week.bounces,
-            week.attempts,
+            week.bounces if week else 0,
+            attempts,
             review=Fraction("0.05"),
             pause=Fraction("0.10"),
             decimals=1,
         ),
         Rate(
             "complaint rate",
-            week.complaints,
-            week.attempts,
+            week.complaints if week else 0,
+            attempts,
             review=Fraction("0.001"),
             pause=Fraction("0.005"),
             decimals=2,

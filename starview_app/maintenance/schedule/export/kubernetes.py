@@ -46,7 +46,7 @@ class CronJob:
     @property
     def shell_command(self) -> str:
         """The command as catch-up starts it; Kubernetes would expand a plain $(."""
-        return f"exec env {self.line.command}".replace("$(", "$$(")
+        return self.line.job.shell_command.replace("$(", "$$(")
 
 
 def cron_jobs(lines: list[Line]) -> Files:

@@ -28,7 +28,7 @@ class Unit:
     @property
     def shell_command(self) -> str:
         """The command as catch-up starts it, quoted for ExecStart=."""
-        return f"'exec env {self.line.command.translate(_ESCAPES)}'"
+        return f"'{self.line.job.shell_command.translate(_ESCAPES)}'"
 
 
 def units(lines: list[Line]) -> Files:
