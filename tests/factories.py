@@ -269,20 +269,27 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 def wait_until_blocked_by(holder: Any) -> None:
     """Until some session waits for a lock of `holder`."""
     pid = holder.info.backend_pid
+    _wait_for_session(f"{pid} = ANY(pg_blocking_pids(pid))", f"one waits for {pid}")
+
+
+def wait_until_blocked(waiting: Any) -> None:
+    """Until `waiting` waits for a lock of some session."""
+    pid = waiting.info.backend_pid
+    _wait_for_session(
+        f"pid = {pid} AND cardinality(pg_blocking_pids(pid)) > 0", f"{pid} waits"
+    )
+
+
+def _wait_for_session(condition: str, what: str) -> None:
     with session() as observer:
         observer.autocommit = True
         cursor = observer.cursor()
 
-        def is_waited_for() -> bool:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE %s = ANY(pg_blocking_pids(pid))",
-                [pid],
-            )
-            (waiting,) = cursor.fetchone()
-            return bool(waiting)
+        def is_there() -> bool:
+            cursor.execute(f"SELECT FROM pg_stat_activity WHERE {condition}")
+            return bool(cursor.rowcount)
 
-        wait_until(is_waited_for, f"a session waits for session {pid}")
+        wait_until(is_there, what)
 
 
 @contextmanager

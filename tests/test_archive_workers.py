@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from demo.services import LocalServices
+from starview_app.maintenance.jobs.audit_archive.sharing import claims as sharing_claims
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from tests.archive_processes import (
     NOVEMBER,
@@ -33,7 +35,13 @@ from tests.archive_processes import (
     table_rows,
     wait_for_sessions_to_end,
 )
-from tests.factories import wait_until
+from tests.factories import (
+    in_thread,
+    session,
+    wait_until,
+    wait_until_blocked,
+    wait_until_blocked_by,
+)
 from tests.failing_s3 import FailingS3
 from tests.pgbouncer import Pooler
 
@@ -196,6 +204,37 @@ def test_the_clean_up_waits_for_workers_as_for_a_run(
 
     assert refused.code == 75, refused
     assert first.finish().code == 0
+
+
+def test_a_worker_between_its_claim_and_its_lease_is_not_taken_for_gone(
+    commands: Commands, place: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_days(1)
+    originals = table_rows()
+    with session() as claims, session() as rows:
+        claims.cursor().execute("LOCK TABLE maintenance_auditarchive IN SHARE MODE")
+        worker = commands.start(JOB, ALONE, settings=place.settings)
+        wait_until_blocked_by(claims)  # it is about to claim
+        lock = "LOCK TABLE starview_app_auditlog IN ACCESS EXCLUSIVE MODE"
+        with in_thread(lambda: rows.cursor().execute(lock)):
+            wait_until_blocked(rows)  # and comes before its archive
+            claims.commit()
+        wait_until_blocked_by(rows)
+
+        def has_its_lease() -> bool:
+            return not AuditArchive.objects.filter(state="open").exists()
+
+        def look_again(seconds: float) -> None:
+            rows.rollback()
+            wait_until(has_its_lease, "it has archived")
+
+        monkeypatch.setattr(time, "sleep", look_again)
+        left = sharing_claims.abandon_left_open(place.store.location)
+
+    assert left == []
+    assert worker.finish().code == 0
+    assert AuditArchive.objects.count() == 1
+    assert_all_archived(place, originals)
 
 
 # -- killed, stopped, frozen ---------------------------------------------------------

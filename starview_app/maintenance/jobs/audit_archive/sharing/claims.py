@@ -1,12 +1,13 @@
 """Claims of segments, for several processes that archive at the same time.
 
 An open record is the claim of its segment. The row lock on it, which the process holds
-in the transaction that archives the segment, is the lease: an open record without a
-lock (found by `SKIP LOCKED`) belongs to a process that is gone. So no lease must be
-renewed, and no clock is needed. Claims only save work; what keeps each row safe is the
-fence (docs/decisions/0008, 0022).
+in the transaction that archives the segment, is the lease: an open record that stays
+without a lock (found by `SKIP LOCKED`) belongs to a process that is gone. So no lease
+must be renewed. Claims only save work; what keeps each row safe is the fence
+(docs/decisions/0008, 0022).
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ from starview_app.maintenance.models import AuditArchive
 
 # A claim takes a moment; a process that holds this lock longer is suspended.
 CLAIM_LOCK_TIMEOUT = "5s"
+# A living process has its lease a moment after its claim; one that still has none after
+# so many looks is gone, or suspended.
+LOOKS = 10
+SECONDS_BETWEEN_LOOKS = 0.05
 State = AuditArchive.State
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
@@ -37,19 +42,6 @@ _TAKE_LEASE = """
     WHERE id = %(id)s AND state = 'open'
     FOR UPDATE SKIP LOCKED
 """
-# The first open segment that overlaps the given range.
-_CLAIM_OVER = """
-    SELECT first_timestamp, first_id, last_timestamp, last_id
-    FROM maintenance_auditarchive
-    WHERE
-        location = %(location)s
-        AND state = 'open'
-        AND (first_timestamp, first_id) <= (%(last_timestamp)s, %(last_id)s)
-        AND (last_timestamp, last_id) >= (%(first_timestamp)s, %(first_id)s)
-    ORDER BY first_timestamp, first_id
-    LIMIT 1
-"""
-
 Ends = tuple[Position, Position]
 
 
@@ -96,12 +88,15 @@ class Claims:
             if ends := self._next_free():
                 self._after = ends[1]
                 return Claim(self._open(ends))
-            return self._take_over()
+        return self._take_over()
 
     def again(self, ends: Ends) -> AuditArchive | None:
         """Claim a segment again after abandoning it; None if another process has it."""
         with self._alone():
-            return None if self._claim_over(ends) else self._open(ends)
+            for first, last in self._claimed(START):
+                if first <= ends[1] and last >= ends[0]:
+                    return None
+            return self._open(ends)
 
     # -- internal helpers ---------------------------------------------------------
 
@@ -124,54 +119,36 @@ class Claims:
             yield
 
     def _next_free(self) -> Ends | None:
-        """Return the next segment that overlaps no claim."""
+        """Return the next segment that overlaps no claim.
+
+        The claims are read before the rows: a segment that is archived in between has a
+        claim here and no rows, and not rows without a claim.
+        """
         after = self._after
-        while due := self._plan(after, rows=1):
-            if over := self._claim_over(due):
-                after = over[1]
-                continue
-            ends = self._plan(after)
-            # Rows were inserted before a claimed segment, or that segment is shorter.
-            if ends and (ahead := self._claim_over(ends)):
-                ends = self._plan(after, before=ahead[0].timestamp)
-                after = ahead[1]
-            if ends:
+        for first, last in self._claimed(after):
+            if ends := self._plan(after, min(self.cutoff, first.timestamp)):
                 return ends
-        return None
+            after = max(after, last)
+        return self._plan(after, self.cutoff)
 
-    def _plan(
-        self, after: Position, *, rows: int = 0, before: datetime | None = None
-    ) -> Ends | None:
-        return plan(
-            cutoff=min(self.cutoff, before or self.cutoff),
-            after=after,
-            segment_rows=rows or self.segment_rows,
-        )
+    def _plan(self, after: Position, before: datetime) -> Ends | None:
+        return plan(cutoff=before, after=after, segment_rows=self.segment_rows)
 
-    def _claim_over(self, ends: Ends) -> Ends | None:
-        first, last = ends
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _CLAIM_OVER,
-                {
-                    "location": self.location,
-                    "first_timestamp": first.timestamp,
-                    "first_id": first.id,
-                    "last_timestamp": last.timestamp,
-                    "last_id": last.id,
-                },
-            )
-            found = cursor.fetchone()
-        return (Position(*found[:2]), Position(*found[2:])) if found else None
+    def _claimed(self, after: Position) -> list[Ends]:
+        """Return the ends of the claims that reach beyond `after`, in order."""
+        claims = sorted(map(_ends_of, _opened(self.location)))
+        return [(first, last) for first, last in claims if last > after]
 
     def _take_over(self) -> Claim | None:
         """Claim the segment of a process that is gone, and abandon its record."""
-        due = without_lease(self.location).filter(last_timestamp__lt=self.cutoff)
-        left = due.first()
-        if left is None:
-            return None
-        _abandon(left)
-        return Claim(self._open(_ends_of(left)), replaces=left)
+        seen = _open_for_a_while(self.location)
+        with self._alone():
+            due = _without_lease(seen).filter(last_timestamp__lt=self.cutoff)
+            left = due.first()
+            if left is None:
+                return None
+            _abandon(left)
+            return Claim(self._open(_ends_of(left)), replaces=left)
 
     def _open(self, ends: Ends) -> AuditArchive:
         return open_segment(
@@ -196,16 +173,11 @@ def take_lease(record: AuditArchive) -> None:
             raise ChangedMeanwhileError
 
 
-def without_lease(location: str) -> QuerySet[AuditArchive]:
-    """Return and lock the open records of processes that are gone, in a transaction."""
-    opened = AuditArchive.objects.filter(location=location, state=State.OPEN)
-    return opened.order_by("id").select_for_update(skip_locked=True)
-
-
 def abandon_left_open(location: str) -> list[AuditArchive]:
     """Abandon the open records of processes that are gone."""
+    seen = _open_for_a_while(location)
     with transaction.atomic():
-        left = list(without_lease(location))
+        left = list(_without_lease(seen))
         for record in left:
             _abandon(record)
     return left
@@ -221,6 +193,27 @@ def held(record: AuditArchive) -> Iterator[bool]:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         yield abandoned.select_for_update(skip_locked=True).first() is not None
+
+
+def _opened(location: str) -> QuerySet[AuditArchive]:
+    return AuditArchive.objects.filter(location=location, state=State.OPEN)
+
+
+def _open_for_a_while(location: str) -> list[int]:
+    """Return the ids of the open records whose processes have had time for a lease."""
+    seen = list(_opened(location).values_list("pk", flat=True))
+    for _ in range(LOOKS):
+        if seen:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            still_open = _opened(location).filter(pk__in=seen)
+            seen = list(still_open.values_list("pk", flat=True))
+    return seen
+
+
+def _without_lease(numbers: list[int]) -> QuerySet[AuditArchive]:
+    """Return and lock those of the records that are open and have no lease."""
+    opened = AuditArchive.objects.filter(pk__in=numbers, state=State.OPEN)
+    return opened.order_by("id").select_for_update(skip_locked=True)
 
 
 def _abandon(record: AuditArchive) -> None:
