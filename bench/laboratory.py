@@ -77,7 +77,7 @@ class Laboratory:
             [PYTHON, "manage.py", "migrate", "-v0"],
             self.services.environment,
         )
-        self.psql(MIGRATED, USERS, "VACUUM ANALYZE auth_user")
+        self.psql(MIGRATED, USERS, "VACUUM ANALYZE")
 
     def prepare_rows(self, rows: int) -> str:
         """Return a template database with `rows` audit rows, created if need be."""

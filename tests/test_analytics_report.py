@@ -5,7 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_string, policy
@@ -232,10 +232,15 @@ def closing(work: Callable[[], None]) -> Callable[[], None]:
     return do
 
 
-def run(send: Callable[[Analytics], None], **options: Any) -> JobResult:
+def run(
+    send: Callable[[Analytics], None],
+    recipients: Sequence[str] = ("ops@example.com",),
+    **options: Any,
+) -> JobResult:
     return send_analytics_report(
         now=NOW,
         period=WEEK,
+        recipients=recipients,
         open_store=no_store,
         send=send,
         should_stop=lambda: False,
@@ -252,6 +257,25 @@ class TestOnce:
         assert (results, len(sent)) == ([1, 0, 0], 1)
         (row,) = SentReport.objects.values_list("kind", "period_start", "sent_at")
         assert row == ("week", START, NOW)
+
+    def test_other_recipients_get_a_report_of_their_own(self) -> None:
+        team = ["ops@example.com", "boss@example.com"]
+        sent: list[Analytics] = []
+
+        run(sent.append)
+        results = [
+            run(sent.append, recipients).counts["sent"]
+            for recipients in (team, ["BOSS@example.com", "ops@example.com"], team[:1])
+        ]
+
+        assert (results, len(sent)) == ([1, 0, 0], 2)
+
+    def test_what_an_earlier_version_sent_is_not_sent_to_anybody_again(self) -> None:
+        sent: list[Analytics] = []
+        run(sent.append)
+        SentReport.objects.update(recipients_sha256="")
+
+        assert run(sent.append, ["boss@example.com"]).counts["sent"] == 0
 
     def test_again_sends_it_again_and_keeps_what_was_measured_first(self) -> None:
         make_account(joined=START)
@@ -386,7 +410,7 @@ class TestCommand:
         manage(COMMAND, "--to=a@example.com")
         mails = len(services.sent_mail())
 
-        done = manage(COMMAND, "--to=b@example.com")
+        done = manage(COMMAND, "--to=a@example.com")
 
         assert done.returncode == 0, done.stderr
         assert re.search(

@@ -2,6 +2,8 @@
 
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from email import message_from_string, policy
 from pathlib import Path
@@ -730,12 +732,14 @@ def _three_batches() -> None:
     _many_suppressions(5, last=_days_ago(51), prefix="third")
 
 
-def _held_in_its_second_batch(holder: Any) -> None:
-    with holder.cursor() as cursor:
-        cursor.execute(
+@contextmanager
+def _held_in_the_second_batch() -> Iterator[Any]:
+    with session() as holder:
+        holder.cursor().execute(
             "SELECT id FROM starview_email_suppression"
             " WHERE email = 'second7@example.com' FOR UPDATE"
         )
+        yield holder
 
 
 def _no_run_is_connected() -> bool:
@@ -751,8 +755,10 @@ def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     test_environment: dict[str, str], commands: Commands, tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
-        _held_in_its_second_batch(holder)
+    with (
+        _held_in_the_second_batch() as holder,
+        started(COMMAND, test_environment, tmp_path) as process,
+    ):
         wait_until_blocked_by(holder)
         kill_run(process)
         process.wait(DEADLINE_SECONDS)
@@ -770,8 +776,10 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
-        _held_in_its_second_batch(holder)
+    with (
+        _held_in_the_second_batch() as holder,
+        started(COMMAND, test_environment, tmp_path) as process,
+    ):
         wait_until_blocked_by(holder)
         process.send_signal(signal.SIGTERM)
         holder.rollback()

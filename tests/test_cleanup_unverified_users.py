@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -1268,17 +1269,23 @@ def _counts() -> dict[str, int]:
     }
 
 
-def _held_in_its_second_batch(holder: Any) -> None:
-    with holder.cursor() as cursor:
-        cursor.execute("SELECT id FROM auth_user WHERE username = 'second3' FOR UPDATE")
+@contextmanager
+def _held_in_the_second_batch() -> Iterator[Any]:
+    with session() as holder:
+        holder.cursor().execute(
+            "SELECT id FROM auth_user WHERE username = 'second3' FOR UPDATE"
+        )
+        yield holder
 
 
 def test_a_run_that_is_killed_leaves_whole_batches_and_the_next_run_finishes(
     test_environment: dict[str, str], commands: Commands, tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
-        _held_in_its_second_batch(holder)
+    with (
+        _held_in_the_second_batch() as holder,
+        started(COMMAND, test_environment, tmp_path) as process,
+    ):
         wait_until_blocked_by(holder)
         kill_run(process)
         process.wait(DEADLINE_SECONDS)
@@ -1305,8 +1312,10 @@ def test_a_signal_ends_the_run_after_its_batch_and_keeps_what_is_done(
     test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     _three_batches()
-    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
-        _held_in_its_second_batch(holder)
+    with (
+        _held_in_the_second_batch() as holder,
+        started(COMMAND, test_environment, tmp_path) as process,
+    ):
         wait_until_blocked_by(holder)
         process.send_signal(signal.SIGTERM)
         holder.rollback()
@@ -1327,8 +1336,10 @@ def test_a_run_that_loses_its_session_ends_as_its_lock_is_lost_too(
     test_environment: dict[str, str], tmp_path: Path
 ) -> None:
     make_accounts(4, joined=_listed(20), prefix="second")
-    with session() as holder, started(COMMAND, test_environment, tmp_path) as process:
-        _held_in_its_second_batch(holder)
+    with (
+        _held_in_the_second_batch() as holder,
+        started(COMMAND, test_environment, tmp_path) as process,
+    ):
         wait_until_blocked_by(holder)
         execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

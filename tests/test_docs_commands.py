@@ -1,15 +1,26 @@
-"""Each command and each message that a page shows exists in the program."""
+"""Each command and each message that a page shows exists in the program, and runs."""
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from django.core.management import CommandError, get_commands, load_command_class
 from django.core.management.base import BaseCommand
+from django.db import connection
+from django.utils import timezone
+
+from demo.data import load
+from demo.services import LocalServices
+from tests.conftest import Manage
+from tests.factories import execute, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,6 +90,78 @@ def test_an_option_that_does_not_exist_is_found() -> None:
     assert can_be_read("cleanup_unverified_users", ["--days=7"])
     assert not can_be_read("cleanup_unverified_users", ["--dayz=7"])
     assert not can_be_read("jobs", ["sho", "RUN"])
+
+
+NAME = "starview-cleanup-unverified-users"
+# What stands for something else, and what it is here.
+_FILLED = {
+    r"--crontab FILE": "--crontab crontab",
+    r"\bFILE\b|report\.html": "{folder}/written",
+    r"/tmp/units": "{folder}/units",
+    r"--into \w+": "--into {database}",
+    r"\bBACKUP\b": "newest",
+    r"\bKEY\b": "{key}",
+    r"\bRUN\b": "{run}",
+    r"\bNAME\b": NAME,
+    r"\bDATE\b": f"{TOMORROW}",
+    r'"\$ADMIN_EMAIL"|\bADDRESS\b': "ops@example.com",
+    r"YOUR_COMMAND --its-options": "clearsessions",
+}
+# What the tests set no variables for, and what is said of it.
+_REFUSED = {"setup_google_oauth": "GOOGLE_OAUTH_CLIENT_ID"}
+
+
+@pytest.mark.soak
+@pytest.mark.django_db(transaction=True)
+def test_each_command_that_a_page_shows_runs_on_the_demos_data(
+    manage: Manage, bucket: LocalServices, backup_path: str, tmp_path: Path
+) -> None:
+    load(connection, timezone.now())
+    path = f"{Path(sys.executable).parent}{os.pathsep}{backup_path}"
+    done: dict[str, CompletedProcess[str]] = {}
+
+    for words in sorted({words for _, words in shown_commands()}, key=_in_order):
+        keys = [found.key for found in bucket.archived_objects()]
+        into = _database("restored_by_a_page") if "--into" in words else nullcontext()
+        with into as database:
+            command = _filled(
+                words,
+                folder=tmp_path,
+                key=keys[0] if keys else "",
+                run=runs().values_list("pk", flat=True).first(),
+                database=database,
+            )
+            if command not in done:
+                done[command] = manage(*shlex.split(command), env={"PATH": path})
+
+    failed = {
+        command: ended.stdout[-500:] + ended.stderr[-500:]
+        for command, ended in done.items()
+        if ended.returncode != (command in _REFUSED)
+        or _REFUSED.get(command, "") not in ended.stderr
+    }
+    assert failed == {}
+    assert len(done) > 40
+
+
+@contextmanager
+def _database(name: str) -> Iterator[str]:
+    execute(f"CREATE DATABASE {name}")
+    try:
+        yield name
+    finally:
+        execute(f"DROP DATABASE {name}")
+
+
+def _in_order(words: str) -> tuple[bool, str]:
+    """What is restored has to be archived or backed up before."""
+    return words.startswith(("restore", "verify")), words
+
+
+def _filled(words: str, **values: object) -> str:
+    for pattern, value in _FILLED.items():
+        words = re.sub(pattern, value.format(**values), words)
+    return words
 
 
 # -- messages --------------------------------------------------------------------------

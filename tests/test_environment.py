@@ -18,9 +18,13 @@ from django.core.management import get_commands, load_command_class
 from django.db import connection
 
 import starview.logging
+from demo.services import LocalServices
 from starview.env import ARCHIVE, EVERY_COMMAND, MAIL, Environment
+from starview_app.maintenance.own_tables import create_own_tables
+from starview_app.models import AuditLog
 from tests import plugin
 from tests.conftest import ROOT, Manage, merged
+from tests.factories import days_ago, make_member
 
 GOOD: dict[str, str] = {
     "DEBUG": "False",
@@ -648,6 +652,44 @@ def test_output_without_room_has_an_exit_code_of_ours(
     )
 
     assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "archive_audit_logs",
+        "backup_database",
+        "catch_up",
+        "cleanup_email_suppressions --email-report ops@example.com",
+        "cleanup_unverified_users",
+        "diagnose_db",
+        "send_analytics_report",
+        "verify_audit_archives",
+    ],
+)
+def test_no_command_needs_room_for_files(
+    arguments: str,
+    test_environment: dict[str, str],
+    backup_path: str,
+    bucket: LocalServices,
+) -> None:
+    create_own_tables()
+    make_member()
+    AuditLog.objects.create(event_type="login_success", timestamp=days_ago(40))
+    line = f"ulimit -f 0; exec {sys.executable} manage.py {arguments}"
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", line],
+        cwd=ROOT,
+        env=merged(test_environment, {"PATH": backup_path}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -837,9 +837,9 @@ def test_a_table_that_is_locked_is_no_outage_and_the_job_runs(
     assert len(services.sent_mail()) == before
 
 
-@pytest.mark.parametrize("is_short", [True, False])
+@pytest.mark.parametrize("way", ["short", "long", "killed meanwhile"])
 def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
-    is_short: bool,
+    way: str,
     start: Start,
     commands: Commands,
     pipe: tuple[Path, int],
@@ -849,7 +849,7 @@ def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
     """`pg_ctl stop -m immediate`: the driver then raises a bare DatabaseError."""
     path, reader = pipe
     limits: dict[str, float | str] = {
-        FINISH_SECONDS: 60.0 if is_short else 0.0,
+        FINISH_SECONDS: 0.0 if way == "long" else 60.0,
         FIRST_SAVE_SECONDS: 3600.0,
         SAVE_SECONDS: 3600.0,
         LOCK_TIMEOUT: "3600s",
@@ -863,7 +863,10 @@ def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
         services.crash_postgres()
     try:
         connection.close()
-        done = None if is_short else process.finish()
+        done = process.finish() if way == "long" else None
+        if way == "killed meanwhile":
+            wait_until(lambda: any(tmp_path.glob("*/ending-*.json")), "it is kept")
+            done = process.kill()
     finally:
         services.restart_postgres()
     done = done or process.finish()
@@ -874,11 +877,12 @@ def test_a_success_that_a_crash_of_the_server_keeps_from_its_record_is_no_crash(
         "catch_up", settings=settings, environment={"TMPDIR": str(tmp_path)}
     )
 
-    assert (done.code, caught_up.code) == (0, 0), done.err + caught_up.err
-    assert before == ["succeeded" if is_short else "running"]
+    code = -signal.SIGKILL if way == "killed meanwhile" else 0
+    assert (done.code, caught_up.code) == (code, 0), done.err + caught_up.err
+    assert before == ["succeeded" if way == "short" else "running"]
     assert outcomes() == [("schedule", "succeeded")]
     assert "09999 xxx" in only_run().output
-    assert ("run_settled" in caught_up.err) is not is_short
+    assert ("run_settled" in caught_up.err) is (way != "short")
 
 
 def test_a_record_that_cannot_be_written_is_said_and_the_job_runs_all_the_same(

@@ -1,7 +1,12 @@
 """A run that is asked to stop is insisted on until it has ended, and no longer."""
 
+import os
+import signal
+import sys
+import time
 from contextlib import suppress
 from threading import Semaphore
+from types import FrameType
 
 import pytest
 
@@ -28,6 +33,27 @@ def test_a_run_that_goes_on_after_its_grace_is_made_to_stop() -> None:
         result = _until_stopped(go_on, stop)
 
     assert result == JobResult({"deleted": 1}, interrupted=True)
+
+
+def test_the_signal_is_known_even_if_its_handler_is_cut_off() -> None:
+    def hold(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "note":
+            time.sleep(DEADLINE_SECONDS)
+
+    def stop_itself(stop: StopRequest) -> JobResult:
+        sys.setprofile(hold)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return JobResult()
+
+    count_anew()
+    try:
+        with stop_on_signals(lambda: None, grace_seconds=0.0) as stop:
+            result = _until_stopped(stop_itself, stop)
+    finally:
+        sys.setprofile(None)
+
+    assert result.interrupted
+    assert stop.signal_name == "SIGTERM"
 
 
 @pytest.mark.parametrize("error", [None, ValueError("a bug"), StopNow()])

@@ -192,7 +192,7 @@ class Announcement(models.Model):
 
 
 class SentReport(models.Model):
-    """A report that was mailed, once for each period.
+    """A report that was mailed, once for each period and the same recipients.
 
     The row is inserted in the transaction in which the mail is sent. `figures` are
     those of the mail, {group: {name: count}}: the next report compares with them, since
@@ -203,11 +203,14 @@ class SentReport(models.Model):
     period_start = models.DateTimeField()
     sent_at = models.DateTimeField()
     figures = models.JSONField(default=dict)
+    # Empty in rows of an earlier version, which did not tell recipients apart.
+    recipients_sha256 = models.CharField(max_length=64, default="", db_default="")
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["kind", "period_start"], name="sentreport_once"
+                fields=["kind", "period_start", "recipients_sha256"],
+                name="sentreport_once",
             )
         ]
 

@@ -35,7 +35,8 @@ _FORGET_IF_GONE = """
             ('0004_schedule_memory', 'maintenance_scheduleline'),
             ('0005_announcements', 'maintenance_announcement'),
             ('0006_backups', 'maintenance_backup'),
-            ('0007_reports', 'maintenance_sentreport')
+            ('0007_reports', 'maintenance_sentreport'),
+            ('0008_report_recipients', 'maintenance_sentreport')
     ) AS made (migration, table_name)
     WHERE app = %(app)s AND name = migration AND to_regclass(table_name) IS NULL
 """

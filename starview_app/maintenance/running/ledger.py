@@ -181,21 +181,25 @@ class RunRecord:
         """Record the end; retry for FINISH_SECONDS while the error may be temporary.
 
         A run that could not be claimed at its begin is claimed now, and Taken is
-        returned if another run has the slot. If the end cannot be recorded, it is kept
-        in a file for `settle`, and the error is raised.
+        returned if another run has the slot. From the first error until the end is
+        recorded, a file keeps it for `settle`: this process may be killed meanwhile.
+        Raises the last error.
         """
         give_up = time.monotonic() + FINISH_SECONDS
+        is_kept = False
         while True:
             try:
                 taken = None if self.id else self._claim(is_late=True)
                 if isinstance(taken, Taken):
                     return taken
                 write_ending(self.columns(ending))
+                if is_kept:
+                    kept_endings.forget(self.run_id.hex)
                 return None
             except DatabaseError as error:
                 connection.close()
+                is_kept = is_kept or self._keep(ending)
                 if not may_pass(error) or time.monotonic() > give_up:
-                    self._keep(ending)
                     raise
                 time.sleep(_PAUSE_SECONDS)
 
@@ -269,13 +273,13 @@ class RunRecord:
             "error": _storable(ending.error),
         }
 
-    def _keep(self, ending: Ending) -> None:
-        if not self.id:
-            return
-        try:
-            kept_endings.keep(self.run_id.hex, self.columns(ending))
-        except OSError as error:
-            logger.warning("ending_not_kept", error=one_line(error))
+    def _keep(self, ending: Ending) -> bool:
+        if self.id:
+            try:
+                kept_endings.keep(self.run_id.hex, self.columns(ending))
+            except OSError as error:
+                logger.warning("ending_not_kept", error=one_line(error))
+        return True
 
 
 def write_ending(columns: dict[str, Any]) -> None:

@@ -81,16 +81,23 @@ def stop_on_signals(
         if not (request.is_over or ended.is_set()):
             raise StopNow
 
-    def is_ours(data: bytes) -> bool:
-        asked = set(data) & set(_STOPPING)
-        return bool(request.failure) or any(
-            signal.getsignal(number) is note for number in asked
-        )
+    def is_asked() -> bool:
+        """Wait until the run is to stop; return False if it has ended before."""
+        while data := reader.recv(16):
+            if request.failure:
+                return True
+            for number in set(data) & set(_STOPPING):
+                if signal.getsignal(number) is note:
+                    # On the main thread StopNow may be raised before it has noted.
+                    note(number, None)
+                    return True
+            if _END in data:
+                break
+        return False
 
     def watch() -> None:
-        while not is_ours(data := reader.recv(16)):
-            if not data or _END in data:
-                return
+        if not is_asked():
+            return
         pause_seconds = grace_seconds
         while not ended.wait(pause_seconds):
             pause_seconds = INSIST_SECONDS

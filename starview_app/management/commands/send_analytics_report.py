@@ -26,7 +26,7 @@ class Command(JobCommand):
     help = (
         "Mails the figures of the last whole week or month (UTC), compared with the one"
         " before: members, what they added, security events, e-mail, what maintenance"
-        " did. Each period is mailed once. Changes nothing."
+        " did. Each period is mailed once to the same recipients. Changes nothing."
     )
     needs = (MAIL,)
     keeps_records = True
@@ -92,6 +92,7 @@ class Command(JobCommand):
             now=now,
             period=wanted,
             open_store=_open_store,
+            recipients=recipients,
             send=_sender(recipients),
             should_stop=should_stop,
             again=again,
@@ -102,7 +103,7 @@ class Command(JobCommand):
                 f"The report of {wanted.name} ({wanted}) was sent to {to_whom}"
             )
         elif not result.interrupted:
-            at = send.sent_at(wanted)
+            at = send.sent_at(wanted, recipients)
             self.stdout.write(
                 f"The report of {wanted.name} ({wanted}) was sent before,"
                 f" at {at:%Y-%m-%d %H:%M} UTC: nothing was sent."

@@ -58,8 +58,7 @@ class Program:
         self, words: list[str], environment: Mapping[str, str], *, reads: bool
     ) -> None:
         self.name = words[0]
-        # A file, so that the program never waits for its errors to be read.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._said = _file_for_errors()
         try:
             self._process = subprocess.Popen(
                 words,
@@ -109,6 +108,16 @@ class Program:
         if forgiven and forgiven in said and "ignored on restore: 1\n" in said:
             return
         raise JobError(f"{self.name} failed: {_explained(said, code)}")
+
+
+def _file_for_errors() -> IO[bytes]:
+    """Return a file, so that a program never waits for its errors to be read.
+
+    It is in memory where the system has that (Linux), since /tmp may be full.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 @dataclass(frozen=True)
@@ -218,6 +227,10 @@ def _parameters() -> dict[str, Any]:
 
 
 def _connector(database: str) -> Any:
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # /tmp is full
+        tempfile.tempdir = "/tmp"  # noqa: S108 - the import asks, and writes nothing
     # Imported here, since the import reads Django's settings.
     from dbbackup.db.postgresql import PgDumpBinaryConnector
 
