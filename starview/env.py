@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -303,7 +304,13 @@ def dsn_problem(value: str) -> str | None:
 def redis_url_problem(value: str) -> str | None:
     if not re.match(r"(redis|rediss|unix)://", value):
         return "is not a redis:// or rediss:// address"
-    return _unescaped_problem(value)
+    if problem := _unescaped_problem(value):
+        return problem
+    try:
+        urlsplit(value).port  # noqa: B018 - it raises
+    except ValueError:
+        return "has a port that is not a number up to 65535"
+    return None
 
 
 def host_problem(value: str) -> str | None:

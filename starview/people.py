@@ -19,6 +19,17 @@ _LINE_OF_AN_ACCOUNT = re.compile(
     r"|(?<=\))|: .*)$",
     re.MULTILINE,
 )
+# Lines and errors of the commands for badges, and the option that names a member.
+_LINE_OF_A_MEMBER = re.compile(
+    r"^([ \t|]*(?:👤 User: |Auditing user: |#[ ]*\d+ - ))\S.*?"
+    r"( \(joined: \d{4}-\d\d-\d\d\) - .*)?$",
+    re.MULTILINE,
+)
+_NAMED = re.compile(
+    r"(?P<before>no user )'.*'(?= HINT)"
+    r"|'[^\n]*'(?P<after> is a system account, which)"
+    r"|(?P<option>--user[= ])(?:'[^']*'|\S+)"
+)
 # A character of an address. A match begins only after another character, since
 # otherwise it would be tried at each character of a long word.
 _SIGN = r"""[^\s<>()\[\]"',;:|=]"""
@@ -28,6 +39,8 @@ _ADDRESS = re.compile(rf"""(?<!{_SIGN}){_SIGN}+@[^\s<>()\[\]"',;:|]+""")
 def without_people(text: str) -> str:
     """Return `text` with MASK in place of names and addresses of accounts."""
     text = _LINE_OF_AN_ACCOUNT.sub(rf"\1{MASK}\2", text)
+    text = _LINE_OF_A_MEMBER.sub(rf"\1{MASK}\2", text)
+    text = _NAMED.sub(rf"\g<before>\g<option>{MASK}\g<after>", text)
     return _ADDRESS.sub(MASK, text)
 
 

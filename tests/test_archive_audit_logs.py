@@ -1847,10 +1847,13 @@ SERVED = "serves to everybody HINT: set AUDIT_R2_BUCKET_NAME to a private one"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize("named", [{}, {"AUDIT_R2_BUCKET_NAME": BUCKET}])
 def test_each_run_warns_when_the_bucket_of_the_archives_is_public(
-    arguments: list[str], bucket: LocalServices, manage: Manage
+    named: dict[str, str], arguments: list[str], bucket: LocalServices, manage: Manage
 ) -> None:
-    done = manage("archive_audit_logs", *arguments, env={"R2_PUBLIC_URL": PUBLIC})
+    environment = {"R2_PUBLIC_URL": PUBLIC, **named}
+
+    done = manage("archive_audit_logs", *arguments, env=environment)
 
     (line,) = (line for line in done.stderr.splitlines() if "warning" in line.lower())
     assert done.returncode == 0

@@ -21,8 +21,9 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import transfer
 from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
 from starview_app.maintenance.jobs.audit_archive.restore import restore_audit_logs
+from starview_app.maintenance.jobs.audit_archive.sharing.worker import Sharing
 from starview_app.maintenance.jobs.result import JobResult
-from starview_app.maintenance.models import AuditArchive
+from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.stores.folder import FolderStore
 from tests.archive_processes import (
     OCTOBER,
@@ -387,6 +388,74 @@ def test_a_row_too_long_to_be_restored_stays_in_the_table(
     assert f'{{"id":{number},' in str(failure.value)
     assert "more than the 10000 that can be restored" in str(failure.value)
     assert (table_rows(), place.objects()) == (before, {})
+
+
+@contextmanager
+def raising(operation: str, message: str) -> Iterator[None]:
+    """A trigger of the web service's owner that does not let one row pass."""
+    execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'not this one'; END $$"
+    )
+    row = "OLD" if operation == "DELETE" else "NEW"
+    execute(
+        f"CREATE TRIGGER refuse BEFORE {operation} ON starview_app_auditlog"
+        f" FOR EACH ROW WHEN ({row}.message = '{message}') EXECUTE FUNCTION refuse()"
+    )
+    try:
+        yield
+    finally:
+        execute("DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_row_that_cannot_be_deleted_keeps_only_its_own_segment_back(
+    is_shared: bool, place: Folder
+) -> None:
+    sharing = Sharing(lambda part, heard: None, lambda: place.store)
+    add_rows(OCTOBER, count=2)
+    (kept,) = add_rows(OCTOBER.replace(month=11), count=1, message="stays")
+    add_rows(OCTOBER.replace(month=12), count=2)
+
+    with raising("DELETE", "stays"), pytest.raises(JobError) as failure:
+        archive(place, sharing=sharing if is_shared else None)
+
+    assert str(failure.value) == (
+        "4 audit logs are archived and the rest is still in the database, archiving"
+        " failed: the database refused: not this one CONTEXT: PL/pgSQL function"
+        " refuse() line 1 at RAISE HINT: a trigger in the database refuses it; ask who"
+        " made it"
+    )
+    assert set(table_rows()) == {kept}
+    assert AuditManifest.objects.filter(is_written=True).count() == 1
+    assert archive(place, now=NOW.replace(day=28)).counts["archived"] == 1
+    assert_verified(place.store)
+
+
+def test_when_all_is_refused_the_run_does_not_go_on_for_ever(place: Folder) -> None:
+    months = [OCTOBER.replace(year=2010, month=1 + n) for n in range(12)]
+    rows = [number for month in months for number in add_rows(month, message="stays")]
+
+    with raising("DELETE", "stays"), pytest.raises(JobError) as failure:
+        archive(place)
+
+    assert "(and 9 more segments were refused)" in str(failure.value)
+    assert set(table_rows()) == set(rows)
+
+
+def test_a_row_that_cannot_be_inserted_keeps_only_its_own_object_back(
+    place: Folder,
+) -> None:
+    add_rows(OCTOBER, count=1, message="refused")
+    (kept,) = add_rows(OCTOBER.replace(month=11), count=1)
+    archive(place)
+
+    with raising("INSERT", "refused"):
+        result = restore(place)
+
+    (problem,) = result.problems
+    assert "has a row that starview_app_auditlog does not take: not this one" in problem
+    assert set(table_rows()) == {kept}
 
 
 # -- proof before use ----------------------------------------------------------------

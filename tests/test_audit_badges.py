@@ -1,12 +1,13 @@
 """`audit_badges`: who keeps, loses and gets which badge, and what is said about it."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from allauth.account.models import EmailAddress
 from allauth.socialaccount.models import SocialAccount
 from django.contrib.auth.models import User
 from django.core.management import call_command
@@ -15,6 +16,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.badges import audit as job
+from starview_app.maintenance.jobs.badges.pioneers import award_pioneer_badges
 from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import JobRun
 from starview_app.models import Badge, Location, UserBadge, UserProfile
@@ -800,3 +802,35 @@ def test_a_run_that_mends_is_on_record_with_its_counts(manage: Manage) -> None:
         "revoked": 1,
         "awarded": 0,
     }
+
+
+# -- what the web service's database may have become ---------------------------------
+
+
+@pytest.fixture
+def wide_ids() -> Iterator[None]:
+    columns = (
+        ("auth_user", "id"),
+        *(("account_emailaddress", "user_id"), ("starview_app_userbadge", "user_id")),
+        ("starview_app_userprofile", "user_id"),
+    )
+    for table, column in columns:
+        execute(f"ALTER TABLE {table} ALTER {column} TYPE bigint")
+    yield
+    User.objects.all().delete()
+    for table, column in columns:
+        execute(f"ALTER TABLE {table} ALTER {column} TYPE integer")
+
+
+@pytest.mark.usefixtures("wide_ids")
+def test_an_id_beyond_2_to_the_31_is_an_id() -> None:
+    member = make_account("wide", id=3_000_000_000)
+    EmailAddress.objects.filter(user=member).update(verified=True)
+    give(member, "explorer")
+
+    fixed = audit(fix=True, award=True, username="wide")
+    audited = audit(fix=True)
+    award_pioneer_badges(now=NOW, report=lambda member: None, should_stop=lambda: False)
+
+    assert (fixed.counts["revoked"], audited.counts["invalid"]) == (1, 0)
+    assert held(member) == {"pioneer"}

@@ -15,16 +15,21 @@ from urllib.parse import quote
 import psycopg2
 import pyrage
 import pytest
-from django.db import connection
+from django.db import OperationalError, ProgrammingError, connection
 
 from demo.services import BUCKET, LocalServices
+from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.history.health import check_health
 from starview_app.maintenance.jobs.database_backup.contents import (
     Contents,
     Table,
     differences,
 )
+from starview_app.maintenance.jobs.database_backup.drill import _execute
 from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
+from starview_app.maintenance.jobs.database_backup.restore import (
+    session as session_in,
+)
 from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX
@@ -318,8 +323,15 @@ def test_a_table_that_is_being_changed_is_waited_for_and_then_named(
     assert Backup.objects.get().state == State.ABANDONED
 
 
-def test_an_unencrypted_backup_never_goes_to_a_bucket_for_everybody(run: Run) -> None:
-    done = run("backup_database", R2_PUBLIC_URL="https://media.example.com")
+@pytest.mark.parametrize("named", [None, BUCKET])
+def test_an_unencrypted_backup_never_goes_to_a_bucket_for_everybody(
+    named: str | None, run: Run
+) -> None:
+    done = run(
+        "backup_database",
+        R2_PUBLIC_URL="https://media.example.com",
+        AUDIT_R2_BUCKET_NAME=named,
+    )
 
     assert done.returncode == 1
     assert "HINT: set AUDIT_R2_BUCKET_NAME to a private one" in done.stderr
@@ -424,6 +436,28 @@ def test_a_backup_that_somebody_removed_is_told_once(
     assert second.returncode == 0, second.stderr
     lost.refresh_from_db()
     assert lost.state == State.LOST
+
+
+def test_a_lost_backup_that_is_in_the_store_again_is_good_again(
+    run: Run, bucket: LocalServices
+) -> None:
+    run("backup_database")
+    record = Backup.objects.get()
+    Backup.objects.update(started_at=days_ago(1))  # of another day, so it is kept
+    body = bucket.read_object(BACKUP_PREFIX + record.name)
+    bucket.s3.delete_object(Bucket=BUCKET, Key=BACKUP_PREFIX + record.name)
+    run("backup_database")
+    put(bucket, record.name, body[:-1])
+    run("backup_database")
+    record.refresh_from_db()
+    as_another = record.state
+    put(bucket, record.name, body)
+
+    done = run("backup_database")
+
+    record.refresh_from_db()
+    assert (as_another, record.state) == (State.LOST, State.GOOD)
+    assert f"In the store again, and good: {record.name}" in done.stdout
 
 
 # -- restoring ----------------------------------------------------------------------
@@ -656,3 +690,15 @@ def test_every_difference_is_one_line() -> None:
 
 def test_health_says_nothing_of_backups_where_there_are_none() -> None:
     assert check_health([], days_ago(0)).backups == ""
+
+
+def test_an_error_in_another_database_is_explained_as_one_in_our_own(
+    target: str,
+) -> None:
+    with pytest.raises(OperationalError) as cut_off, session_in(target) as other:
+        other.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(ProgrammingError) as there_already:
+        _execute("CREATE DATABASE {}", target)
+
+    assert "HINT: the run was cut off" in (explain(cut_off.value) or "")
+    assert "already exists" in str(there_already.value)

@@ -105,6 +105,14 @@ def test_it_asks_for_no_variable_but_the_databases(manage: Manage) -> None:
     assert manage("diagnose_db", env=unset).returncode == 0
 
 
+def test_a_redis_that_does_not_answer_is_a_problem(manage: Manage) -> None:
+    done = manage("diagnose_db", env={"REDIS_URL": "redis://127.0.0.1:9/0"})
+
+    assert done.returncode == 1
+    assert "✗ clearsessions would fail, since Redis does not answer:" in done.stdout
+    assert "Nothing is wrong" not in done.stdout
+
+
 @pytest.fixture
 def as_it_was() -> Iterator[None]:
     yield

@@ -97,6 +97,8 @@ WRONG: list[tuple[str, str]] = [
     ("AWS_S3_ENDPOINT_URL", "https://0123.r2.cloudflarestorage.com/starview-wrong"),
     ("AWS_S3_ENDPOINT_URL", "http://minio:9000/wrong/"),
     ("REDIS_URL", "http://:secret-wrong@cache"),
+    ("REDIS_URL", "redis://:secret-wrong@cache:abc/0"),
+    ("REDIS_URL", "redis://:secret-wrong@cache:65536/0"),
     ("LOG_FORMAT", "xml"),
     ("LOG_FORMAT", "JSON"),
     ("DISABLE_EXTERNAL_APIS", "on"),

@@ -439,6 +439,8 @@ def test_a_stop_reaches_the_running_job_at_once(tmp_path: Path) -> None:
     lock = "BEGIN; LOCK TABLE starview_app_auditlog; SELECT pg_sleep(120)"
     client = ["exec", "-T", "-d", "postgres", "psql", "-U", "starview", "-c", lock]
     compose(*client)
+    held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+    wait_for(lambda: psql(f"{held} AND granted") != "0")
     try:
         with scheduled(tmp_path / "crontab", line) as container:
             wait_for_log(container, "job_started")

@@ -100,7 +100,31 @@ def test_a_line_about_an_account_keeps_what_it_says(line: str, masked: str) -> N
 
 
 @pytest.mark.parametrize(
-    "command", [["audit_badges"], ["award_pioneer_badges", "--dry-run"]]
+    ("line", "masked"),
+    [
+        ("👤 User: a b", "👤 User: ***"),
+        ("Auditing user: a", "Auditing user: ***"),
+        (
+            "  # 72 - a (joined: 2025-01-02) - AWARDED",
+            "  # 72 - *** (joined: 2025-01-02) - AWARDED",
+        ),
+        ("no user 'a' HINT: names are", "no user *** HINT: names are"),
+        ("'a' is a system account, which has", "*** is a system account, which has"),
+        ("audit_badges --user=a --fix", "audit_badges --user=*** --fix"),
+        ("audit_badges --user 'a b' --fix", "audit_badges --user *** --fix"),
+    ],
+)
+def test_a_line_about_a_member_names_nobody(line: str, masked: str) -> None:
+    assert without_people(line) == masked
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["audit_badges"],
+        ["audit_badges", "--fix", "--user=edwin"],
+        ["award_pioneer_badges", "--dry-run"],
+    ],
 )
 def test_the_badge_commands_name_nobody(command: list[str], manage: Manage) -> None:
     make_badges()
@@ -110,7 +134,8 @@ def test_the_badge_commands_name_nobody(command: list[str], manage: Manage) -> N
 
     assert done.returncode == 0, done.stderr
     assert "***" in done.stdout
-    assert "edwin" not in done.stdout
+    assert "edwin" not in done.stdout + done.stderr
+    assert not JobRun.objects.filter(command__contains="edwin").exists()
 
 
 def test_a_line_that_never_ends_takes_no_longer_than_its_length() -> None:

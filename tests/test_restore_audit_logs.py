@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -1155,8 +1156,10 @@ def test_sigterm_in_the_middle_leaves_whole_objects_and_exits_1(
 ) -> None:
     with FailingS3(bucket.aws_url) as s3:
         environment = {**test_environment, "AWS_S3_ENDPOINT_URL": s3.url}
+        started: Queue[subprocess.Popen[str]] = Queue()
+        second(before(lambda: started.get(timeout=60).terminate()), s3)
         with running(environment, *ALL) as process:
-            second(before(process.terminate), s3)
+            started.put(process)
             printed, log = process.communicate(timeout=60)
 
     assert process.returncode == 1

@@ -8,6 +8,7 @@ import pytest
 
 from starview_app.maintenance.models import JobRun
 from starview_app.models import AuditLog
+from tests.archive_processes import Commands
 from tests.conftest import Manage
 from tests.factories import CLEANUP, days_ago, make_account, usernames
 
@@ -90,10 +91,27 @@ def test_a_dry_run_changes_and_records_nothing(manage: Manage) -> None:
     assert not JobRun.objects.exists()
 
 
+def test_a_dry_run_leaves_out_what_has_none(commands: Commands, tmp_path: Path) -> None:
+    crontab, limit = tmp_path / "crontab", "timeout -k 60 1h python manage.py"
+    crontab.write_text(
+        f"0 1 * * * JOB=verify {limit} verify_audit_archives\n"
+        f"0 2 * * * JOB=sessions {limit} clearsessions\n"
+    )
+
+    done = commands.run(
+        "run_maintenance", "--dry-run", "--list", settings={"CRONTAB": f"{crontab}"}
+    )
+
+    assert done.out == f"sessions: JOB=sessions {limit} clearsessions --dry-run\n"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (["--only=nothing"], "there is no job 'nothing' HINT: the names are starview-"),
+        (["--only="], "--only '' names no job HINT: is a variable empty?"),
+        (["--only=,"], "--only ',' names no job"),
+        (["--skip", ""], "--skip '' names no job"),
         (["--skip=nothing"], "there is no job 'nothing'"),
         (["--only=clearsessions", "--skip=clearsessions"], "no job is left to run"),
         (["--no-such-option"], "unrecognized arguments"),

@@ -1,5 +1,7 @@
 """setup_google_oauth: one app, one site, and what changed is said."""
 
+from collections.abc import Iterator
+
 import pytest
 from allauth.socialaccount.models import SocialApp
 from django.contrib.sites.models import Site
@@ -108,6 +110,45 @@ def test_what_an_operator_can_fix_is_one_line_and_exit_code_1(
     last = done.stderr.splitlines()[-1]
     assert last.startswith("CommandError: ")
     assert text in last
+    assert contents(*TABLES) == before
+
+
+@pytest.fixture
+def other_site() -> Iterator[Site]:
+    set_site("example.com")
+    site = Site.objects.create(domain="starview.app", name="other")
+    yield site
+    site.delete()
+
+
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_domain_that_another_site_has_is_refused(
+    option: list[str], other_site: Site, manage: Manage
+) -> None:
+    before = contents(*TABLES)
+
+    done = manage(NAME, "--domain=starview.app", *option, env=KEYS)
+
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"CommandError: site {other_site.pk} is starview.app already"
+    )
+    assert contents(*TABLES) == before
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_the_table_does_not_take_is_refused(
+    name: str, manage: Manage
+) -> None:
+    set_site("starview.app")
+    before = contents(*TABLES)
+
+    done = manage(NAME, env=KEYS | {name: "k" * 192})
+
+    assert done.returncode == 1
+    assert "has 192 characters, and the table takes 191 HINT" in done.stderr
+    assert "kkk" not in done.stdout + done.stderr
     assert contents(*TABLES) == before
 
 

@@ -70,6 +70,15 @@ def is_away(error: BaseException) -> bool:
     return _is_one_of(error, _AWAY)
 
 
+def refuses_rows(error: BaseException) -> bool:
+    """Whether the database refused these rows, and may take others.
+
+    A value, a constraint, or a trigger that raises.
+    """
+    code = getattr(error.__cause__, "pgcode", None)
+    return str(code or "").startswith(("22", "23", "P0"))
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same statement may succeed later on a new connection."""
     return _is_one_of(error, _PASSING)
@@ -86,7 +95,7 @@ def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
 
 def in_one_line(error: BaseException) -> str:
     """Return the explanation of `explain`, or else the error's own text."""
-    return explain(error) or one_line(error)
+    return explain(error) or one_line(" ".join(str(error).split()))
 
 
 def explain(error: BaseException) -> str | None:

@@ -53,3 +53,9 @@ def is_own_job(name: str) -> bool:
     if not isinstance(app, str) or not app.startswith("starview_app"):
         return False
     return hasattr(load_command_class(app, name), "job_name")  # a JobCommand
+
+
+def has_dry_run(name: str) -> bool:
+    if not is_own_job(name):
+        return False
+    return bool(getattr(load_command_class("starview_app", name), "has_dry_run", False))

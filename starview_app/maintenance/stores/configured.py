@@ -48,9 +48,10 @@ def archive_location() -> str:
 
 
 def is_public() -> bool:
-    """Whether the bucket is public."""
-    is_served = settings.R2_PUBLIC_URL and not settings.AUDIT_R2_BUCKET_NAME
-    return bool(is_served) and not settings.DEBUG
+    """Whether the bucket is the one of the media, which R2_PUBLIC_URL serves."""
+    if settings.DEBUG or not settings.R2_PUBLIC_URL:
+        return False
+    return bool(_bucket() == settings.AWS_STORAGE_BUCKET_NAME)
 
 
 def public_warning() -> str:

@@ -135,7 +135,7 @@ class _Printer:
         if self._user is None:
             write(f"\nAuditing all users ({users} total, excluding system users)")
         else:
-            write(f"\nAuditing user: {one_line(self._user)}")
+            write(f"\nAuditing user: {one_line(shown(self._user))}")
 
     def _findings(
         self, kind: str, noun: str, verb: str, findings: list[Finding]

@@ -127,6 +127,8 @@ class Command(JobCommand):
                 write(f"Removed, {why}: {name}")
             case job.KeptByLock(name):
                 write(f"Kept by a lock of the bucket: {name}")
+            case job.FoundAgain(name):
+                write(f"In the store again, and good: {name}")
             case job.Unknown(name):
                 write(f"Not on record here, left alone: {one_line(name)}")
 

@@ -14,7 +14,7 @@ from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.request import environment_of
 from starview_app.maintenance.schedule.crontab import ScheduledJob
-from starview_app.maintenance.schedule.registry import is_own_job, recorded_jobs
+from starview_app.maintenance.schedule.registry import has_dry_run, recorded_jobs
 from starview_app.maintenance.text import one_line
 
 _DRY_RUN = "--dry-run"
@@ -58,12 +58,12 @@ class Command(OneLineCommand):
         dry_run: bool,
         **options: Any,
     ) -> None:
-        lines = _chosen(recorded_jobs(), _names(only), _names(skip))
+        lines = _chosen(recorded_jobs(), _names("--only", only), _names("--skip", skip))
         if dry_run:
             lines = [
                 replace(line, command=f"{line.command} {_DRY_RUN}")
                 for line in lines
-                if is_own_job(line.arguments[0])
+                if has_dry_run(line.arguments[0])
             ]
         if list:
             for line in lines:
@@ -104,8 +104,18 @@ class Command(OneLineCommand):
         return codes
 
 
-def _names(options: Sequence[str]) -> list[str]:
-    return [name for text in options for name in text.replace(",", " ").split()]
+def _names(option: str, values: Sequence[str]) -> list[str]:
+    """Return the names in the values; an empty value, as of "$JOB", is an error."""
+    names: list[str] = []
+    for value in values:
+        found = value.replace(",", " ").split()
+        if not found:
+            raise CommandError(
+                f"{option} {value!r} names no job HINT: is a variable empty?",
+                returncode=exits.WRONG_OPTIONS,
+            )
+        names += found
+    return names
 
 
 def _chosen(

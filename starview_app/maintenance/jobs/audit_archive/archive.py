@@ -23,7 +23,6 @@ from starview_app.maintenance.jobs.audit_archive.manifests import (
     write_manifests,
 )
 from starview_app.maintenance.jobs.audit_archive.segments import (
-    ATTEMPTS,
     START,
     ChangedMeanwhileError,
     Outcome,
@@ -43,10 +42,15 @@ from starview_app.maintenance.jobs.audit_archive.sharing.claims import (
 from starview_app.maintenance.jobs.audit_archive.sharing.worker import (
     Sharing,
     Worker,
-    changed_too_often,
 )
 from starview_app.maintenance.jobs.audit_archive.table import read_columns
-from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
+from starview_app.maintenance.jobs.audit_archive.transfer import (
+    ATTEMPTS,
+    Refusals,
+    RefusedRowsError,
+    StopRequested,
+    changed_too_often,
+)
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store, StoreError
@@ -244,7 +248,7 @@ class _Run:
             self.report(Settled(names, outcome or Outcome.UNDONE))
 
     def _archive_segments(self) -> None:
-        after = START
+        after, refusals = START, Refusals()
         # Forward only: a row that is back-dated to before `after` is left to the next
         # run.
         while ends := plan(
@@ -253,9 +257,13 @@ class _Run:
             self._check_stop()
             if ends[0] <= after:
                 raise AssertionError(f"planned {ends[0]} again after {after}")
-            with suppress(SegmentVanishedError):
-                self._archive_segment(*ends)
+            try:
+                with suppress(SegmentVanishedError):
+                    self._archive_segment(*ends)
+            except RefusedRowsError as error:
+                refusals.add(error)
             after = ends[1]
+        refusals.raise_first()
 
     def _archive_segment(self, first: Position, last: Position) -> None:
         archiver = SegmentArchiver(self.store, self.should_stop)

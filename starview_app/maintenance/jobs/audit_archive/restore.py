@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import ForeignKeyViolation
 
+from starview_app.maintenance.database_errors import refuses_rows
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
@@ -260,7 +261,9 @@ class _Restoration:
                     f" over, and nothing of {entry.name} was restored HINT: run the job"
                     " again later"
                 ) from error
-        except DataError as error:
+        except DatabaseError as error:
+            if not refuses_rows(error):
+                raise
             raise _refusal_by_table(entry, error) from error
         return self._restore_with_retries(entry, attempts - 1)
 

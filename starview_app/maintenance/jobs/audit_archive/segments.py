@@ -31,6 +31,7 @@ from psycopg2.errors import (
 )
 from psycopg2.extensions import cursor as Cursor
 
+from starview_app.maintenance.database_errors import in_one_line, refuses_rows
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
 from starview_app.maintenance.jobs.audit_archive.beside import CopyBeside
@@ -44,6 +45,7 @@ from starview_app.maintenance.jobs.audit_archive.table import (
 )
 from starview_app.maintenance.jobs.audit_archive.transfer import (
     Digest,
+    RefusedRowsError,
     Sink,
     Source,
     StopRequested,
@@ -62,8 +64,6 @@ from starview_app.maintenance.stores.base import (
 # Below PostgreSQL's deadlock_timeout (1 s): if this job and a request of the web
 # service wait for each other, the job gives way and tries again.
 LOCK_TIMEOUT_MS = 900
-# How often a segment is written if a row of it is changed or locked by others.
-ATTEMPTS = 3
 _CHANGED_MEANWHILE = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 State = AuditArchive.State
 
@@ -227,6 +227,9 @@ class SegmentArchiver:
                     objects.remove_written()
             if isinstance(error.__cause__, _CHANGED_MEANWHILE):
                 raise ChangedMeanwhileError from error
+            if refuses_rows(error):
+                text = f"the database refused: {in_one_line(error)}"
+                raise RefusedRowsError(text) from error
             raise
 
     # -- internal helpers ---------------------------------------------------------
@@ -279,7 +282,7 @@ def _delete(cursor: CursorWrapper, record: AuditArchive, batch: Batch) -> None:
     """Delete the rows of this snapshot, which are those that were written."""
     cursor.execute(archive_format.DELETE, _range(record))
     if cursor.rowcount != batch.count:
-        raise JobError(
+        raise RefusedRowsError(
             f"the database removed {cursor.rowcount} rows instead of the"
             f" {batch.count} archived ones, which was undone"
             f" HINT: is there a trigger or rule on {TABLE}?"
@@ -411,14 +414,14 @@ def _summary(cursor: CursorWrapper, record: AuditArchive) -> Batch:
 
 
 def _refuse_referred(cursor: CursorWrapper, record: AuditArchive) -> None:
-    """Raise JobError if a row of an unknown table refers to a row of the segment."""
+    """Raise RefusedRowsError if a row of an unknown table refers to one of these."""
     statement = archive_format.COUNT_REFERRED.format(
         unreferenced=unreferenced_sql(TABLE, "log")
     )
     cursor.execute(statement, _range(record))
     (count,) = cursor.fetchone()
     if count:
-        raise JobError(
+        raise RefusedRowsError(
             f"rows of another table refer to {count} due audit rows"
             " HINT: move those rows away, or drop that foreign key"
         )

@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import ShouldStop
@@ -16,9 +16,46 @@ KEEP_BYTES = 8  # more than a separator, which is removed after the last row
 LINE_BYTES = 32 << 20
 _GZIP = 31  # zlib's value for gzip's header and trailer, without a time
 
+# How often a segment is written if a row of it is changed or locked by others.
+ATTEMPTS = 3
+MOST_REFUSED = 10  # segments
+
 
 class StopRequested(Exception):
     """Raised to leave the transaction, which is rolled back."""
+
+
+class RefusedRowsError(JobError):
+    """Rows of a segment cannot be archived; those of other segments perhaps can."""
+
+
+@dataclass
+class Refusals:
+    """The segments that were refused: all others are archived before the run fails.
+
+    After MOST_REFUSED of them `add` raises, since then all may be refused.
+    """
+
+    _errors: list[RefusedRowsError] = field(default_factory=list)
+
+    def add(self, error: RefusedRowsError) -> None:
+        self._errors.append(error)
+        if len(self._errors) == MOST_REFUSED:
+            self.raise_first()
+
+    def raise_first(self) -> None:
+        """Raise the first error, if there are any, as a JobError of this run."""
+        if self._errors:
+            more = len(self._errors) - 1
+            also = f" (and {more} more segments were refused)" if more else ""
+            raise JobError(f"{self._errors[0]}{also}") from self._errors[0]
+
+
+def changed_too_often() -> RefusedRowsError:
+    return RefusedRowsError(
+        "audit rows were changed, or held, while they were archived,"
+        f" {ATTEMPTS} times over HINT: run the job again later"
+    )
 
 
 class TooLargeError(Exception):
@@ -42,8 +79,8 @@ class Sink:
     """Takes an object's text in pieces of any size, and passes it on in larger pieces.
 
     It counts the lines, compresses the text if the name ends in .gz, and hashes what is
-    stored. Raises StopRequested when asked to stop, and JobError for a piece longer
-    than LINE_BYTES; COPY gives each row as one piece.
+    stored. Raises StopRequested when asked to stop, and RefusedRowsError for a piece
+    longer than LINE_BYTES; COPY gives each row as one piece.
     """
 
     def __init__(
@@ -66,7 +103,7 @@ class Sink:
     def write(self, data: bytes) -> None:
         if len(data) > LINE_BYTES:
             begin = data[:30].decode(errors="replace").strip("\n")
-            raise JobError(
+            raise RefusedRowsError(
                 f"an audit row has {len(data)} bytes as {self.name}, more than the"
                 f" {LINE_BYTES} that can be restored: {begin!r}... HINT: shorten that"
                 " row's message, user agent or metadata"

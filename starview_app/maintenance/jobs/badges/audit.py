@@ -88,7 +88,7 @@ _REVOKE = """
 _AWARD = """
     INSERT INTO starview_app_userbadge (user_id, badge_id, earned_at)
     SELECT user_id, badge_id, %(now)s
-    FROM unnest(%(user_ids)s::integer[], %(badge_ids)s::bigint[])
+    FROM unnest(%(user_ids)s::bigint[], %(badge_ids)s::bigint[])
         AS earned (user_id, badge_id)
     ON CONFLICT DO NOTHING
     RETURNING user_id, badge_id
@@ -122,7 +122,7 @@ def audit_badges(
         for _ in job.listed(ids, job.note):
             pass
         return job.result
-    found = array("i", job.listed(ids))
+    found = array("q", job.listed(ids))
     for start in range(0, len(found), batch_users):
         job.mend(found[start : start + batch_users].tolist())
     job.result.problems += job.progress.finish()

@@ -56,7 +56,7 @@ _LOCK_ACCOUNTS = f"""
 _AWARD = """
     INSERT INTO starview_app_userbadge (user_id, badge_id, earned_at)
     SELECT user_id, %(badge_id)s, %(now)s
-    FROM unnest(%(user_ids)s::integer[]) AS first (user_id)
+    FROM unnest(%(user_ids)s::bigint[]) AS first (user_id)
 """
 
 

@@ -33,7 +33,7 @@ MAY_EARN = """
 """
 # Everyone if no ids are given. The ids are constants in the statement, so that the
 # planner knows them.
-_IS_ASKED_FOR = "(%(ids)s::integer[] IS NULL OR {} = ANY(%(ids)s::integer[]))"
+_IS_ASKED_FOR = "(%(ids)s::bigint[] IS NULL OR {} = ANY(%(ids)s::bigint[]))"
 
 # A member whose number is zero has no row.
 _FACTS = """

@@ -70,7 +70,14 @@ class Unknown:
     name: str
 
 
-Event = BackedUp | Removed | KeptByLock | Unknown
+@dataclass(frozen=True)
+class FoundAgain:
+    """A lost backup is in the store again, with the hash on record: it is good."""
+
+    name: str
+
+
+Event = BackedUp | Removed | KeptByLock | Unknown | FoundAgain
 Report = Callable[[Event], None]
 _COUNTS = (
     *("backed_up", "tables", "rows", "size_bytes"),
@@ -217,8 +224,9 @@ class _Run:
 
     def _remove_old(self) -> None:
         # In this order, since the objects of a good backup are in the store already.
-        good = records.good_ones(self.store.location)
         listed = self._listed()
+        self._find_again(listed)
+        good = records.good_ones(self.store.location)
         for record in good:
             if record.name not in listed and records.mark_lost(record):
                 self.result.problems.append(
@@ -239,6 +247,24 @@ class _Run:
             if is_gone and records.mark_removed(record):
                 self.result.counts["removed"] += 1
         self._report_unknown(listed)
+
+    def _find_again(self, listed: set[str]) -> None:
+        """Mark lost backups as good that are in the store, as they were.
+
+        They are lost after a run that looked into another account's bucket.
+        """
+        lost = records.records(self.store.location).filter(state=State.LOST)
+        for record in lost.filter(name__in=listed).order_by("id"):
+            stored = read_back(
+                self.store,
+                record.name,
+                None,
+                key=self.key,
+                should_stop=self.should_stop,
+            )
+            if stored == (record.size_bytes, record.sha256):
+                records.mark_found(record)
+                self.report(FoundAgain(record.name))
 
     def _is_gone(self, record: Backup, listed: set[str], why: str) -> bool:
         """Remove the record's `listed` objects; return False if a lock keeps one."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-import psycopg2
-from django.db import connection
+from django.db import OperationalError, connection
 from psycopg2 import errors as postgres
 from psycopg2.extensions import connection as Connection
 from psycopg2.sql import SQL, Identifier
@@ -121,7 +120,7 @@ class _Scratch:
             yield name
         finally:
             # If the server is down, the next drill removes the database.
-            with suppress(psycopg2.OperationalError):
+            with suppress(OperationalError):
                 _execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
 
@@ -130,7 +129,11 @@ def _execute(statement: str, name: str) -> None:
 
     CREATE and DROP DATABASE are not possible in a transaction.
     """
-    with closing(_session()) as opened, opened.cursor() as cursor:
+    with (
+        connection.wrap_database_errors,
+        closing(_session()) as opened,
+        opened.cursor() as cursor,
+    ):
         try:
             cursor.execute(SQL(statement).format(Identifier(name)))
         except postgres.InsufficientPrivilege as error:

@@ -110,6 +110,11 @@ def mark_lost(record: Backup) -> bool:
     return _change(good, state=State.LOST)
 
 
+def mark_found(record: Backup) -> bool:
+    lost = records(record.location).filter(pk=record.pk, state=State.LOST)
+    return _change(lost, state=State.GOOD)
+
+
 def mark_proved(record: Backup) -> bool:
     """Record that a drill has found the backup to be complete."""
     good = records(record.location).filter(pk=record.pk, state=State.GOOD)

@@ -208,7 +208,7 @@ def session(database: str) -> Iterator[Connection]:
         raise JobError(
             f"{database}: {text} HINT: does it exist? createdb {database}"
         ) from error
-    with closing(opened), opened:
+    with connection.wrap_database_errors, closing(opened):
         yield opened
 
 

@@ -86,12 +86,13 @@ def check_work(situation: Situation) -> Section:
             f" {mails.counts['would_delete']}",
         },
         {"job": "archive_audit_logs", "would": f"archive {rows}"},
-        {"job": "clearsessions", "would": _sessions(situation)},
     ]
-    return Section("What each job would do now", found)
+    problems: list[str] = []
+    found.append({"job": "clearsessions", "would": _sessions(situation, problems)})
+    return Section("What each job would do now", found, problems)
 
 
-def _sessions(situation: Situation) -> str:
+def _sessions(situation: Situation, problems: list[str]) -> str:
     if situation.redis is None:
         return "not looked at"
     try:
@@ -103,7 +104,11 @@ def _sessions(situation: Situation) -> str:
             dry_run=True,
         ).counts
     except RedisError as error:
-        return f"fail: {one_line(error)}"
+        problems.append(
+            f"clearsessions would fail, since Redis does not answer: {one_line(error)}"
+            " HINT: start Redis, or correct REDIS_URL"
+        )
+        return "fail"
     return f"remove {counts['endless']} without an expiry, {counts['expired']} expired"
 
 

@@ -48,6 +48,7 @@ def set_up_google(
                 " people to nobody HINT: add --domain with the web service's host name,"
                 " such as --domain=starview.app"
             )
+        _refuse_what_does_not_fit(site, wanted, client_id, secret)
         done = SetUp(wanted, _site_changes(site, wanted))
         done.changes += _app_changes(app, client_id, secret)
         is_linked = bool(app.pk) and app.sites.filter(pk=site_id).exists()
@@ -61,6 +62,26 @@ def set_up_google(
 
 
 # -- internal helpers -----------------------------------------------------------------
+
+
+def _refuse_what_does_not_fit(
+    site: Site, domain: str, client_id: str, secret: str
+) -> None:
+    """Raise JobError for what the tables would not take."""
+    if other := Site.objects.filter(domain=domain).exclude(pk=site.pk).first():
+        raise JobError(
+            f"site {other.pk} is {domain} already, and Google's app belongs to site"
+            f" {site.pk} HINT: delete site {other.pk} in the admin, Sites, or give it"
+            " another domain"
+        )
+    for column, value in (("client_id", client_id), ("secret", secret)):
+        most = SocialApp._meta.get_field(column).max_length
+        if most and len(value) > most:
+            raise JobError(
+                f"Google's {column.replace('_', ' ')} has {len(value)} characters, and"
+                f" the table takes {most} HINT: copy it again from the Google Cloud"
+                " console"
+            )
 
 
 def _the_app() -> SocialApp:

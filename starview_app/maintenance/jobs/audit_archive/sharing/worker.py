@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.segments import (
-    ATTEMPTS,
     ChangedMeanwhileError,
     SegmentArchiver,
     SegmentVanishedError,
@@ -15,7 +13,13 @@ from starview_app.maintenance.jobs.audit_archive.sharing.claims import (
     Claims,
     take_lease,
 )
-from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
+from starview_app.maintenance.jobs.audit_archive.transfer import (
+    ATTEMPTS,
+    Refusals,
+    RefusedRowsError,
+    StopRequested,
+    changed_too_often,
+)
 from starview_app.maintenance.jobs.result import ShouldStop
 from starview_app.maintenance.models import AuditArchive
 from starview_app.maintenance.stores.base import Store
@@ -54,13 +58,18 @@ class Worker:
 
     def work(self) -> None:
         """Raises JobError, StoreError, StopRequested."""
+        refusals = Refusals()
         while not self.should_stop():
             claim = self.claims.next()
             if claim is None:
+                refusals.raise_first()
                 return
             if claim.replaces:
                 self.abandoned(claim.replaces)
-            self._archive(claim)
+            try:
+                self._archive(claim)
+            except RefusedRowsError as error:
+                refusals.add(error)
         raise StopRequested
 
     def _archive(self, claim: Claim) -> None:
@@ -81,10 +90,3 @@ class Worker:
             else:
                 self.archived(record)
                 return
-
-
-def changed_too_often() -> JobError:
-    return JobError(
-        "audit rows were changed, or held, while they were archived,"
-        f" {ATTEMPTS} times over HINT: run the job again later"
-    )
