@@ -27,13 +27,6 @@ def test_diagnose_db_finds_nothing_wrong_and_the_work_to_do(manage: Manage) -> N
     assert "clearsessions               remove 0 without an expiry, 0" in done.stdout
 
 
-def test_diagnose_db_goes_on_without_redis(manage: Manage) -> None:
-    done = manage("diagnose_db", env={"REDIS_URL": "redis://127.0.0.1:9/0"})
-
-    assert done.returncode == 0, done.stderr
-    assert "clearsessions               fail: Error 111 connecting to" in done.stdout
-
-
 def test_setup_google_oauth_refuses_the_two_apps(manage: Manage) -> None:
     done = manage("setup_google_oauth", env=GOOGLE)
 

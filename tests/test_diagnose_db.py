@@ -105,11 +105,13 @@ def test_it_asks_for_no_variable_but_the_databases(manage: Manage) -> None:
     assert manage("diagnose_db", env=unset).returncode == 0
 
 
-def test_a_redis_that_does_not_answer_is_a_problem(manage: Manage) -> None:
+def test_without_redis_it_goes_on_and_that_is_a_problem(manage: Manage) -> None:
     done = manage("diagnose_db", env={"REDIS_URL": "redis://127.0.0.1:9/0"})
 
     assert done.returncode == 1
+    assert "clearsessions               fail\n" in done.stdout
     assert "✗ clearsessions would fail, since Redis does not answer:" in done.stdout
+    assert "WHEN IT WAS LAST DONE AND PROVED" in done.stdout
     assert "Nothing is wrong" not in done.stdout
 
 
