@@ -3,10 +3,13 @@
 Needs a Docker engine and the images of .ci/docker: `pytest -m container`.
 """
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -136,6 +139,40 @@ def test_a_fake_of_ses_that_was_started_anew_lets_the_sender_send() -> None:
 
     assert done.returncode == 0, done.stdout
     assert page("/mails/").count("E-mail health") > 0
+
+
+def test_two_builds_have_the_same_files(tmp_path: Path) -> None:
+    """Their times differ, unless an exporter rewrites them (docs/security.md)."""
+    bundle = os.environ.get("CA_BUNDLE", "demo/no-ca-bundle.pem")
+    options = ("--no-cache", "-q", f"--secret=id=ca-bundle,src={bundle}")
+
+    def built() -> set[tuple[object, ...]]:
+        done = docker("build", *options, "-f", "Dockerfile.cron", ".")
+        image = done.stdout.split()[-1]
+        found = files(image, tmp_path / "files")
+        docker("image", "rm", image)
+        return found
+
+    first, second = built(), built()
+
+    assert len(first) > 10_000
+    assert first == second
+
+
+def files(image: str, archive: Path) -> set[tuple[object, ...]]:
+    """Each file's name, rights, owner and contents."""
+    container = docker("create", image).stdout.split()[-1]
+    docker("export", f"--output={archive}", container)
+    docker("rm", container)
+    with tarfile.open(archive) as tar:
+        return {
+            (
+                *(member.name, member.mode, member.uid, member.gid, member.linkname),
+                hashlib.sha256(body.read()).digest() if body else b"",
+            )
+            for member in tar
+            for body in [tar.extractfile(member) if member.isreg() else None]
+        }
 
 
 def test_the_label_has_the_version() -> None:
