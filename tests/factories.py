@@ -225,6 +225,18 @@ def execute(statement: str, *parameters: Any) -> None:
         cursor.execute(statement, parameters or None)
 
 
+@contextmanager
+def wide_user_ids(*tables: str) -> Iterator[None]:
+    """Ids of accounts beyond 2^31, which rows of `tables` may refer to."""
+    columns = [("auth_user", "id"), *((table, "user_id") for table in tables)]
+    for table, column in columns:
+        execute(f"ALTER TABLE {table} ALTER {column} TYPE bigint")
+    yield
+    User.objects.all().delete()
+    for table, column in columns:
+        execute(f"ALTER TABLE {table} ALTER {column} TYPE integer")
+
+
 # -- second sessions ----------------------------------------------------------------
 
 

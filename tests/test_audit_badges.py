@@ -51,6 +51,7 @@ from tests.factories import (
     make_member,
     session,
     wait_until_blocked_by,
+    wide_user_ids,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -809,17 +810,10 @@ def test_a_run_that_mends_is_on_record_with_its_counts(manage: Manage) -> None:
 
 @pytest.fixture
 def wide_ids() -> Iterator[None]:
-    columns = (
-        ("auth_user", "id"),
-        *(("account_emailaddress", "user_id"), ("starview_app_userbadge", "user_id")),
-        ("starview_app_userprofile", "user_id"),
-    )
-    for table, column in columns:
-        execute(f"ALTER TABLE {table} ALTER {column} TYPE bigint")
-    yield
-    User.objects.all().delete()
-    for table, column in columns:
-        execute(f"ALTER TABLE {table} ALTER {column} TYPE integer")
+    with wide_user_ids(
+        *("account_emailaddress", "starview_app_userbadge", "starview_app_userprofile")
+    ):
+        yield
 
 
 @pytest.mark.usefixtures("wide_ids")

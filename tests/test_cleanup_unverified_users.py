@@ -57,6 +57,7 @@ from tests.factories import (
     usernames,
     wait_until,
     wait_until_blocked_by,
+    wide_user_ids,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -1373,17 +1374,8 @@ def test_an_account_whose_date_makes_no_sense_is_kept(joined: str) -> None:
 
 @pytest.fixture
 def wide_ids() -> Iterator[None]:
-    columns = (
-        ("auth_user", "id"),
-        ("account_emailaddress", "user_id"),
-        ("starview_app_userprofile", "user_id"),
-    )
-    for table, column in columns:
-        execute(f"ALTER TABLE {table} ALTER {column} TYPE bigint")
-    yield
-    User.objects.all().delete()
-    for table, column in columns:
-        execute(f"ALTER TABLE {table} ALTER {column} TYPE integer")
+    with wide_user_ids("account_emailaddress", "starview_app_userprofile"):
+        yield
 
 
 @pytest.mark.usefixtures("wide_ids")

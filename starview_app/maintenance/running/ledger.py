@@ -198,7 +198,9 @@ class RunRecord:
                 return None
             except DatabaseError as error:
                 connection.close()
-                is_kept = is_kept or self._keep(ending)
+                if not is_kept:
+                    self._keep(ending)
+                    is_kept = True
                 if not may_pass(error) or time.monotonic() > give_up:
                     raise
                 time.sleep(_PAUSE_SECONDS)
@@ -273,13 +275,13 @@ class RunRecord:
             "error": _storable(ending.error),
         }
 
-    def _keep(self, ending: Ending) -> bool:
-        if self.id:
-            try:
-                kept_endings.keep(self.run_id.hex, self.columns(ending))
-            except OSError as error:
-                logger.warning("ending_not_kept", error=one_line(error))
-        return True
+    def _keep(self, ending: Ending) -> None:
+        if not self.id:
+            return
+        try:
+            kept_endings.keep(self.run_id.hex, self.columns(ending))
+        except OSError as error:
+            logger.warning("ending_not_kept", error=one_line(error))
 
 
 def write_ending(columns: dict[str, Any]) -> None:
