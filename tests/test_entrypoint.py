@@ -194,7 +194,10 @@ AS_TINI = """
 def tini(tmp_path: Path) -> list[str]:
     """What runs a program as the image does, as its own process tree's first child."""
     if subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
-        pytest.skip("this user may not make a namespace of processes")
+        missing = "this user may not make a namespace of processes"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
     program = tmp_path / "tini"
     shutil.copy2(shutil.which("bash") or "", program)
     return [*CONTAINER, str(program), "-c", AS_TINI, "tini"]
