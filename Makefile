@@ -22,7 +22,7 @@ SCRIPTS = $(shell { find . -type d \( -name '.venv' -o -name '.tools' -o -name '
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: help demo up down test soak check check-python check-format check-types check-scripts \
-	check-image check-migrations bench docs export sbom update requirements supercronic pgbouncer clean
+	check-image check-migrations bench docs export sbom update requirements supercronic pgbouncer minio clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,7 +46,7 @@ soak: $(INSTALLED) supercronic pgbouncer ## repeat what `test` tries a few times
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
+bench: $(INSTALLED) minio ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
 docs: $(INSTALLED) ## write the pages of docs/ as a site that can be searched, into .site/
@@ -105,6 +105,10 @@ supercronic:
 # Without PgBouncer only the tests of the locks behind a pooler are skipped.
 pgbouncer:
 	@demo/get_pgbouncer.sh $(TOOLS) || true
+
+# Without MinIO the benchmarks use moto, whose own time is as much as psql's.
+minio:
+	@demo/get_minio.sh $(TOOLS) || true
 
 $(INSTALLED): requirements-dev.txt
 	@demo/make_venv.sh $(VENV) requirements-dev.txt

@@ -23,6 +23,7 @@ STARTUP_TURNS = 5  # to one turn of the archive: they are short
 HISTORY_ROWS = 1_000_000
 MEMBERS = 100_000
 SESSIONS = 1_000_000
+MINIO = ROOT / ".tools" / "minio"  # which `make minio` built, where there is Go
 
 
 def main() -> None:
@@ -32,13 +33,16 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr)
 
+    minio = MINIO if MINIO.exists() else None
     with (
         tempfile.TemporaryDirectory(prefix="starview-bench-") as folder,
-        LocalServices(Path(folder) / "services") as services,
+        LocalServices(Path(folder) / "services", minio=minio) as services,
     ):
         laboratory = Laboratory(services)
         laboratory.migrate()
-        heading = Heading(today(), machine(), versions(laboratory))
+        heading = Heading(
+            today(), machine(), versions(laboratory, has_minio=bool(minio))
+        )
         say("start-up")
         start_up = startup.measure(laboratory, turns=STARTUP_TURNS * options.turns)
         say("the runner")

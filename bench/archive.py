@@ -271,7 +271,8 @@ class ArchiveBenchmark:
         return measured([PYTHON, "manage.py", *arguments], environment)
 
     def _bare(self, *arguments: str) -> Usage:
-        return measured([PYTHON, "-m", "bench.bare", *arguments], {})
+        environment = self._laboratory.services.environment
+        return measured([PYTHON, "-m", "bench.bare", *arguments], environment)
 
     def _new_bucket(self) -> str:
         self._buckets += 1

@@ -6,6 +6,7 @@
     python -m bench.bare make-bucket URL BUCKET
     python -m bench.bare remove-bucket URL BUCKET
 
+The key pair is that of the environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 `send-folder` uploads each file in parts, reads it back, and prints the seconds of both.
 """
 
@@ -94,7 +95,7 @@ def _keys(client: S3Client, bucket: str) -> Iterator[str]:
 
 
 def _client(url: str) -> S3Client:
-    """As the engine makes it; any key pair will do."""
+    """As the engine makes it."""
     import boto3
     from botocore.config import Config
 
@@ -102,8 +103,6 @@ def _client(url: str) -> S3Client:
         "s3",
         endpoint_url=url,
         region_name="us-east-1",
-        aws_access_key_id="bench-key",
-        aws_secret_access_key="bench-secret",  # noqa: S106 - of nothing
         config=Config(
             proxies={},
             signature_version="s3v4",

@@ -19,11 +19,12 @@ def machine() -> str:
     )
 
 
-def versions(laboratory: Laboratory) -> str:
+def versions(laboratory: Laboratory, *, has_minio: bool) -> str:
     database = laboratory.ask("postgres", "SHOW server_version")
+    s3_server = "MinIO" if has_minio else f"moto {version('moto')}"
     return (
         f"Python {platform.python_version()}, PostgreSQL {database}, boto3"
-        f" {version('boto3')}, S3 server moto {version('moto')}"
+        f" {version('boto3')}, S3 server {s3_server}"
     )
 
 

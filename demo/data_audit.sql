@@ -96,6 +96,9 @@ CROSS JOIN LATERAL (
     END AS who
 ) AS role;
 
+-- The rows before were archived by the first version: demo/first_version.py.
+SELECT setval(pg_get_serial_sequence('starview_app_auditlog', 'id'), 24);
+
 INSERT INTO starview_app_auditlog (
     event_type, timestamp, success, message, user_id, username, ip_address, user_agent,
     metadata

@@ -129,7 +129,7 @@ def _prepare(environment: dict[str, str]) -> None:
     if run.exit_code:
         _show(run.output)
         raise ServiceError(f"the data could not be loaded; logs are in {FOLDER}")
-    say(run.output.splitlines()[-2])
+    say(next(line for line in run.output.splitlines() if line.startswith("Loaded")))
 
 
 def _run_job(job: ScheduledJob, environment: dict[str, str]) -> Run:
@@ -212,16 +212,24 @@ def _show_changes(before: dict[str, int], after: dict[str, int]) -> None:
 
 
 def _show_archive(services: LocalServices, environment: dict[str, str]) -> None:
-    """List the bucket, save its objects where they can be opened, and verify them."""
+    """Adopt, list the bucket, save its objects where they can be opened, and verify."""
+    adopted = _manage(environment, "adopt", "adopt_audit_archives")
     found = services.archived_objects()
     heading(f"The archive: {len(found)} objects in the bucket")
+    say("The web service's first version had left an archive there:")
+    say(
+        next(
+            line for line in adopted.output.splitlines() if line.startswith("Adopted 1")
+        )
+    )
     for item in found:
         path = FOLDER / "archive" / Path(item.key).name
         path.write_bytes(services.read_object(item.key))
-    for item in found[:_OBJECTS]:
+    own = [item for item in found if Path(item.key).name not in adopted.output]
+    for item in own[:_OBJECTS]:
         say(f"{item.size_bytes:>9,} bytes  {item.key}")
     say(f"… all of them in {_shown(FOLDER / 'archive')}/", "dim")
-    texts = [item.key for item in found if item.key.endswith(".txt")]
+    texts = [item.key for item in own if item.key.endswith(".txt")]
     for key in texts[:1]:
         lines = services.read_object(key).decode().splitlines()
         for line in lines[-_LINES_OF_AN_ARCHIVE:]:

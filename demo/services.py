@@ -4,8 +4,9 @@
         subprocess.run(command, env=os.environ | services.environment)
 
 PostgreSQL and Redis are the ones inside two wheels of requirements-dev.txt; two moto
-servers answer for S3 and SES. The two wheels' own Python code is not imported: it
-warns at import, hides its child processes and cannot cope with a blank in a path.
+servers answer for S3 and SES, or a MinIO for S3. The two wheels' own Python code is not
+imported: it warns at import, hides its child processes and cannot cope with a blank in
+a path.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ REGION: Final = "us-east-2"
 
 _DATABASE = "starview"
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
+_MOTO_READY = "/moto-api/"
+_S3_KEYS = ("demo-r2-key", "demo-r2-secret")  # moto takes any
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,16 @@ class LocalServices:
         *,
         is_durable: bool = True,
         has_ses_figures: bool = False,
+        minio: Path | None = None,
     ) -> None:
         """Without `is_durable` it is faster, but a crash of the machine loses data.
 
         With `has_ses_figures` SES is `demo/ses.py`; without, SES has no figures.
+        `minio` is the program that answers for S3; without, moto does.
         """
         self.folder = Path(folder).resolve()
         self._has_ses_figures = has_ses_figures
+        self._minio = minio
         self._services: list[Service] = []
         self._postgres = Postgres(
             self.folder / "postgres", self._spawn, is_durable=is_durable
@@ -203,8 +209,8 @@ class LocalServices:
             "CSRF_TRUSTED_ORIGINS": "https://starview.app",
             "DEFAULT_FROM_EMAIL": SENDER,
             "ADMIN_EMAIL": ADMIN,
-            "AWS_ACCESS_KEY_ID": "demo-r2-key",
-            "AWS_SECRET_ACCESS_KEY": "demo-r2-secret",
+            "AWS_ACCESS_KEY_ID": _S3_KEYS[0],
+            "AWS_SECRET_ACCESS_KEY": _S3_KEYS[1],
             "AWS_STORAGE_BUCKET_NAME": BUCKET,
             "AWS_S3_ENDPOINT_URL": self.aws_url,
             "AWS_SES_ACCESS_KEY_ID": "demo-ses-key",
@@ -261,8 +267,8 @@ class LocalServices:
         return {
             "endpoint_url": url,
             "region_name": REGION,
-            "aws_access_key_id": "demo-key",
-            "aws_secret_access_key": "demo-secret",
+            "aws_access_key_id": _S3_KEYS[0],
+            "aws_secret_access_key": _S3_KEYS[1],
             "config": Config(proxies={}),
         }
 
@@ -299,9 +305,12 @@ class LocalServices:
     def _start_s3(self) -> Callable[[], None]:
         def start(port: int) -> Service:
             self._s3_port = port
+            if self._minio:
+                return self._spawn_minio(self._minio, port)
             return self._spawn_moto("s3", port)
 
-        return _start_on_free_port(start, lambda: _answers(self.aws_url))
+        ready = "/minio/health/ready" if self._minio else _MOTO_READY
+        return _start_on_free_port(start, lambda: _answers(self.aws_url + ready))
 
     def _start_ses(self) -> Callable[[], None]:
         """Start a separate moto for SES.
@@ -316,13 +325,27 @@ class LocalServices:
             own = [str(program)] if self._has_ses_figures else None
             return self._spawn_moto("ses", port, own)
 
-        return _start_on_free_port(start, lambda: _answers(self.ses_url))
+        return _start_on_free_port(start, lambda: _answers(self.ses_url + _MOTO_READY))
 
     def _spawn_moto(
         self, name: str, port: int, program: Sequence[str] | None = None
     ) -> Service:
         words = [sys.executable, *(program or ("-m", "moto.server"))]
         return self._spawn(name, [*words, "-H", "127.0.0.1", "-p", str(port)])
+
+    def _spawn_minio(self, program: Path, port: int) -> Service:
+        user, password = _S3_KEYS
+        return self._spawn(
+            "s3",
+            [program, "server", "--address", f"127.0.0.1:{port}", self.folder / "s3"],
+            env={
+                **os.environ,
+                "MINIO_ROOT_USER": user,
+                "MINIO_ROOT_PASSWORD": password,
+                "MINIO_BROWSER": "off",
+                "MINIO_UPDATE": "off",
+            },
+        )
 
     # -- processes ----------------------------------------------------------------
 
@@ -356,7 +379,7 @@ class LocalServices:
 
     def _remove_former_data(self) -> None:
         self._postgres.remove_sockets()
-        for name in ("postgres", "redis"):
+        for name in ("postgres", "redis", "s3"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
 
@@ -389,9 +412,9 @@ def _start_on_free_port(
 
 
 def _answers(url: str) -> bool:
-    """Whether a moto server is ready at `url`."""
+    """Whether the page that a server shows when it is ready is there."""
     try:
-        _ask(f"{url}/moto-api/")
+        _ask(url)
     except (OSError, ValueError):
         return False
     return True

@@ -25,7 +25,7 @@ class SetupError(Exception):
 
 def main() -> int:
     steps: tuple[Callable[[], str], ...] = (
-        *(migrate, create_bucket, verify_sender, load, log_in),
+        *(migrate, create_bucket, verify_sender, load, log_in, leave_first_archive),
     )
     try:
         for step in steps:
@@ -102,6 +102,24 @@ def log_in() -> str:
     except (RedisError, OSError) as error:
         raise SetupError(f"sessions: {error}") from error
     return "40 sessions are open, 3 of them for ever."
+
+
+def leave_first_archive() -> str:
+    """Leave an archive of the web service's first version, unless there are others."""
+    from demo import first_version
+    from starview_app.maintenance.stores.base import StoreError
+    from starview_app.maintenance.stores.configured import archive_store
+
+    try:
+        store = archive_store()
+        if next(store.objects(), None):
+            return "The archive is not empty: nothing to do."
+        for name, content in first_version.objects(datetime.now(UTC)).items():
+            with store.writer(name) as writer:
+                writer.write(content)
+    except StoreError as error:
+        raise SetupError(f"archive: {error}") from error
+    return "An archive of the web service's first version is there."
 
 
 def _aws_client(service: str, prefix: str, region: str) -> Any:

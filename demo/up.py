@@ -39,8 +39,11 @@ def _run_jobs_once() -> None:
         return
     connections.close_all()
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "starview.settings"}
-    verify = f"{sys.executable} manage.py verify_audit_archives"
-    for command in (*(job.command for job in scheduled_jobs()), verify):
+    by_hand = [
+        f"{sys.executable} manage.py {name}"
+        for name in ("adopt_audit_archives", "verify_audit_archives")
+    ]
+    for command in (*(job.command for job in scheduled_jobs()), *by_hand):
         setup.say(f"Once, so that there is something to see: {command}")
         words = ["/bin/sh", "-c", command]
         subprocess.run(words, env=environment, check=False)

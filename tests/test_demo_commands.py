@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from django.db import connection
 
-from demo import data
+from demo import data, first_version
+from demo.services import BUCKET, LocalServices
 from tests.conftest import Manage
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,3 +49,16 @@ def test_the_pioneers_are_a_hundred(manage: Manage) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "Holders in all: 100 of 100" in done.stdout
+
+
+def test_the_first_versions_archive_is_adopted(
+    manage: Manage, bucket: LocalServices
+) -> None:
+    for name, content in first_version.objects(datetime.now(UTC)).items():
+        key = f"audit-archives/{name}"
+        bucket.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+    done = manage("adopt_audit_archives")
+
+    assert done.returncode == 0, done.stderr
+    assert "Adopted 1 archives (2 objects, 24 rows)" in done.stdout
