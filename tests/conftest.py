@@ -23,6 +23,7 @@ from starview_app.maintenance.running import command
 from starview_app.management.commands import run_job
 from tests import plugin
 from tests.emptying import use_quick_emptying
+from tests.factories import execute
 from tests.launcher import Launcher, Started
 from tests.launcher import launcher as the_launcher
 
@@ -162,3 +163,38 @@ def _empty_bucket(services: LocalServices) -> None:
     client = services.s3
     for found in services.archived_objects():
         client.delete_object(Bucket=BUCKET, Key=found.key)
+
+
+# What a trigger may do, and the reason that is told.
+REFUSALS = [
+    pytest.param("RAISE EXCEPTION 'kept by law'", "kept by law", id="raises"),
+    pytest.param(
+        "RETURN NULL",
+        "the database kept it without an error (a trigger or rule)",
+        id="keeps silently",
+    ),
+]
+
+
+class Trigger(Protocol):
+    def __call__(
+        self, before: str, row: int | None = None, how: str = "", /
+    ) -> None: ...
+
+
+@pytest.fixture
+def trigger() -> Iterator[Trigger]:
+    """Let a trigger refuse a statement, or what it does to the row of an id."""
+
+    def create(before: str, row: int | None = None, how: str = "") -> None:
+        how = how or "RAISE EXCEPTION 'kept by law'"
+        when = f"ROW WHEN (OLD.id = {row})" if row else "STATEMENT"
+        execute(
+            "CREATE FUNCTION refuse_rows() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {how}; END $$;"
+            f"CREATE TRIGGER refuse BEFORE {before} FOR EACH {when}"
+            " EXECUTE FUNCTION refuse_rows()"
+        )
+
+    yield create
+    execute("DROP FUNCTION IF EXISTS refuse_rows CASCADE")

@@ -21,7 +21,7 @@ from starview_app.maintenance.jobs.result import JobResult
 from starview_app.maintenance.models import JobRun
 from starview_app.models import EmailBounce, EmailSuppression
 from tests.archive_processes import Commands
-from tests.conftest import Manage, kill_run, started
+from tests.conftest import REFUSALS, Manage, Trigger, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -397,6 +397,38 @@ def test_after_a_stop_the_next_run_does_the_rest() -> None:
     outcome, _ = clean_up()
 
     assert outcome == result(deactivated=3, deleted=5)
+
+
+@pytest.mark.parametrize(("how", "why"), REFUSALS)
+def test_a_suppression_that_the_database_keeps_does_not_stop_the_rest(
+    how: str, why: str, trigger: Trigger
+) -> None:
+    _five_of_each()
+    kept = EmailSuppression.objects.filter(is_active=True).order_by("id")[2]
+    trigger("UPDATE ON starview_email_suppression", kept.pk, how)
+
+    outcome, _ = clean_up()
+
+    assert outcome.counts == {"deactivated": 4, "deleted": 5}
+    assert outcome.problems == [f"suppression {kept.pk} was not deactivated: {why}"]
+    assert active() == {kept.email}
+
+
+@pytest.mark.parametrize(("how", "why"), REFUSALS)
+def test_a_stale_record_that_the_database_keeps_does_not_stop_the_rest(
+    how: str, why: str, trigger: Trigger
+) -> None:
+    _five_of_each()
+    kept = make_bounce(ADDRESS, last=days_ago(91))
+    ended = make_suppression(ADDRESS, added=NOW, is_active=False, bounce=kept)
+    trigger("DELETE ON starview_email_bounce", kept.pk, how)
+
+    outcome, _ = clean_up()
+
+    assert outcome.counts == {"deactivated": 5, "deleted": 5}
+    assert outcome.problems == [f"bounce {kept.pk} was not deleted: {why}"]
+    ended.refresh_from_db()
+    assert ended.bounce == kept
 
 
 def test_a_second_run_changes_nothing() -> None:

@@ -37,7 +37,7 @@ from starview_app.models import (
     Vote,
 )
 from tests.archive_processes import Commands
-from tests.conftest import Manage, kill_run, started
+from tests.conftest import REFUSALS, Manage, Trigger, kill_run, started
 from tests.factories import (
     DEADLINE_SECONDS,
     NOW,
@@ -1388,53 +1388,35 @@ def test_an_id_beyond_2_to_the_31_is_an_id() -> None:
     assert (outcome, usernames()) == (result(found=2, deleted=2), set())
 
 
-@pytest.fixture
-def refuse_deletes() -> Iterator[Callable[[str, str], None]]:
-    """Let a trigger of a table refuse a delete."""
-    execute(
-        "CREATE FUNCTION refuse_deletes() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'kept by law'; END $$"
-    )
-    yield lambda table, when: execute(
-        f"CREATE TRIGGER refuse BEFORE DELETE ON {table} {when}"
-        " EXECUTE FUNCTION refuse_deletes()"
-    )
-    execute("DROP FUNCTION refuse_deletes CASCADE")
-
-
-Refuse = Callable[[str, str], None]
-
-
+@pytest.mark.parametrize(("how", "why"), REFUSALS)
 def test_a_trigger_that_keeps_one_confirmation_does_not_stop_the_rest(
-    refuse_deletes: Refuse,
+    how: str, why: str, trigger: Trigger
 ) -> None:
     member = make_member("member")
     kept = make_confirmation(member, created=days_ago(30))
     for _ in range(4):
         make_confirmation(member, created=days_ago(30))
-    refuse_deletes(
-        "account_emailconfirmation", f"FOR EACH ROW WHEN (OLD.id = {kept.pk})"
-    )
+    trigger("DELETE ON account_emailconfirmation", kept.pk, how)
 
     outcome, _ = clean_up()
 
     assert outcome.counts["confirmations"] == 4
-    assert outcome.problems == [f"confirmation {kept.pk} was not removed: kept by law"]
+    assert outcome.problems == [f"confirmation {kept.pk} was not removed: {why}"]
 
 
 @pytest.mark.parametrize("table", ["auth_user", "account_emailconfirmation"])
 def test_a_trigger_that_forbids_every_delete_is_one_line(
-    table: str, refuse_deletes: Refuse
+    table: str, trigger: Trigger
 ) -> None:
     make_account("old", joined=days_ago(8))
     make_confirmation(make_member("member"), created=days_ago(30))
-    refuse_deletes(table, "FOR EACH STATEMENT")
+    trigger(f"DELETE ON {table}")
 
     with pytest.raises(CommandError) as failed:
         call_command(COMMAND)
 
     text = str(failed.value)
     assert text.startswith(
-        "kept by law CONTEXT: PL/pgSQL function refuse_deletes() line 1"
+        "kept by law CONTEXT: PL/pgSQL function refuse_rows() line 1"
     )
     assert text.endswith("HINT: a trigger in the database refuses it; ask who made it")

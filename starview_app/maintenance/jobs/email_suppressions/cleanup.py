@@ -4,14 +4,15 @@ Hard bounces, complaints, manual entries and unsubscribes are never touched, nor
 soft bounce of an address that has any of them, whatever the case of its letters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from starview_app.maintenance.jobs.halving import KEPT_SILENTLY, work_on
 from starview_app.maintenance.jobs.references import unreferenced_sql
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 
@@ -170,17 +171,11 @@ _STALE = """
         )
 """
 
-_DELETE_STALE = """
-    WITH stale AS (
-        SELECT bounce.id {stale} LIMIT {batch_rows}
-    ),
-    unlinked AS (
-        UPDATE starview_email_suppression
-        SET bounce_id = NULL
-        WHERE bounce_id IN (SELECT id FROM stale)
-    )
-    DELETE FROM starview_email_bounce WHERE id IN (SELECT id FROM stale)
+_UNLINK = """
+    UPDATE starview_email_suppression SET bounce_id = NULL
+    WHERE bounce_id = ANY(%(ids)s::bigint[])
 """
+_DELETE = "DELETE FROM starview_email_bounce WHERE id = ANY(%(ids)s::bigint[])"
 
 
 def cleanup_email_suppressions(
@@ -199,8 +194,9 @@ def cleanup_email_suppressions(
     soft or transient record that suppresses nothing is stale when its last bounce was
     more than `stale_days` before `now`. Exactly on a limit is kept.
 
-    Safe to run twice and safe to kill: each batch commits by itself. A dry run only
-    reads, and takes no lock.
+    Safe to run twice and safe to kill: each batch commits by itself. A row that the
+    database refuses to change is a problem, and the others of its batch are changed. A
+    dry run only reads, and takes no lock.
     Counts: deactivated, deleted; of a dry run also would_deactivate, would_delete.
     """
     limits = {
@@ -264,15 +260,30 @@ def _expire(
     result: JobResult,
 ) -> None:
     rows = _list_expired(cursor, limits, report)
-    for start in range(0, len(rows), BATCH_ROWS):
+
+    def expire(ids: Sequence[int]) -> None:
+        parameters: dict[str, Any] = {**limits, "ids": list(ids)}
+        with transaction.atomic():
+            cursor.execute(_LOCK)
+            cursor.execute(f"{_EXPIRED} SELECT count(*) FROM expired", parameters)
+            (expired,) = cursor.fetchone()
+            cursor.execute(_EXPIRE, parameters)
+            if cursor.rowcount != expired:
+                raise DatabaseError(KEPT_SILENTLY)
+        result.counts["deactivated"] += expired
+
+    def refused(suppression_id: int, reason: str) -> None:
+        result.problems.append(
+            f"suppression {suppression_id} was not deactivated: {reason}"
+        )
+
+    ids = [row[0] for row in rows]
+    for start in range(0, len(ids), BATCH_ROWS):
         if should_stop():
             result.interrupted = True
             break
-        ids = [row[0] for row in rows[start : start + BATCH_ROWS]]
-        with transaction.atomic():
-            cursor.execute(_LOCK)
-            cursor.execute(_EXPIRE, {**limits, "ids": ids})
-            result.counts["deactivated"] += cursor.rowcount
+        batch = ids[start : start + BATCH_ROWS]
+        work_on(batch, expire, refused=refused, should_stop=should_stop)
     report(Deactivated(result.counts["deactivated"]))
 
 
@@ -284,20 +295,38 @@ def _delete_stale(
     result: JobResult,
 ) -> None:
     stale = _stale()
-    statement = _DELETE_STALE.format(stale=stale, batch_rows=BATCH_ROWS)
     # Empty: in a real run the first part has already been done.
     parameters: dict[str, Any] = {**limits, "reset": [], "ended": []}
     cursor.execute(f"SELECT count(*) {stale}", parameters)
     (count,) = cursor.fetchone()
     report(StaleFound(count))
-    deleted = -1
-    while deleted != 0:
+
+    def still_stale(condition: str, **values: Any) -> list[int]:
+        cursor.execute(
+            f"SELECT bounce.id {stale} AND {condition} ORDER BY bounce.id"
+            f" LIMIT {BATCH_ROWS}",
+            {**parameters, **values},
+        )
+        return [number for (number,) in cursor.fetchall()]
+
+    def delete(ids: Sequence[int]) -> None:
+        with transaction.atomic():
+            cursor.execute(_LOCK)
+            found = still_stale("bounce.id = ANY(%(ids)s::bigint[])", ids=list(ids))
+            cursor.execute(_UNLINK, {"ids": found})
+            cursor.execute(_DELETE, {"ids": found})
+            if cursor.rowcount != len(found):
+                raise DatabaseError(KEPT_SILENTLY)
+        result.counts["deleted"] += len(found)
+
+    def refused(bounce_id: int, reason: str) -> None:
+        result.problems.append(f"bounce {bounce_id} was not deleted: {reason}")
+
+    last = 0
+    while ids := still_stale("bounce.id > %(last)s", last=last):
         if should_stop():
             result.interrupted = True
             break
-        with transaction.atomic():
-            cursor.execute(_LOCK)
-            cursor.execute(statement, parameters)
-            deleted = cursor.rowcount
-        result.counts["deleted"] += deleted
+        work_on(ids, delete, refused=refused, should_stop=should_stop)
+        last = ids[-1]
     report(StaleDeleted(result.counts["deleted"]))

@@ -90,7 +90,7 @@ ACCOUNT_COLUMNS = """
             ORDER BY address."primary" DESC, address.id
             LIMIT 1
         )
-    ),
+    ) AS email,
     account.date_joined
 """
 
@@ -108,9 +108,10 @@ class Rule:
         self.is_due = " AND ".join([_UNVERIFIED, *is_clear])
 
     def kept_sql(self) -> str:
-        """Old and unverified accounts that are kept, newest first.
+        """Old and unverified accounts that are kept: the newest, and one a reason.
 
-        A row has the account, the reason, and the number of accounts with this reason.
+        In order of age, the `most` newest are the first. A row has the account, the
+        reason, and the number of accounts with this reason.
         """
         cases = " ".join(
             f"WHEN NOT ({protection.is_clear}) THEN {protection.reason}"
@@ -126,8 +127,16 @@ class Rule:
                     {_UNVERIFIED}
                     AND {_SIGNED_UP}
                     AND NOT EXISTS (SELECT FROM due WHERE due.id = account.id)
+            ), counted AS (
+                SELECT
+                    kept.*,
+                    count(*) OVER (PARTITION BY reason) AS of_reason,
+                    row_number() OVER (ORDER BY date_joined DESC, id DESC) AS place,
+                    row_number() OVER (PARTITION BY reason) AS in_reason
+                FROM kept
             )
-            SELECT kept.*, count(*) OVER (PARTITION BY reason)
-            FROM kept
-            ORDER BY date_joined DESC, id DESC
+            SELECT id, username, email, date_joined, reason, of_reason
+            FROM counted
+            WHERE place <= %(most)s OR in_reason = 1
+            ORDER BY place
         """
