@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from django.utils import timezone
 
 from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
+from starview_app.maintenance.jobs.diagnosis.server import check_transactions
+from starview_app.maintenance.jobs.diagnosis.work import check_work
 from starview_app.maintenance.models import Backup
+from tests.archive_processes import Commands
 from tests.conftest import Manage
 from tests.factories import (
     CLEANUP,
@@ -195,6 +199,30 @@ def test_who_blocks_whom_is_listed_and_a_long_wait_is_a_problem() -> None:
     assert [text for text in texts if f"pg_terminate_backend({pid})" in text]
 
 
+def test_all_that_block_a_session_are_ended_by_the_statement_of_the_hint() -> None:
+    situation = replace(SITUATION, too_long_wait=timedelta(0))
+    with session() as one, session() as other, session() as waiter:
+        pids = sorted(map(_read, (one, other)))
+        waiting = _start(waiter, "LOCK TABLE auth_group")
+        try:
+            wait_until(lambda: _blocked(pids[0]), "the third session waits")
+            texts = check_transactions(situation).problems
+        finally:
+            one.rollback()
+            other.rollback()
+            waiting()
+
+    ends = ", ".join(f"pg_terminate_backend({pid})" for pid in pids)
+    assert [text for text in texts if text.endswith(f"with SELECT {ends}")]
+
+
+def _read(opened: Any) -> int:
+    """Read a table in a transaction that stays open; return the session's pid."""
+    with opened.cursor() as cursor:
+        cursor.execute("SELECT FROM auth_group")
+        return int(opened.info.backend_pid)
+
+
 def _start(opened: Any, statement: str) -> Any:
     """Begin a statement in a thread; returns what waits for its end."""
     from threading import Thread
@@ -241,18 +269,46 @@ def test_dead_rows_are_a_problem() -> None:
         execute("DROP TABLE untidy")
 
 
+def test_a_table_that_takes_long_to_count_is_no_problem() -> None:
+    with session() as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE starview_app_auditlog IN ACCESS EXCLUSIVE MODE")
+        execute("SET statement_timeout = '50ms'")
+
+        found = check_work(SITUATION)
+
+    execute("RESET statement_timeout")
+    would = {row["job"]: row["would"] for row in found.rows}
+    assert would["archive_audit_logs"] == "not counted, since it takes too long"
+    assert would["cleanup_email_suppressions"] == "lift 0, delete 0"
+    assert found.problems == []
+
+
+def test_the_work_is_that_of_the_crontabs_lines(
+    commands: Commands, tmp_path: Path
+) -> None:
+    make_account("newcomer", joined=timezone.now() - timedelta(days=8))
+    crontab = tmp_path / "crontab"
+    line = "timeout 9m python manage.py cleanup_unverified_users --days=9"
+    crontab.write_text(f"0 2 * * * JOB=clean-up {line}\n")
+
+    done = commands.run("diagnose_db", settings={"CRONTAB": str(crontab)})
+
+    assert "cleanup_unverified_users    delete 0, keep 0\n" in done.out
+
+
 def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
     at = timezone.now() - timedelta(days=3)
     make_run("verify_audit_archives", finished_at=at, started_at=at)
     make_run("starview-archive-audit-logs", finished_at=at, started_at=at)
     make_run(CLEANUP)
-    for state in ("good", "lost"):
+    for state in ("good", "lost", "removed"):
         Backup.objects.create(
             location="s3",
             name=state,
             state=state,
             started_at=at,
             finished_at=at if state == "good" else timezone.now(),
+            proved_at=at if state == "removed" else None,
             is_encrypted=False,
         )
 
@@ -262,6 +318,7 @@ def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
         {"what": "archives verified", "last": at},
         {"what": "audit rows archived", "last": at},
         {"what": "database backed up", "last": at},
+        {"what": "backup restored by a drill", "last": at},
     ]
 
 

@@ -1,11 +1,13 @@
 """The jobs of the crontab, and which of them are recorded."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.management import get_commands, load_command_class
+from django.core.management import CommandError, get_commands, load_command_class
 
 from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
@@ -59,3 +61,20 @@ def has_dry_run(name: str) -> bool:
     if not is_own_job(name):
         return False
     return bool(getattr(load_command_class("starview_app", name), "has_dry_run", False))
+
+
+def scheduled_options(name: str) -> dict[str, Any]:
+    """Return the options of the crontab's line for a command of ours, or its defaults.
+
+    They are the defaults too if a value of the line is a variable of the shell.
+    """
+    lines = [
+        job.arguments[job.arguments.index(name) + 1 :]
+        for job in scheduled_jobs(must_exist=False)
+        if job.django_command == name
+    ]
+    parser = load_command_class("starview_app", name).create_parser("manage.py", name)
+    for arguments in (*lines[:1], []):
+        with suppress(CommandError, SystemExit):
+            return vars(parser.parse_args(arguments))
+    raise AssertionError(f"{name} cannot be started without options")

@@ -19,6 +19,7 @@ from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.ledger import short_waits
+from starview_app.maintenance.schedule.registry import scheduled_options
 from starview_app.maintenance.text import one_line
 
 
@@ -69,14 +70,15 @@ class Command(OneLineCommand):
 
 def _situation() -> Situation:
     """Return the input of the checks, with the options of the crontab's lines."""
+    mails = scheduled_options("cleanup_email_suppressions")
     return Situation(
         now=timezone.now(),
         host=str(connection.settings_dict["HOST"]),
-        unverified_days=7,
+        unverified_days=scheduled_options("cleanup_unverified_users")["days"],
         link_days=settings.ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS,
-        soft_bounce_days=30,
-        stale_days=90,
-        archive_days=30,
+        soft_bounce_days=mails["soft_bounce_days"],
+        stale_days=mails["stale_days"],
+        archive_days=scheduled_options("archive_audit_logs")["days"],
         redis=get_redis_connection("default"),
         session_prefix=cache.make_key(KEY_PREFIX),
     )

@@ -40,7 +40,7 @@ _TRANSACTIONS = """
         state,
         date_trunc('second', clock_timestamp() - xact_start) AS lasts,
         cardinality(pg_blocking_pids(pid)) > 0 AS is_blocked,
-        array_to_string(pg_blocking_pids(pid), ', ') AS blocked_by,
+        ARRAY(SELECT DISTINCT unnest(pg_blocking_pids(pid)) ORDER BY 1) AS blocked_by,
         CASE WHEN wait_event_type = 'Lock'
             THEN date_trunc('second', clock_timestamp() - query_start)
         END AS waits
@@ -96,17 +96,31 @@ def check_transactions(situation: Situation) -> Section:
         who = f"session {row['pid']} ({row['program'] or row['user']})"
         waits, lasts = row["waits"], row["lasts"]
         if waits is not None and waits >= situation.too_long_wait:
-            problems.append(
-                f"{who} has waited {waits} for session {row['blocked_by']} HINT:"
-                f" end that one with SELECT pg_terminate_backend({row['blocked_by']})"
-            )
+            problems.append(f"{who} has waited {waits} {_ending(row['blocked_by'])}")
         elif lasts is not None and lasts >= situation.too_long_transaction:
             problems.append(
                 f"the transaction of {who} lasts {lasts}, and no vacuum removes"
                 " what it may still see HINT: end it with SELECT"
                 f" pg_terminate_backend({row['pid']})"
             )
+        row["blocked_by"] = _numbers(row["blocked_by"])
     return Section("Long transactions and locks", rows, problems)
+
+
+def _ending(blockers: list[int]) -> str:
+    """Return for whom a session waits, and how that is ended."""
+    pids = [pid for pid in blockers if pid]
+    if not pids:  # it has no session, and PostgreSQL gives 0
+        return (
+            "for a prepared transaction HINT: find it in pg_prepared_xacts, and end it"
+            " with ROLLBACK PREPARED"
+        )
+    ends = ", ".join(f"pg_terminate_backend({pid})" for pid in pids)
+    return f"for session {_numbers(pids)} HINT: end what blocks it with SELECT {ends}"
+
+
+def _numbers(pids: list[int]) -> str:
+    return ", ".join(map(str, pids))
 
 
 def check_clock(situation: Situation) -> Section:
