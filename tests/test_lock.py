@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psycopg2
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.utils import timezone
 
 from starview_app.maintenance.models import Announcement, JobRun
 from starview_app.maintenance.running import lock
@@ -450,6 +452,30 @@ def test_what_DATABASE_URL_itself_asks_for_is_kept(
     execute("DROP FUNCTION tell CASCADE")
     assert done.returncode == 1
     assert "it is 7min" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "word"), [("- interval '7 days'", "ahead of"), ("+ '1 hour'", "behind")]
+)
+def test_a_run_whose_clock_is_wrong_deletes_nothing(
+    server: str, word: str, manage: Manage, test_environment: dict[str, str]
+) -> None:
+    make_account("of yesterday", joined=timezone.now() - timedelta(days=1))
+    execute(
+        "CREATE SCHEMA other_time; CREATE FUNCTION other_time.clock_timestamp()"
+        f" RETURNS timestamptz RETURN pg_catalog.clock_timestamp() {server}"
+    )
+    path = "&options=-c%20search_path%3Dother_time,public,pg_catalog"
+    url = test_environment["DATABASE_URL"] + path
+
+    done = manage("cleanup_unverified_users", "--days=1", env={"DATABASE_URL": url})
+
+    execute("DROP SCHEMA other_time CASCADE")
+    assert done.returncode == 1
+    assert "CommandError: the clock of this machine is " in done.stderr
+    assert f" s {word} the database's" in done.stderr
+    assert "nothing was changed" in done.stderr
+    assert User.objects.count() == 1
 
 
 def test_a_setting_that_a_pooler_does_not_let_us_change_is_named_with_the_fix(

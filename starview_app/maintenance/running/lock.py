@@ -10,24 +10,30 @@ import os
 import select
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg2
 from django.db import connection
 
 from starview.database import Session
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.running.forks import undone_in_children
 from starview_app.maintenance.running.process import run_pid
 
 # Poolers, firewalls and routers may end a connection that is silent for long.
 KEEP_SECONDS = 30.0
+# What is old enough to be deleted depends on the clock: a larger error is refused.
+MOST_CLOCK_SECONDS = 300.0
 # Needed at the same time: one for the lock, one for the job, one to record the run.
 SESSIONS = 3
 
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _SHARED = "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))"
+_CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
 # Waits, since a process that looks for crashed runs may hold the lock for a moment.
 _LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _HOLDER = """
@@ -81,6 +87,7 @@ def job_lock(
 ) -> Iterator[None]:
     """Hold the lock of `job` while the block runs, or raise JobIsRunningError at once.
 
+    Raises JobError if the clocks of this machine and the database differ too much.
     Jobs that must not run at the same time have the same `lock_name`. With `is_shared`
     several runs may hold the lock, while a run without it may not.
 
@@ -136,6 +143,7 @@ def _acquire(session: Session, job: str, lock_name: str, lock: str) -> None:
         if cursor.fetchone() == (True,):
             if _run_lock:
                 cursor.execute(_LOCK_RUN, {"key": _run_lock})
+            _require_clock(cursor)
             return
         cursor.execute(_HOLDER, key)
         who, since = cursor.fetchone() or ("one that just ended", "now")
@@ -144,6 +152,20 @@ def _acquire(session: Session, job: str, lock_name: str, lock: str) -> None:
         f"{'another' if other == job else 'a'} run of {other} is under way:"
         f" {who}, connected since {since} UTC"
     )
+
+
+def _require_clock(cursor: Any) -> None:
+    """Raise JobError if this machine and the database disagree on the time."""
+    before = time.time()
+    cursor.execute(_CLOCK)
+    ahead_seconds = (before + time.time()) / 2 - float(cursor.fetchone()[0])
+    if abs(ahead_seconds) > MOST_CLOCK_SECONDS:
+        word = "ahead of" if ahead_seconds > 0 else "behind"
+        raise JobError(
+            f"the clock of this machine is {abs(ahead_seconds):.0f} s {word} the"
+            " database's, and what is old enough to be deleted depends on it"
+            " HINT: set the clock (NTP) of the one that is wrong; nothing was changed"
+        )
 
 
 def _require_room() -> None:
