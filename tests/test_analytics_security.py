@@ -12,6 +12,9 @@ from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.analytics.measure import Analytics, measure
 from starview_app.maintenance.jobs.analytics.period import Kind, last_whole
 from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
+from starview_app.maintenance.jobs.audit_archive.cleanup import (
+    cleanup_audit_archives,
+)
 from starview_app.maintenance.jobs.audit_archive.restore import restore_audit_logs
 from starview_app.maintenance.jobs.audit_archive.transfer import StopRequested
 from starview_app.maintenance.models import AuditArchive, AuditManifest
@@ -261,6 +264,31 @@ class TestNotKnown:
 
         assert seen(store)[0] is None
         assert "is text for people only" in notes(store)[1]
+
+    def test_an_archive_that_was_removed(self, store: FolderStore) -> None:
+        cleanup_audit_archives(
+            now=NOW,
+            days=35,
+            store=store,
+            report=lambda event: None,
+            should_stop=lambda: False,
+        )
+
+        assert seen(store) == (1, None)
+        assert notes(store)[1:] == [
+            "Not known for September 2026: an archive of that time was removed"
+        ]
+
+    def test_an_archive_of_the_first_version_that_is_not_adopted(
+        self, store: FolderStore
+    ) -> None:
+        name = "audit_logs_20260820_to_20260902_20261002_040000.json"
+        (store._folder / name).write_bytes(json_object([make_row(9)]))
+
+        assert seen(store) == (1, None)
+        assert notes(store)[1:] == [
+            f"Not known for September 2026: {name} is not adopted: adopt_audit_archives"
+        ]
 
     def test_a_manifest_that_is_gone_with_the_database(
         self, store: FolderStore

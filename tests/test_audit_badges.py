@@ -263,6 +263,9 @@ def test_pioneer_is_neither_revoked_nor_awarded() -> None:
         {"category": "SEASONAL", "criteria_type": "VISITS_IN_WINTER"},
         {"category": "REVIEW", "criteria_type": "LONGEST"},
         {"category": "SPECIAL", "criteria_type": "SPECIAL_CONDITION"},
+        {"category": "EXPLORATION", "criteria_type": "BORTLE_ONE"},
+        {"category": "CONTRIBUTION", "criteria_type": "LOCATIONS_VERIFIED"},
+        {"category": "QUALITY", "criteria_type": "PHOTO_RATING"},
     ],
 )
 def test_a_badge_whose_rule_is_not_known_is_left_alone_and_named(

@@ -105,6 +105,18 @@ def test_a_dry_run_leaves_out_what_has_none(commands: Commands, tmp_path: Path) 
     assert done.out == f"sessions: JOB=sessions {limit} clearsessions --dry-run\n"
 
 
+def test_two_lines_of_one_name_are_two_jobs(commands: Commands, tmp_path: Path) -> None:
+    crontab = tmp_path / "crontab"
+    line = "0 1 * * * JOB=twice timeout 1h python manage.py"
+    crontab.write_text(f"{line} archive_audit_logs\n{line} clearsessions\n")
+    settings = {"CRONTAB": f"{crontab}"}
+
+    done = commands.run("run_maintenance", settings=settings, environment=PATH)
+
+    assert done.code == 0, done.err
+    assert outcomes() == 2 * [("twice", "succeeded", "manual")]
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

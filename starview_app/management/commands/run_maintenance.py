@@ -73,17 +73,17 @@ class Command(OneLineCommand):
         if len(codes) < len(lines):
             left = len(lines) - len(codes)
             raise CommandError(f"stopped by a signal: {left} jobs were not begun")
-        if failed := [name for name, code in codes.items() if code]:
+        if failed := [name for name, code in codes if code]:
             raise CommandError(
                 one_line(
                     f"{len(failed)} of {len(lines)} jobs failed: {', '.join(failed)}"
                 )
             )
 
-    def _run(self, lines: Sequence[ScheduledJob]) -> dict[str, int]:
-        """Run the lines, and return the exit code of each job that was begun."""
+    def _run(self, lines: Sequence[ScheduledJob]) -> Sequence[tuple[str, int]]:
+        """Run the lines; return name and exit code of each job that was begun."""
         launcher = Launcher()
-        codes: dict[str, int] = {}
+        codes = []
         rows = [("JOB", "OUTCOME", "SECONDS")]
         with launcher.passing_signals_on():
             for number, line in enumerate(lines, 1):
@@ -95,7 +95,7 @@ class Command(OneLineCommand):
                 started = time.monotonic()
                 code = launcher.run(line, environment_of(JobRun.Trigger.MANUAL))
                 seconds = f"{time.monotonic() - started:.1f}"
-                codes[name] = code
+                codes.append((name, code))
                 outcome = _OUTCOMES.get(code, f"failed with exit code {code}")
                 rows.append((name, outcome, seconds))
                 self.stdout.write("")

@@ -20,6 +20,7 @@ from django.db import connection
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.analytics.figures import Figure, bounds, within
 from starview_app.maintenance.jobs.analytics.period import Period
+from starview_app.maintenance.jobs.audit_archive import first_version
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
     has_records,
@@ -73,11 +74,12 @@ _WAS_ARCHIVED = """
     SELECT EXISTS (
         SELECT FROM maintenance_auditarchive
         WHERE
-            state = 'archived'
+            state = ANY(%(states)s)
             AND first_timestamp < %(end)s
             AND last_timestamp >= %(start)s
     )
 """
+_REMOVED = ("removing", "removed")
 _IN_THE_TABLE = "SELECT id FROM starview_app_auditlog WHERE id = ANY(%(ids)s)"
 
 _NOT_ROWS = (
@@ -179,6 +181,9 @@ class _Counting:
         for finding in chain.findings:
             if finding.status != STRAY and finding.name not in read:
                 self.give_up(parts, f"{finding.name} is {finding.status}")
+        self._give_up_what_is_gone(parts)
+        for name in inventory.sizes.keys() - chain.entries.keys():
+            self._give_up_what_is_not_adopted(name, parts)
         entries = [entry for entry in chain.entries.values() if self._concerns(entry)]
         seen: set[int] | None = set() if _overlap(entries) else None
         with_json = {_stem(entry) for entry in entries if kind_of(entry.name) == "json"}
@@ -191,6 +196,21 @@ class _Counting:
                 self.give_up(concerned, f"the manifest of {entry.name} was changed")
             else:
                 self._take_object(store, entry, concerned, seen, should_stop)
+
+    def _give_up_what_is_gone(self, parts: list[Period]) -> None:
+        gone = [part for part in parts if _was_archived(part, *_REMOVED)]
+        self.give_up(gone, "an archive of that time was removed")
+
+    def _give_up_what_is_not_adopted(self, name: str, parts: list[Period]) -> None:
+        """An archive of the first version is in no manifest until it is adopted."""
+        if dates := first_version.dates_of(name):
+            first, last = dates
+            concerned = [
+                part
+                for part in parts
+                if first < part.end.date() and last >= part.start.date()
+            ]
+            self.give_up(concerned, f"{name} is not adopted: adopt_audit_archives")
 
     def _concerns(self, entry: Entry) -> bool:
         return any(_overlaps(entry, part) for part in self.parts)
@@ -287,11 +307,20 @@ def _reaches_back(part: Period) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_OLDEST)
         (oldest,) = cursor.fetchone()
-        if oldest is None or part.start < oldest:
-            return True
-        if not has_records():
-            return False
-        cursor.execute(_WAS_ARCHIVED, {"start": part.start, "end": part.end})
+    if oldest is None or part.start < oldest:
+        return True
+    return _was_archived(part, "archived", *_REMOVED)
+
+
+def _was_archived(part: Period, *states: str) -> bool:
+    """Whether rows of the period are in an archive that is in one of these states."""
+    if not has_records():
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _WAS_ARCHIVED,
+            {"states": [*states], "start": part.start, "end": part.end},
+        )
         return bool(cursor.fetchone() == (True,))
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import ijson
@@ -23,7 +23,9 @@ from starview_app.maintenance.jobs.audit_archive.transfer import (
     TooLargeError,
 )
 
-_STEM = re.compile(r"(audit_logs_[0-9]{8}_to_[0-9]{8}_[0-9]{8}_[0-9]{6})\.(?:json|txt)")
+_STEM = re.compile(
+    r"(audit_logs_([0-9]{8})_to_([0-9]{8})_[0-9]{8}_[0-9]{6})\.(?:json|txt)"
+)
 _RULE = re.compile(rb"[-=\s]*")
 _COUNT = re.compile(rb"Log Count: ([0-9]+)")
 
@@ -45,6 +47,18 @@ def stem_of(name: str) -> str:
     """Return the common part of the names of an archive's JSON and TXT; else empty."""
     match = _STEM.fullmatch(name)
     return match.group(1) if match else ""
+
+
+def dates_of(name: str) -> tuple[date, date] | None:
+    """Return the first and the last day in an archive's name; None for other names."""
+    match = _STEM.fullmatch(name)
+    if not match:
+        return None
+    try:
+        first, last = map(date.fromisoformat, match.group(2, 3))
+    except ValueError:
+        return None
+    return first, last
 
 
 def read_head(pieces: Iterable[bytes]) -> Head:

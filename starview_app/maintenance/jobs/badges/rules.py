@@ -113,9 +113,15 @@ _RULES = """
         category,
         display_order,
         CASE category
-            WHEN 'EXPLORATION' THEN 'visits'
-            WHEN 'CONTRIBUTION' THEN 'locations'
-            WHEN 'QUALITY' THEN 'locations rated 4.0 or better'
+            WHEN 'EXPLORATION' THEN CASE criteria_type
+                WHEN 'LOCATION_VISITS' THEN 'visits'
+            END
+            WHEN 'CONTRIBUTION' THEN CASE criteria_type
+                WHEN 'LOCATIONS_ADDED' THEN 'locations'
+            END
+            WHEN 'QUALITY' THEN CASE criteria_type
+                WHEN 'LOCATION_RATING' THEN 'locations rated 4.0 or better'
+            END
             WHEN 'REVIEW' THEN CASE criteria_type
                 WHEN 'REVIEWS_WRITTEN' THEN 'reviews'
                 WHEN 'UPVOTES_RECEIVED' THEN 'upvotes'
