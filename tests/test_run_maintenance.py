@@ -114,7 +114,7 @@ def test_two_lines_of_one_name_are_two_jobs(commands: Commands, tmp_path: Path) 
     done = commands.run("run_maintenance", settings=settings, environment=PATH)
 
     assert done.code == 0, done.err
-    assert outcomes() == 2 * [("twice", "succeeded", "manual")]
+    assert [run[:2] for run in outcomes()] == 2 * [("twice", "succeeded")]
 
 
 @pytest.mark.parametrize(
