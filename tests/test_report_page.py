@@ -116,6 +116,17 @@ def test_names_and_addresses_are_left_out(page: Page) -> None:
     assert "*** - registered 9 days ago" in text
 
 
+def test_a_name_is_left_out_where_the_output_is_cut_in_its_line(page: Page) -> None:
+    kept = "nabel (anna@example.com)\ny\n"  # and the last line, of 8,000 characters
+    last = "x" * (8000 - len(kept))
+    make_run(CLEANUP, output=f"  ✓ Deleted: an{kept}{last}")
+
+    text = page.write()
+
+    assert "nabel" not in text
+    assert f"<pre>y\n{last}</pre>" in text
+
+
 def test_what_a_job_wrote_hides_nothing_and_turns_nothing_round(page: Page) -> None:
     make_run(CLEANUP, output="\x1b[2Jred\x07 \u202eevil\nnext\n")
 

@@ -15,6 +15,7 @@ from starview_app.maintenance.history.runs import JobOverview, overview
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
 from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.text import end_of
 
 RUNS_OF_A_JOB = 30
 RUNS = 50
@@ -217,7 +218,7 @@ def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
 
 
 def _newest() -> list[RunOnPage]:
-    limits = {"runs": RUNS, "characters": _OUTPUT_CHARACTERS}
+    limits = {"runs": RUNS, "characters": _OUTPUT_CHARACTERS + 1}  # to see a cut
     return [
         RunOnPage(
             id=number,
@@ -227,7 +228,7 @@ def _newest() -> list[RunOnPage]:
             seconds=seconds,
             counts=json.loads(counts),
             error=without_people(error),
-            output=without_people(output),
+            output=without_people(end_of(output, _OUTPUT_CHARACTERS)),
         )
         for number, job, at, outcome, seconds, counts, error, output in rows_of(
             _NEWEST, limits
