@@ -20,6 +20,8 @@ from tests.factories import CLEANUP, contents, make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+Outcome = JobRun.Outcome
+
 HOSTILE = '<script>alert(1)</script> & "quoted"'
 MINUTE = timedelta(minutes=1)
 
@@ -89,6 +91,22 @@ def test_what_fails_is_named_first_with_its_error_and_what_to_do(page: Page) -> 
     assert verdict(text) == f"1 job is failing: {CLEANUP}."
     assert "nothing was deleted<br><strong>What to do:</strong> connect as the" in text
     assert f"python manage.py jobs show {failed.pk}" in text
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_crashed(page: Page) -> None:
+    make_run(
+        CLEANUP,
+        outcome=Outcome.RUNNING,
+        trigger="manual",
+        started_at=timezone.now() - 5 * MINUTE,
+    )
+
+    text = page.write()
+
+    assert verdict(text) == f"1 job is failing: {CLEANUP}."
+    assert "its process is gone: it, or its container, was killed" in text
+    assert "under way" not in text
+    assert text.count(": crashed</title>") == 1
 
 
 def test_the_page_asks_nobody_for_anything_and_runs_no_script(page: Page) -> None:

@@ -6,14 +6,15 @@ Every query uses an index, and reads no more rows than are shown.
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from starview.people import without_people
 from starview_app.maintenance.history.runs import JobOverview, overview
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
+from starview_app.maintenance.running.gone import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.text import end_of
 
@@ -111,6 +112,9 @@ class RunOnPage(PastRun):
     output: str
 
 
+_Run = TypeVar("_Run", bound=PastRun)
+
+
 @dataclass(frozen=True)
 class ArchiveMonth:
     month: date
@@ -150,8 +154,12 @@ class Report:
 def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
     """Read all the data of the page, without names and addresses of accounts."""
     of_each = _runs_of_each([line.job for line in lines if line.job])
+    newest = _newest()
+    shown = [*newest, *(run for runs in of_each.values() for run in runs)]
+    is_one_running = any(run.outcome == JobRun.Outcome.RUNNING for run in shown)
+    gone = gone_runs(now) if is_one_running else {}
     jobs = [
-        _job(line, found, of_each.get(line.job, []), now)
+        _job(line, found, [_ended(run, gone) for run in of_each.get(line.job, [])], now)
         for line, found in zip(lines, overview(lines, now), strict=True)
     ]
     mail_jobs = [
@@ -161,7 +169,7 @@ def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
     return Report(
         now=now,
         jobs=jobs,
-        runs=_newest(),
+        runs=[_ended(run, gone) for run in newest],
         archive=[ArchiveMonth(*row) for row in rows_of(_ARCHIVE, {})],
         verified_at=verified[0][0] if verified else None,
         mail=_mail([*mail_jobs, _MAIL_COMMAND], now),
@@ -185,6 +193,12 @@ def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
         )
         found.setdefault(job, []).insert(0, run)
     return found
+
+
+def _ended(run: _Run, gone: dict[int, dict[str, Any]]) -> _Run:
+    """Return the run as it is shown: as crashed if its process is gone."""
+    columns = ("outcome", "seconds", "error") if run.id in gone else ()
+    return replace(run, **{name: gone[run.id][name] for name in columns})
 
 
 def _job(
