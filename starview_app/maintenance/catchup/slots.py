@@ -207,6 +207,19 @@ class SlotState:
         done = "done" if self.since else "run"  # a run was interrupted or refused
         return f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
 
+    @property
+    def is_left_to_next(self) -> bool:
+        """Whether catch-up leaves what is overdue to the next slot, as that is near.
+
+        False for a job that comes as often as SOON, since one is always near.
+        """
+        if any(run.finished_at is None for run in self.since):
+            return False
+        due = self.schedule.last_due(self.now - OVERDUE_AFTER)
+        following = self.schedule.next_after(due)
+        is_near = following - SOON <= self.now < following + MISSED_AFTER
+        return is_near and following - due > SOON
+
 
 def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
     """Return the state of each named job, in the order of the crontab.

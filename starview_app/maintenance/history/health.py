@@ -1,7 +1,7 @@
 """The health of this container: whether its scheduler runs and no job is overdue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +43,9 @@ class Health:
     # Shown, but not as a problem: to restart the container would not help a failing
     # job.
     failing: list[str]
+    # Overdue, but left to a time within the hour: a container that is started then,
+    # after a night without any, is not called unhealthy until that time.
+    waiting: list[str] = field(default_factory=list)
     # The times of the last good backup and the last drill; empty without a record.
     backups: str = ""
 
@@ -59,19 +62,21 @@ def check_health(
     jobs = list(filter(is_recorded, lines))
     problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
     failing: list[str] = []
+    waiting: list[str] = []
     backups = ""
     if not lines:  # without lines no job could ever be overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
         for state in slot_states(jobs, now):
             if state.overdue:
-                problems.append(f"{state.job}: {state.overdue}")
+                found = waiting if state.is_left_to_next else problems
+                found.append(f"{state.job}: {state.overdue}")
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
         backups = _last_backups()
     except DatabaseError as error:
         problems.append(in_one_line(error))
-    return Health(scheduler, problems, len(jobs), failing, backups)
+    return Health(scheduler, problems, len(jobs), failing, waiting, backups)
 
 
 def _last_backups() -> str:
