@@ -200,7 +200,7 @@ def test_what_was_missed_is_no_problem_while_its_next_time_is_near(
     assert {minutes: found.problems for minutes, found in at.items()} == {
         **{-61: [missed], -60: [], 4: [], 5: [missed]},
     }
-    assert at[-60].waiting == at[4].waiting == [missed]
+    assert at[-60].late == at[4].late == f"left to the next time: {missed}"
 
 
 @pytest.mark.django_db

@@ -15,6 +15,7 @@ from starview_app.maintenance.history.runs import failing_run
 from starview_app.maintenance.own_tables import rows_of
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.schedule.registry import is_recorded
+from starview_app.maintenance.text import one_line
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"
@@ -52,6 +53,11 @@ class Health:
     @property
     def is_healthy(self) -> bool:
         return not self.problems
+
+    @property
+    def late(self) -> str:
+        waiting = one_line(", ".join(self.waiting))
+        return f"left to the next time: {waiting}" if waiting else "none overdue"
 
 
 def check_health(
