@@ -159,6 +159,33 @@ def test_a_slot_is_left_to_supercronic_for_five_minutes() -> None:
     assert reasons(job, slot + timedelta(minutes=5)) == ["missed"]
 
 
+@pytest.mark.parametrize("trigger", ["schedule", "manual"])
+def test_a_run_of_a_clock_that_was_ahead_hides_nothing_until_its_time(
+    trigger: str,
+) -> None:
+    job, ahead = line(DAILY), NOON + 400 * DAY
+    known(job, since=NOON - 60 * DAY)
+    slot = job.last_due(ahead) if trigger == "schedule" else None
+    make_run("job", slot=slot, started_at=ahead, trigger=trigger)
+
+    missed = state_of(job, NOON)
+    failed_slot = job.last_due(NOON)
+    make_run("job", slot=failed_slot, started_at=failed_slot, outcome="failed")
+    failing = state_of(job, NOON)
+
+    assert (missed.reason_to_run, missed.overdue[:7]) == ("missed", "not run")
+    assert [run.outcome for run in failing.telling_runs] == ["failed"]
+
+
+def test_a_line_that_a_clock_ahead_has_seen_first_is_known_once_it_is_right() -> None:
+    job = line(DAILY)
+    remember([job], NOON + 400 * DAY)
+
+    remember([job], NOON)
+
+    assert reasons(job, NOON + DAY) == ["missed"]
+
+
 def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
     job = line(MONTHLY)
     before = reasons(job, NOON)
