@@ -211,11 +211,33 @@ def test_the_archive_is_shown_by_month_with_its_last_proof(page: Page) -> None:
     text = page.write()
     make_run("verify_audit_archives", finished_at=at)
     proved = page.write()
+    make_run("verify_audit_archives", outcome="failed", finished_at=at + MINUTE)
+    failed = page.write()
 
     cells = re.sub(r"<[^>]+>", " ", text)
     assert re.search(r"2025-03 +3,000 +2 +4\.0", cells)
     assert "Nobody has verified the chain yet" in text
     assert f"last verified on {at:%Y-%m-%d %H:%M}" in proved
+    assert f"The verification of {at + MINUTE:%Y-%m-%d %H:%M} UTC failed" in failed
+
+
+def test_a_verification_that_failed_since_is_said_with_its_date() -> None:
+    (line,), _ = parse_crontab(
+        "0 6 2 * * JOB=chain-proof timeout 1h python manage.py verify_audit_archives\n"
+    )
+    now = timezone.now()
+    make_run("verify_audit_archives", started_at=now - 9 * MINUTE)
+    make_run("chain-proof", started_at=now - 6 * MINUTE, outcome=Outcome.FAILED)
+    make_run("chain-proof", started_at=now - 3 * MINUTE, outcome=Outcome.INTERRUPTED)
+    failed = collect([line], now)
+    make_run("chain-proof", started_at=now - MINUTE)
+    proved = collect([line], now)
+
+    half = timedelta(seconds=30)
+    assert failed.verified_at == now - 9 * MINUTE + half
+    assert failed.verify_failed_at == now - 6 * MINUTE + half
+    assert proved.verified_at == now - MINUTE + half
+    assert proved.verify_failed_at is None
 
 
 def test_the_rates_of_the_weekly_reports_are_drawn(page: Page) -> None:

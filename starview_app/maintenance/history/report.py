@@ -11,11 +11,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 from starview.people import without_people
+from starview_app.maintenance.catchup.slots import FAILURES
 from starview_app.maintenance.history.runs import JobOverview, overview
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
 from starview_app.maintenance.running.gone import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import names_of
 from starview_app.maintenance.text import end_of
 
 RUNS_OF_A_JOB = 30
@@ -65,11 +67,11 @@ _ARCHIVE = """
 """
 # Uses the index jobrun_of_job, for each of the names that such a run may have.
 _VERIFIED = """
-    SELECT max(finished_at)
+    SELECT
+        max(finished_at) FILTER (WHERE outcome = 'succeeded'),
+        max(finished_at) FILTER (WHERE outcome = ANY (%(failures)s))
     FROM maintenance_jobrun
-    WHERE
-        job IN ('verify_audit_archives', 'starview-verify-audit-archives')
-        AND outcome = 'succeeded'
+    WHERE job = ANY (%(jobs)s)
 """
 # Uses the index jobrun_of_job: a weekly job has no more runs in twelve weeks.
 _MAIL = """
@@ -140,6 +142,7 @@ class Report:
     runs: list[RunOnPage]  # newest first
     archive: list[ArchiveMonth]  # newest first
     verified_at: datetime | None
+    verify_failed_at: datetime | None  # if that is newer than the last success
     mail: list[MailWeek]  # oldest first
 
     @property
@@ -162,23 +165,22 @@ def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
         _job(line, found, [_ended(run, gone) for run in of_each.get(line.job, [])], now)
         for line, found in zip(lines, overview(lines, now), strict=True)
     ]
-    mail_jobs = [
-        line.job for line in lines if line.django_command == _MAIL_COMMAND and line.job
-    ]
-    verified = rows_of(_VERIFIED, {})
+    verified_at, failed_at = _verified(names_of(_VERIFY_COMMAND, lines))
     return Report(
         now=now,
         jobs=jobs,
         runs=[_ended(run, gone) for run in newest],
         archive=[ArchiveMonth(*row) for row in rows_of(_ARCHIVE, {})],
-        verified_at=verified[0][0] if verified else None,
-        mail=_mail([*mail_jobs, _MAIL_COMMAND], now),
+        verified_at=verified_at,
+        verify_failed_at=failed_at,
+        mail=_mail(names_of(_MAIL_COMMAND, lines), now),
     )
 
 
 # -- internal helpers -----------------------------------------------------------------
 
 _MAIL_COMMAND = "cleanup_email_suppressions"
+_VERIFY_COMMAND = "verify_audit_archives"
 
 
 def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
@@ -248,6 +250,14 @@ def _newest() -> list[RunOnPage]:
             _NEWEST, limits
         )
     ]
+
+
+def _verified(jobs: list[str]) -> tuple[datetime | None, datetime | None]:
+    """Return when a verification last succeeded, and failed if that is newer."""
+    parameters = {"jobs": jobs, "failures": [str(outcome) for outcome in FAILURES]}
+    for good, bad in rows_of(_VERIFIED, parameters):
+        return good, bad if bad and (good is None or bad > good) else None
+    return None, None
 
 
 def _mail(jobs: list[str], now: datetime) -> list[MailWeek]:

@@ -1,5 +1,6 @@
 """The jobs of the crontab, and which of them are recorded."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def recorded_jobs() -> list[ScheduledJob]:
     A job without records would always seem to have missed its slot.
     """
     return list(filter(is_recorded, scheduled_jobs()))
+
+
+def names_of(command: str, lines: Iterable[ScheduledJob]) -> list[str]:
+    """Return the names that runs of a management command have: those of its lines, its
+    own where no line has it, and what the documentation calls such a line.
+    """
+    named = [line.job for line in lines if line.job and line.django_command == command]
+    return [*named, command, f"starview-{command.replace('_', '-')}"]
 
 
 def is_recorded(job: ScheduledJob) -> bool:

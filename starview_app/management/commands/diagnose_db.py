@@ -17,8 +17,10 @@ from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.history.lines import table
 from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
+from starview_app.maintenance.jobs.diagnosis.work import PROVED_BY
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.ledger import short_waits
+from starview_app.maintenance.schedule.registry import names_of, scheduled_jobs
 from starview_app.maintenance.text import one_line
 
 
@@ -69,6 +71,7 @@ class Command(OneLineCommand):
 
 def _situation() -> Situation:
     """Return the input of the checks, with the options of the crontab's lines."""
+    lines = scheduled_jobs(must_exist=False)
     return Situation(
         now=timezone.now(),
         host=str(connection.settings_dict["HOST"]),
@@ -79,6 +82,7 @@ def _situation() -> Situation:
         archive_days=30,
         redis=get_redis_connection("default"),
         session_prefix=cache.make_key(KEY_PREFIX),
+        names_of_runs={command: names_of(command, lines) for command in PROVED_BY},
     )
 
 
