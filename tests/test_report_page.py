@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.files import write_file
 from starview_app.maintenance.history.report import RUNS, RUNS_OF_A_JOB, collect
+from starview_app.maintenance.history.runs import pause
 from starview_app.maintenance.models import AuditArchive, JobRun
 from starview_app.maintenance.schedule.crontab import parse_crontab
 from starview_app.maintenance.schedule.registry import scheduled_jobs
@@ -305,6 +306,8 @@ def test_a_file_that_cannot_be_written_is_one_line(manage: Manage) -> None:
         ("0 13 * * *", range(35)),
         ("0 3 * * 0", [2, 9, 16, 23, 30]),
         ("0 4 1 * *", [26]),
+        ("0,30 4 1 * *", [26]),
+        ("*/10 * * * *", range(35)),
         ("0 */2 * * *", range(35)),
     ],
 )
@@ -317,3 +320,16 @@ def test_the_coming_days_are_those_of_the_crontab(
     (job,) = collect([line], friday).jobs
 
     assert [number for number, due in enumerate(job.days_ahead) if due] == [*days]
+
+
+def test_a_paused_job_is_due_on_no_day_of_its_pause() -> None:
+    friday = datetime(2026, 3, 6, 12, tzinfo=UTC)
+    text = "0 2 * * * JOB=a timeout 1h python manage.py run_job clearsessions\n"
+    (line,), _ = parse_crontab(text)
+    monday = friday.replace(day=9, hour=2)
+    pause("a", until=monday, now=friday)
+
+    (job,) = collect([line], friday).jobs
+
+    days = [number for number, due in enumerate(job.days_ahead) if due]
+    assert days == [*range(3, 35)]  # the end of a pause is not in it

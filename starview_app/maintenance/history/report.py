@@ -105,7 +105,7 @@ class JobOnPage:
     runs: list[PastRun]  # oldest first, RUNS_OF_A_JOB at most
     usual_seconds: float | None  # the median of the runs that succeeded
     days_ahead: list[bool]  # whether the job is due, for DAYS_AHEAD days from today
-    is_frequent: bool  # due several times on each day
+    is_frequent: bool  # due several times on each day, and so of no interest there
 
 
 @dataclass(frozen=True)
@@ -212,20 +212,23 @@ def _job(
         if run.outcome == JobRun.Outcome.SUCCEEDED and run.seconds is not None
     ]
     following = line.next_after(found.next_run_at)
-    is_frequent = following - found.next_run_at < _OFTEN
+    days = _days_ahead(line, found.next_run_at, now)
     return JobOnPage(
         overview=found,
         runs=runs,
         usual_seconds=statistics.median(done) if done else None,
-        days_ahead=[True] * DAYS_AHEAD if is_frequent else _days_ahead(line, now),
-        is_frequent=is_frequent,
+        days_ahead=days,
+        is_frequent=following - found.next_run_at < _OFTEN and all(days[1:]),
     )
 
 
-def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
+def _days_ahead(line: ScheduledJob, due: datetime, now: datetime) -> list[bool]:
+    """Return for each day whether the line is due; `due` is the first time.
+
+    Takes one step for each day, however often the line comes.
+    """
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     days = [False] * DAYS_AHEAD
-    due = line.next_after(now)
     while (number := (due - midnight).days) < DAYS_AHEAD:
         days[number] = True
         tomorrow = midnight + timedelta(days=number + 1)
