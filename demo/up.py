@@ -1,4 +1,4 @@
-"""`python -m demo.up`: prepare the demo's data, run each job once, then serve the page.
+"""`python -m demo.up`: prepare the demo's data, run the jobs, then serve the page.
 
 The container `page` of docker-compose.yml; healthy once it serves.
 """
@@ -16,6 +16,10 @@ from demo import setup
 
 # Of the container: docker-compose.yml publishes the port on 127.0.0.1.
 _ADDRESS, _PORT = "0.0.0.0", 8090  # noqa: S104
+_BY_HAND = ("adopt_audit_archives", "verify_audit_archives")
+_NOT_ENDED = ("running", "interrupted", "crashed")
+_VARIABLES = {"DJANGO_SETTINGS_MODULE": "starview.settings"}  # not the page's
+_STOPPED = 143  # as a shell shows SIGTERM
 
 
 def main() -> int:
@@ -24,29 +28,55 @@ def main() -> int:
         return prepared.returncode
     os.environ["DJANGO_SETTINGS_MODULE"] = "demo.page_settings"
     django.setup()
-    _run_jobs_once()
+    if stopped := run_jobs():
+        return stopped
     setup.say(f"Open {os.environ.get('PAGE_URL', f'http://127.0.0.1:{_PORT}')}")
     _serve()
     return 0
 
 
-def _run_jobs_once() -> None:
-    """As the schedule would, unless somebody has done so before."""
-    from starview_app.maintenance.models import JobRun
+def run_jobs() -> int:
+    """Run each line that has not been run yet, as the schedule would, then catch up.
+
+    So an `up` that was interrupted goes on with the next one, and what was missed while
+    all was stopped is done before the worker is asked how it is. Returns 0, or after a
+    signal, which goes to the running job, 143.
+    """
+    from starview_app.maintenance.catchup.launch import Launcher
+    from starview_app.maintenance.schedule.crontab import ScheduledJob
     from starview_app.maintenance.schedule.registry import scheduled_jobs
 
-    if JobRun.objects.exclude(host="before-the-demo").exists():
-        return
-    connections.close_all()
-    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "starview.settings"}
-    by_hand = [
-        f"{sys.executable} manage.py {name}"
-        for name in ("adopt_audit_archives", "verify_audit_archives")
-    ]
-    for command in (*(job.command for job in scheduled_jobs()), *by_hand):
-        setup.say(f"Once, so that there is something to see: {command}")
-        words = ["/bin/sh", "-c", command]
-        subprocess.run(words, env=environment, check=False)
+    lines = scheduled_jobs()
+    jobs = [line for line in lines if line.django_command != "catch_up"]
+    by_hand = [ScheduledJob(0, "", f"python manage.py {name}") for name in _BY_HAND]
+    catch_up = [line for line in lines if line not in jobs]
+    launcher = Launcher()
+    with launcher.passing_signals_on():
+        for line in (*jobs, *by_hand, *catch_up):
+            if launcher.should_stop:
+                return _STOPPED
+            if line in catch_up:
+                setup.say(f"What was missed: {line.command}")
+            elif _was_run(line.job, line.command):
+                continue
+            else:
+                setup.say(f"Once, so that there is something to see: {line.command}")
+            launcher.run(line, _VARIABLES)
+    return _STOPPED if launcher.should_stop else 0
+
+
+def _was_run(job: str, command: str) -> bool:
+    from starview_app.maintenance.models import JobRun
+
+    runs = JobRun.objects.exclude(host="before-the-demo")
+    if job:  # whatever became of its time: catch-up looks after that
+        found = runs.filter(job=job).exists()
+    else:
+        name = command.rpartition(" ")[2]
+        ended = runs.exclude(outcome__in=_NOT_ENDED)
+        found = ended.filter(command__startswith=name).exists()
+    connections.close_all()  # two processes must not share a session
+    return found
 
 
 def _serve() -> None:

@@ -26,9 +26,10 @@ _LINE_OF_A_MEMBER = re.compile(
     re.MULTILINE,
 )
 _NAMED = re.compile(
-    r"(?P<before>no user )'.*'(?= HINT)"
+    r"(?P<before>no user )'.*'(?= HINT|$)"
     r"|'[^\n]*'(?P<after> is a system account, which)"
-    r"|(?P<option>--user[= ])(?:'[^']*'|\S+)"
+    r"|(?P<option>--user[= ])(?:'[^']*'|\S+)",
+    re.MULTILINE,
 )
 # A character of an address. A match begins only after another character, since
 # otherwise it would be tried at each character of a long word.

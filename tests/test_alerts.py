@@ -305,6 +305,17 @@ def test_a_job_that_fails_again_after_a_success_in_its_slot_is_mailed_again(
     assert "since         2026-03-01 02:21 UTC" in text_of(mails()[-1])
 
 
+def test_a_failure_that_a_clock_ahead_has_mailed_covers_no_later_one(
+    mails: Mails,
+) -> None:
+    run(A, slot=SLOT + 400 * DAY)
+
+    run(A)
+    alerts.dispatch([A], NOW)
+
+    assert subjects(mails) == 2 * ["[Starview] job-a failed"]
+
+
 def test_a_job_that_works_again_is_mailed_once(mails: Mails) -> None:
     run(A)
     success = run(A, Outcome.SUCCEEDED, attempt=2, after_minutes=10)

@@ -316,6 +316,25 @@ def test_a_stop_reaches_the_workers_and_the_next_run_does_the_rest(
     assert_all_archived(place, originals)
 
 
+def test_a_worker_that_a_stop_finds_waiting_undoes_its_segment_before_it_is_killed(
+    commands: Commands, s3: FailingS3, place: Bucket
+) -> None:
+    add_days(4)
+    hold = Hold(s3, "PutObject", ".json")
+    running = commands.start(
+        JOB, "--workers=2", "--segment-rows=10", settings=place.settings
+    )
+    hold.wait()
+    os.kill(running.pid, signal.SIGTERM)
+
+    stopped = running.finish()
+    hold.release()
+
+    assert stopped.code == 1, stopped
+    left = AuditArchive.objects.exclude(state__in=("archived", "abandoned"))
+    assert not left.exists()
+
+
 def test_without_its_sessions_a_command_and_its_workers_end_and_nothing_is_lost(
     commands: Commands, s3: FailingS3, place: Bucket
 ) -> None:

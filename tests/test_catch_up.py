@@ -21,6 +21,7 @@ from starview_app.maintenance.catchup.slots import SlotState, slot_states
 from starview_app.maintenance.history.costs import month_costs
 from starview_app.maintenance.models import Job, JobRun, ScheduleLine
 from starview_app.maintenance.notify import alerts
+from starview_app.maintenance.running.ledger import KEEP_DAYS, prune
 from starview_app.maintenance.schedule.crontab import (
     ScheduledJob,
     parse_crontab,
@@ -156,6 +157,33 @@ def test_a_slot_is_left_to_supercronic_for_five_minutes() -> None:
     assert reasons(job, slot) == []
     assert reasons(job, slot + timedelta(minutes=4, seconds=59)) == []
     assert reasons(job, slot + timedelta(minutes=5)) == ["missed"]
+
+
+@pytest.mark.parametrize("trigger", ["schedule", "manual"])
+def test_a_run_of_a_clock_that_was_ahead_hides_nothing_until_its_time(
+    trigger: str,
+) -> None:
+    job, ahead = line(DAILY), NOON + 400 * DAY
+    known(job, since=NOON - 60 * DAY)
+    slot = job.last_due(ahead) if trigger == "schedule" else None
+    make_run("job", slot=slot, started_at=ahead, trigger=trigger)
+
+    missed = state_of(job, NOON)
+    failed_slot = job.last_due(NOON)
+    make_run("job", slot=failed_slot, started_at=failed_slot, outcome="failed")
+    failing = state_of(job, NOON)
+
+    assert (missed.reason_to_run, missed.overdue[:7]) == ("missed", "not run")
+    assert [run.outcome for run in failing.telling_runs] == ["failed"]
+
+
+def test_a_line_that_a_clock_ahead_has_seen_first_is_known_once_it_is_right() -> None:
+    job = line(DAILY)
+    remember([job], NOON + 400 * DAY)
+
+    remember([job], NOON)
+
+    assert reasons(job, NOON + DAY) == ["missed"]
 
 
 def test_a_job_that_is_new_in_the_crontab_has_missed_nothing() -> None:
@@ -503,6 +531,31 @@ def test_a_leap_days_slot_is_made_up_for_on_the_day_after() -> None:
     assert world.runs == [
         ("job", leap_day + 4 * HOUR, leap_day + DAY, 1),
     ]
+
+
+@pytest.mark.parametrize("trigger", ["schedule", "manual"])
+def test_a_leap_days_run_is_not_made_up_for_when_older_runs_are_forgotten(
+    trigger: str,
+) -> None:
+    leap_day = datetime(2028, 2, 29, 4, 0, tzinfo=UTC)
+    job = line("0 4 29 2 *")
+    known(job, since=leap_day - DAY)
+    for number in (1, 2):
+        make_run(
+            "job", slot=leap_day - number * DAY, started_at=leap_day - number * DAY
+        )
+    is_manual = trigger == "manual"
+    slot = None if is_manual else leap_day
+    make_run("job", slot=slot, started_at=leap_day, trigger=trigger)
+    make_run("job", slot=None, started_at=leap_day, trigger="by hand")
+    now = leap_day + 2 * KEEP_DAYS * DAY
+
+    prune(now)
+
+    assert reasons(job, now) == []
+    assert [run.trigger for run in runs()] == (
+        ["schedule", "manual"] if is_manual else ["schedule"]
+    )
 
 
 # -- the command ---------------------------------------------------------------------

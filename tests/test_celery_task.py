@@ -94,6 +94,29 @@ def test_a_message_that_comes_when_another_time_is_due_is_dropped(
     assert not JobRun.objects.exists()
 
 
+def test_catch_up_can_be_started_by_a_task_too(
+    test_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in test_environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert run_named_job("starview-catch-up") == 0
+
+    assert JobRun.objects.get().counts == {"runs": 0, "ticks": 1}
+
+
+def test_what_is_not_recorded_is_refused_with_that_reason(
+    settings: Any, tmp_path: Path
+) -> None:
+    settings.CRONTAB = tmp_path / "crontab"
+    settings.CRONTAB.write_text(
+        "0 5 * * 0 JOB=check timeout 1h python manage.py check\n"
+    )
+
+    with pytest.raises(JobError, match="check is not recorded, so it could run twice"):
+        run_named_job("check")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

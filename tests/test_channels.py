@@ -18,7 +18,7 @@ from pytest_django import Settings
 from demo.services import LocalServices
 from starview_app.maintenance.catchup.memory import remember
 from starview_app.maintenance.models import Announcement, JobRun
-from starview_app.maintenance.notify import alerts, channels
+from starview_app.maintenance.notify import alerts, channels, words
 from starview_app.maintenance.notify.channels import ALERTS, CHANNELS, Channel
 from starview_app.maintenance.notify.message import Alert, Message, NotDelivered
 from starview_app.maintenance.running import local_memory
@@ -261,3 +261,15 @@ def test_no_channel_but_the_mails_learns_the_name_or_address_of_anybody(
     (alert,) = webhook.messages
     assert "    |   - *** - registered 10 days ago\n    | *** failed" in alert.text
     assert "anna" in services.sent_mail()[-1]
+
+
+def test_a_name_stays_masked_where_the_output_is_cut_in_its_line(
+    webhook: Webhook, services: LocalServices
+) -> None:
+    kept = "nabel (anna@example.com)\ny\n"  # and the last line, of the one that is cut
+    last = "x" * (words.OUTPUT_CHARACTERS - len(kept))
+    fail(f"  ✓ Deleted: an{kept}{last}")
+
+    (alert,) = webhook.messages
+    assert "nabel" not in alert.text
+    assert f"    | y\n    | {last}\n" in alert.text

@@ -300,6 +300,7 @@ def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
     at = timezone.now() - timedelta(days=3)
     make_run("verify_audit_archives", finished_at=at, started_at=at)
     make_run("starview-archive-audit-logs", finished_at=at, started_at=at)
+    make_run("chain-proof", finished_at=at, started_at=at, outcome="failed")
     make_run(CLEANUP)
     for state in ("good", "lost", "removed"):
         Backup.objects.create(
@@ -312,14 +313,31 @@ def test_it_says_when_the_archive_was_last_done_and_proved() -> None:
             is_encrypted=False,
         )
 
-    rows = sections()["When it was last done and proved"].rows
+    names = {
+        "archive_audit_logs": ["starview-archive-audit-logs"],
+        "verify_audit_archives": ["verify_audit_archives", "chain-proof"],
+    }
+    title = "When it was last done and proved"
+    good = sections(names_of_runs=names)[title]
+    later = at + timedelta(hours=1)
+    make_run("chain-proof", finished_at=later, started_at=at, outcome="crashed")
+    bad = sections(names_of_runs=names)[title]
 
-    assert rows == [
-        {"what": "archives verified", "last": at},
-        {"what": "audit rows archived", "last": at},
-        {"what": "database backed up", "last": at},
-        {"what": "backup restored by a drill", "last": at},
+    assert good.problems == []
+    assert bad.problems == [
+        f"archives verified: the run that ended at {later:%Y-%m-%d %H:%M} UTC failed"
+        " HINT: python manage.py jobs history --failed"
     ]
+    assert (
+        good.rows
+        == bad.rows
+        == [
+            {"what": "archives verified", "last": at},
+            {"what": "audit rows archived", "last": at},
+            {"what": "database backed up", "last": at},
+            {"what": "backup restored by a drill", "last": at},
+        ]
+    )
 
 
 def test_a_foreign_key_without_an_index_is_listed() -> None:

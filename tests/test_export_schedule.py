@@ -215,6 +215,9 @@ def test_the_shared_archive_is_the_pod_of_the_schedule_with_another_command(
         archive["spec"]["containers"],
     )
     assert container["args"][-1] == "--workers=1"
+    # `kubectl create` makes it anew each time.
+    assert job["metadata"]["generateName"] == "starview-archive-shared-"
+    assert "name" not in job["metadata"]
     for name in ("args", "resources"):
         container[name] = scheduled[name]
     assert pod == archive

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -181,6 +182,37 @@ def test_a_job_that_was_not_run_is_overdue_an_hour_after_its_time(
 
     assert just_before.problems == []
     assert after.problems == [f"{CLEANUP}: not run since 2026-03-01 02:00 UTC"]
+
+
+@pytest.mark.django_db
+def test_what_was_missed_is_no_problem_while_its_next_time_is_near(
+    proc: Path, lines: list[ScheduledJob]
+) -> None:
+    remember(lines, since=NOW - timedelta(hours=2))
+    following, minute = NOW + timedelta(days=1), timedelta(minutes=1)
+
+    at = {
+        minutes: check_health([lines[0]], following + minutes * minute, proc)
+        for minutes in (-61, -60, 4, 5)
+    }
+
+    missed = f"{CLEANUP}: not run since 2026-03-01 02:00 UTC"
+    assert {minutes: found.problems for minutes, found in at.items()} == {
+        **{-61: [missed], -60: [], 4: [], 5: [missed]},
+    }
+    assert at[-60].late == at[4].late == f"left to the next time: {missed}"
+
+
+@pytest.mark.django_db
+def test_a_job_of_every_hour_that_is_not_run_is_a_problem_at_each_minute(
+    proc: Path, lines: list[ScheduledJob]
+) -> None:
+    hourly = replace(lines[0], times="0 * * * *")
+    remember([hourly], since=NOW - timedelta(hours=2))
+
+    for minutes in range(61, 181):
+        now = NOW + timedelta(minutes=minutes)
+        assert check_health([hourly], now, proc).problems, minutes
 
 
 @pytest.mark.django_db

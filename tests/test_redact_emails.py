@@ -100,6 +100,8 @@ def test_without_it_they_are_shown(manage: Manage) -> None:
             "  # 72 - *** (joined: 2025-01-02) - AWARDED",
         ),
         ("no user 'a' HINT: names are", "no user *** HINT: names are"),
+        # An alert has the hint elsewhere.
+        ("    error  no user 'a'\nnext", "    error  no user ***\nnext"),
         ("'a' is a system account, which has", "*** is a system account, which has"),
         ("audit_badges --user=a --fix", "audit_badges --user=*** --fix"),
         ("audit_badges --user 'a b' --fix", "audit_badges --user *** --fix"),

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from starview_app.maintenance.files import write_file
 from starview_app.maintenance.history.report import RUNS, RUNS_OF_A_JOB, collect
+from starview_app.maintenance.history.runs import pause
 from starview_app.maintenance.models import AuditArchive, JobRun
 from starview_app.maintenance.schedule.crontab import parse_crontab
 from starview_app.maintenance.schedule.registry import scheduled_jobs
@@ -19,6 +20,8 @@ from tests.conftest import Manage
 from tests.factories import CLEANUP, contents, make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+Outcome = JobRun.Outcome
 
 HOSTILE = '<script>alert(1)</script> & "quoted"'
 MINUTE = timedelta(minutes=1)
@@ -91,6 +94,22 @@ def test_what_fails_is_named_first_with_its_error_and_what_to_do(page: Page) -> 
     assert f"python manage.py jobs show {failed.pk}" in text
 
 
+def test_a_run_whose_process_is_gone_is_shown_as_crashed(page: Page) -> None:
+    make_run(
+        CLEANUP,
+        outcome=Outcome.RUNNING,
+        trigger="manual",
+        started_at=timezone.now() - 5 * MINUTE,
+    )
+
+    text = page.write()
+
+    assert verdict(text) == f"1 job is failing: {CLEANUP}."
+    assert "its process is gone: it, or its container, was killed" in text
+    assert "under way" not in text
+    assert text.count(": crashed</title>") == 1
+
+
 def test_the_page_asks_nobody_for_anything_and_runs_no_script(page: Page) -> None:
     make_run(CLEANUP, output=HOSTILE, error=HOSTILE, counts={HOSTILE: 1})
 
@@ -114,6 +133,17 @@ def test_names_and_addresses_are_left_out(page: Page) -> None:
 
     assert "bob" not in text
     assert "*** - registered 9 days ago" in text
+
+
+def test_a_name_is_left_out_where_the_output_is_cut_in_its_line(page: Page) -> None:
+    kept = "nabel (anna@example.com)\ny\n"  # and the last line, of 8,000 characters
+    last = "x" * (8000 - len(kept))
+    make_run(CLEANUP, output=f"  ✓ Deleted: an{kept}{last}")
+
+    text = page.write()
+
+    assert "nabel" not in text
+    assert f"<pre>y\n{last}</pre>" in text
 
 
 def test_what_a_job_wrote_hides_nothing_and_turns_nothing_round(page: Page) -> None:
@@ -182,11 +212,33 @@ def test_the_archive_is_shown_by_month_with_its_last_proof(page: Page) -> None:
     text = page.write()
     make_run("verify_audit_archives", finished_at=at)
     proved = page.write()
+    make_run("verify_audit_archives", outcome="failed", finished_at=at + MINUTE)
+    failed = page.write()
 
     cells = re.sub(r"<[^>]+>", " ", text)
     assert re.search(r"2025-03 +3,000 +2 +4\.0", cells)
     assert "Nobody has verified the chain yet" in text
     assert f"last verified on {at:%Y-%m-%d %H:%M}" in proved
+    assert f"The verification of {at + MINUTE:%Y-%m-%d %H:%M} UTC failed" in failed
+
+
+def test_a_verification_that_failed_since_is_said_with_its_date() -> None:
+    (line,), _ = parse_crontab(
+        "0 6 2 * * JOB=chain-proof timeout 1h python manage.py verify_audit_archives\n"
+    )
+    now = timezone.now()
+    make_run("verify_audit_archives", started_at=now - 9 * MINUTE)
+    make_run("chain-proof", started_at=now - 6 * MINUTE, outcome=Outcome.FAILED)
+    make_run("chain-proof", started_at=now - 3 * MINUTE, outcome=Outcome.INTERRUPTED)
+    failed = collect([line], now)
+    make_run("chain-proof", started_at=now - MINUTE)
+    proved = collect([line], now)
+
+    half = timedelta(seconds=30)
+    assert failed.verified_at == now - 9 * MINUTE + half
+    assert failed.verify_failed_at == now - 6 * MINUTE + half
+    assert proved.verified_at == now - MINUTE + half
+    assert proved.verify_failed_at is None
 
 
 def test_the_rates_of_the_weekly_reports_are_drawn(page: Page) -> None:
@@ -254,6 +306,8 @@ def test_a_file_that_cannot_be_written_is_one_line(manage: Manage) -> None:
         ("0 13 * * *", range(35)),
         ("0 3 * * 0", [2, 9, 16, 23, 30]),
         ("0 4 1 * *", [26]),
+        ("0,30 4 1 * *", [26]),
+        ("*/10 * * * *", range(35)),
         ("0 */2 * * *", range(35)),
     ],
 )
@@ -266,3 +320,16 @@ def test_the_coming_days_are_those_of_the_crontab(
     (job,) = collect([line], friday).jobs
 
     assert [number for number, due in enumerate(job.days_ahead) if due] == [*days]
+
+
+def test_a_paused_job_is_due_on_no_day_of_its_pause() -> None:
+    friday = datetime(2026, 3, 6, 12, tzinfo=UTC)
+    text = "0 2 * * * JOB=a timeout 1h python manage.py run_job clearsessions\n"
+    (line,), _ = parse_crontab(text)
+    monday = friday.replace(day=9, hour=2)
+    pause("a", until=monday, now=friday)
+
+    (job,) = collect([line], friday).jobs
+
+    days = [number for number, due in enumerate(job.days_ahead) if due]
+    assert days == [*range(3, 35)]  # the end of a pause is not in it

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from starview_app.maintenance import exits
 from starview_app.maintenance.errors import JobError
-from starview_app.maintenance.schedule.registry import recorded_jobs
+from starview_app.maintenance.schedule.registry import is_recorded, scheduled_jobs
 
 try:
     from celery import shared_task
@@ -41,9 +41,15 @@ def run_named_job(job: str, slot: str | None = None) -> int:
     is no longer the newest slot, nothing is run, since `catch_up` runs missed slots.
     Returns 0. Raises JobError if the run failed, or if there is no such job.
     """
-    line = next((line for line in recorded_jobs() if line.job == job), None)
+    line = next((line for line in scheduled_jobs() if job and line.job == job), None)
     if line is None:
         raise JobError(f"the crontab has no job {job!r} HINT: see `manage.py jobs`")
+    # Catch-up claims nothing, and two at once do no harm.
+    if not is_recorded(line) and line.django_command != "catch_up":
+        raise JobError(
+            f"{job} is not recorded, so it could run twice HINT: write run_job in front"
+            " of its command"
+        )
     if slot is not None and _moment(slot) != line.last_due(timezone.now()):
         logger.warning("task_dropped", job=job, slot=slot, reason="not its newest time")
         return exits.DONE

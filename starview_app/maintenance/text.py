@@ -57,6 +57,18 @@ def printable(text: str) -> str:
     return "\n".join(map(one_line, text.split("\n")))
 
 
+def end_of(text: str, longest: int) -> str:
+    """Return the last `longest` characters, without the line that is cut by that.
+
+    Names are masked by the form of their whole line. Of one endless line the end is
+    returned.
+    """
+    if len(text) <= longest:
+        return text
+    end = text[-longest:]
+    return end.partition("\n")[2] or end
+
+
 def slug_of(job: str, longest: int) -> str:
     """Return the job's name as monitors accept it: lower case, digits, - and _."""
     return re.sub(r"[^a-z0-9_-]+", "-", job.lower())[:longest]

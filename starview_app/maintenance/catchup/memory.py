@@ -52,7 +52,11 @@ _REMEMBER = """
     SELECT job, times, %(now)s, %(now)s, interval '0'
     FROM line
     ON CONFLICT (job, times) DO UPDATE
-    SET seen_at = excluded.seen_at, absent = excluded.absent
+    SET
+        -- A clock that was ahead may have been wrong; one that goes back is put right.
+        first_seen_at = least(known.first_seen_at, excluded.first_seen_at),
+        seen_at = excluded.seen_at,
+        absent = excluded.absent
 """
 
 

@@ -30,7 +30,8 @@ OVERDUE_AFTER = timedelta(hours=1)
 FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED)
 
 # Uses the unique index jobrun_slot_once, and jobrun_of_job for manual runs, which do
-# the work of the slot as well.
+# the work of the slot as well. A run of the future was recorded by a wrong clock: until
+# its time it must neither hide a failure nor what was not run.
 _RUNS = """
     SELECT due.job, run.id, run.slot, run.attempt, run.outcome, run.exit_code,
         run.started_at, run.finished_at, run.error
@@ -38,13 +39,13 @@ _RUNS = """
     CROSS JOIN LATERAL (
         SELECT *
         FROM maintenance_jobrun
-        WHERE job = due.job AND slot >= due.slot
+        WHERE job = due.job AND slot BETWEEN due.slot AND %(now)s
         UNION ALL
         SELECT *
         FROM maintenance_jobrun
         WHERE
             job = due.job
-            AND started_at >= due.slot
+            AND started_at BETWEEN due.slot AND %(now)s
             AND slot IS NULL
             AND trigger = 'manual'
     ) AS run
@@ -207,10 +208,27 @@ class SlotState:
         done = "done" if self.since else "run"  # a run was interrupted or refused
         return f"not {done} since {due:%Y-%m-%d %H:%M} UTC"
 
+    @property
+    def is_left_to_next(self) -> bool:
+        """Whether catch-up leaves what is overdue to the next slot, as that is near.
 
-def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
+        False for a job that comes as often as SOON, since one is always near.
+        """
+        if any(run.finished_at is None for run in self.since):
+            return False
+        due = self.schedule.last_due(self.now - OVERDUE_AFTER)
+        following = self.schedule.next_after(due)
+        is_near = following - SOON <= self.now < following + MISSED_AFTER
+        return is_near and following - due > SOON
+
+
+def slot_states(
+    jobs: Iterable[ScheduledJob], now: datetime, *, as_of: datetime | None = None
+) -> list[SlotState]:
     """Return the state of each named job, in the order of the crontab.
 
+    With `as_of` the newest slot is that of an earlier moment, with all its runs until
+    now.
     Takes three statements and writes nothing. A line that `memory.remember` has not
     recorded is new, and so has missed nothing.
     """
@@ -220,13 +238,14 @@ def slot_states(jobs: Iterable[ScheduledJob], now: datetime) -> list[SlotState]:
     names = [job.job for job in jobs]
     first = first_seen(names)
     pauses = _pauses(names)
-    runs = _runs(jobs, now)
+    moment = as_of or now
+    runs = _runs(jobs, now, moment)
     return [
         SlotState(
             job,
-            job.last_due(now),
-            now,
-            first.get((job.job, job.five_fields), now),
+            job.last_due(moment),
+            moment,
+            first.get((job.job, job.five_fields), moment),
             *pauses.get(job.job, _NO_PAUSE),
             tuple(runs[job.job]),
         )
@@ -239,12 +258,15 @@ def _pauses(jobs: list[str]) -> dict[str, _Pause]:
     return {name: (paused_at, until) for name, paused_at, until in rows}
 
 
-def _runs(jobs: Sequence[ScheduledJob], now: datetime) -> dict[str, list[SlotRun]]:
+def _runs(
+    jobs: Sequence[ScheduledJob], now: datetime, moment: datetime
+) -> dict[str, list[SlotRun]]:
     found: dict[str, list[SlotRun]] = {job.job: [] for job in jobs}
     # The runs of at most two slots, or of several for a job that runs more often than
     # OVERDUE_AFTER. If two lines have one name, which `jobs check` refuses, one counts.
-    slots = {job.job: job.last_due(now - OVERDUE_AFTER) for job in jobs}
-    rows = rows_of(_RUNS, {"jobs": list(slots), "slots": list(slots.values())})
+    slots = {job.job: job.last_due(moment - OVERDUE_AFTER) for job in jobs}
+    parameters = {"jobs": list(slots), "slots": list(slots.values()), "now": now}
+    rows = rows_of(_RUNS, parameters)
     runs = [(name, SlotRun(*row)) for name, *row in rows]
     is_one_running = any(run.outcome == Outcome.RUNNING for _, run in runs)
     gone = gone_runs(now) if is_one_running else {}

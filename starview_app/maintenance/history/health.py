@@ -1,7 +1,7 @@
 """The health of this container: whether its scheduler runs and no job is overdue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from starview_app.maintenance.history.runs import failing_run
 from starview_app.maintenance.own_tables import rows_of
 from starview_app.maintenance.schedule.crontab import ScheduledJob
 from starview_app.maintenance.schedule.registry import is_recorded
+from starview_app.maintenance.text import one_line
 
 PROC = Path("/proc")
 _SCHEDULER = "supercronic"
@@ -43,12 +44,20 @@ class Health:
     # Shown, but not as a problem: to restart the container would not help a failing
     # job.
     failing: list[str]
+    # Overdue, but left to a time within the hour: a container that is started then,
+    # after a night without any, is not called unhealthy until that time.
+    waiting: list[str] = field(default_factory=list)
     # The times of the last good backup and the last drill; empty without a record.
     backups: str = ""
 
     @property
     def is_healthy(self) -> bool:
         return not self.problems
+
+    @property
+    def late(self) -> str:
+        waiting = one_line(", ".join(self.waiting))
+        return f"left to the next time: {waiting}" if waiting else "none overdue"
 
 
 def check_health(
@@ -59,19 +68,21 @@ def check_health(
     jobs = list(filter(is_recorded, lines))
     problems = [scheduler.value] if scheduler is Scheduler.DEAD else []
     failing: list[str] = []
+    waiting: list[str] = []
     backups = ""
     if not lines:  # without lines no job could ever be overdue
         problems.append("the crontab has no job, or cannot be read HINT: jobs check")
     try:
         for state in slot_states(jobs, now):
             if state.overdue:
-                problems.append(f"{state.job}: {state.overdue}")
+                found = waiting if state.is_left_to_next else problems
+                found.append(f"{state.job}: {state.overdue}")
             if failed := failing_run(state):
                 failing.append(f"{state.job} (run {failed.id})")
         backups = _last_backups()
     except DatabaseError as error:
         problems.append(in_one_line(error))
-    return Health(scheduler, problems, len(jobs), failing, backups)
+    return Health(scheduler, problems, len(jobs), failing, waiting, backups)
 
 
 def _last_backups() -> str:

@@ -123,6 +123,7 @@ def render(
         ],
         "archived_rows": f"{sum(month.rows for month in report.archive):,}",
         "verified": utc(report.verified_at, "%Y-%m-%d %H:%M UTC"),
+        "verify_failed": utc(report.verify_failed_at, "%Y-%m-%d %H:%M UTC"),
         "charts": _charts(report.mail),
         "legend": [
             {"path": path, "kind": _kind(outcome), "name": str(outcome)}

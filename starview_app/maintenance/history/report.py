@@ -6,15 +6,19 @@ Every query uses an index, and reads no more rows than are shown.
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from starview.people import without_people
+from starview_app.maintenance.catchup.slots import FAILURES
 from starview_app.maintenance.history.runs import JobOverview, overview
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.own_tables import rows_of
+from starview_app.maintenance.running.gone import gone_runs
 from starview_app.maintenance.schedule.crontab import ScheduledJob
+from starview_app.maintenance.schedule.registry import names_of
+from starview_app.maintenance.text import end_of
 
 RUNS_OF_A_JOB = 30
 RUNS = 50
@@ -63,11 +67,11 @@ _ARCHIVE = """
 """
 # Uses the index jobrun_of_job, for each of the names that such a run may have.
 _VERIFIED = """
-    SELECT max(finished_at)
+    SELECT
+        max(finished_at) FILTER (WHERE outcome = 'succeeded'),
+        max(finished_at) FILTER (WHERE outcome = ANY (%(failures)s))
     FROM maintenance_jobrun
-    WHERE
-        job IN ('verify_audit_archives', 'starview-verify-audit-archives')
-        AND outcome = 'succeeded'
+    WHERE job = ANY (%(jobs)s)
 """
 # Uses the index jobrun_of_job: a weekly job has no more runs in twelve weeks.
 _MAIL = """
@@ -101,13 +105,16 @@ class JobOnPage:
     runs: list[PastRun]  # oldest first, RUNS_OF_A_JOB at most
     usual_seconds: float | None  # the median of the runs that succeeded
     days_ahead: list[bool]  # whether the job is due, for DAYS_AHEAD days from today
-    is_frequent: bool  # due several times on each day
+    is_frequent: bool  # due several times on each day, and so of no interest there
 
 
 @dataclass(frozen=True)
 class RunOnPage(PastRun):
     job: str
     output: str
+
+
+_Run = TypeVar("_Run", bound=PastRun)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class Report:
     runs: list[RunOnPage]  # newest first
     archive: list[ArchiveMonth]  # newest first
     verified_at: datetime | None
+    verify_failed_at: datetime | None  # if that is newer than the last success
     mail: list[MailWeek]  # oldest first
 
     @property
@@ -149,27 +157,30 @@ class Report:
 def collect(lines: Sequence[ScheduledJob], now: datetime) -> Report:
     """Read all the data of the page, without names and addresses of accounts."""
     of_each = _runs_of_each([line.job for line in lines if line.job])
+    newest = _newest()
+    shown = [*newest, *(run for runs in of_each.values() for run in runs)]
+    is_one_running = any(run.outcome == JobRun.Outcome.RUNNING for run in shown)
+    gone = gone_runs(now) if is_one_running else {}
     jobs = [
-        _job(line, found, of_each.get(line.job, []), now)
+        _job(line, found, [_ended(run, gone) for run in of_each.get(line.job, [])], now)
         for line, found in zip(lines, overview(lines, now), strict=True)
     ]
-    mail_jobs = [
-        line.job for line in lines if line.django_command == _MAIL_COMMAND and line.job
-    ]
-    verified = rows_of(_VERIFIED, {})
+    verified_at, failed_at = _verified(names_of(_VERIFY_COMMAND, lines))
     return Report(
         now=now,
         jobs=jobs,
-        runs=_newest(),
+        runs=[_ended(run, gone) for run in newest],
         archive=[ArchiveMonth(*row) for row in rows_of(_ARCHIVE, {})],
-        verified_at=verified[0][0] if verified else None,
-        mail=_mail([*mail_jobs, _MAIL_COMMAND], now),
+        verified_at=verified_at,
+        verify_failed_at=failed_at,
+        mail=_mail(names_of(_MAIL_COMMAND, lines), now),
     )
 
 
 # -- internal helpers -----------------------------------------------------------------
 
 _MAIL_COMMAND = "cleanup_email_suppressions"
+_VERIFY_COMMAND = "verify_audit_archives"
 
 
 def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
@@ -186,6 +197,12 @@ def _runs_of_each(jobs: list[str]) -> dict[str, list[PastRun]]:
     return found
 
 
+def _ended(run: _Run, gone: dict[int, dict[str, Any]]) -> _Run:
+    """Return the run as it is shown: as crashed if its process is gone."""
+    columns = ("outcome", "seconds", "error") if run.id in gone else ()
+    return replace(run, **{name: gone[run.id][name] for name in columns})
+
+
 def _job(
     line: ScheduledJob, found: JobOverview, runs: list[PastRun], now: datetime
 ) -> JobOnPage:
@@ -195,20 +212,23 @@ def _job(
         if run.outcome == JobRun.Outcome.SUCCEEDED and run.seconds is not None
     ]
     following = line.next_after(found.next_run_at)
-    is_frequent = following - found.next_run_at < _OFTEN
+    days = _days_ahead(line, found.next_run_at, now)
     return JobOnPage(
         overview=found,
         runs=runs,
         usual_seconds=statistics.median(done) if done else None,
-        days_ahead=[True] * DAYS_AHEAD if is_frequent else _days_ahead(line, now),
-        is_frequent=is_frequent,
+        days_ahead=days,
+        is_frequent=following - found.next_run_at < _OFTEN and all(days[1:]),
     )
 
 
-def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
+def _days_ahead(line: ScheduledJob, due: datetime, now: datetime) -> list[bool]:
+    """Return for each day whether the line is due; `due` is the first time.
+
+    Takes one step for each day, however often the line comes.
+    """
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     days = [False] * DAYS_AHEAD
-    due = line.next_after(now)
     while (number := (due - midnight).days) < DAYS_AHEAD:
         days[number] = True
         tomorrow = midnight + timedelta(days=number + 1)
@@ -217,7 +237,7 @@ def _days_ahead(line: ScheduledJob, now: datetime) -> list[bool]:
 
 
 def _newest() -> list[RunOnPage]:
-    limits = {"runs": RUNS, "characters": _OUTPUT_CHARACTERS}
+    limits = {"runs": RUNS, "characters": _OUTPUT_CHARACTERS + 1}  # to see a cut
     return [
         RunOnPage(
             id=number,
@@ -227,12 +247,20 @@ def _newest() -> list[RunOnPage]:
             seconds=seconds,
             counts=json.loads(counts),
             error=without_people(error),
-            output=without_people(output),
+            output=without_people(end_of(output, _OUTPUT_CHARACTERS)),
         )
         for number, job, at, outcome, seconds, counts, error, output in rows_of(
             _NEWEST, limits
         )
     ]
+
+
+def _verified(jobs: list[str]) -> tuple[datetime | None, datetime | None]:
+    """Return when a verification last succeeded, and failed if that is newer."""
+    parameters = {"jobs": jobs, "failures": [str(outcome) for outcome in FAILURES]}
+    for good, bad in rows_of(_VERIFIED, parameters):
+        return good, bad if bad and (good is None or bad > good) else None
+    return None, None
 
 
 def _mail(jobs: list[str], now: datetime) -> list[MailWeek]:

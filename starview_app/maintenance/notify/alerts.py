@@ -172,7 +172,7 @@ def _announce(
     with lock_if_free("alerts") as is_ours:
         if not is_ours:
             return
-        states = slot_states(jobs, as_of or now)
+        states = slot_states(jobs, now, as_of=as_of)
         for channel in channels_for(ALERTS):
             rows = Announcement.objects.filter(channel=channel.name)
             announced = {row.job: row for row in rows}

@@ -171,14 +171,17 @@ def news_of(
         if notice.run and notice.run.outcome == Outcome.SUCCEEDED:
             if failing_since:
                 recoveries.append(notice)
-        elif not (last and _covers(last, notice)):
+        elif not (last and _covers(last, notice, now)):
             troubles.append(notice)
     return News(now, troubles, recoveries, outage)
 
 
-def _covers(last: Announcement, notice: Notice) -> bool:
-    """Whether `last` was about this slot, and the job has not worked since."""
-    if last.announced_slot < notice.mark:
+def _covers(last: Announcement, notice: Notice, now: datetime) -> bool:
+    """Whether `last` was about this slot, and the job has not worked since.
+
+    A slot of the future was announced by a wrong clock, and covers nothing.
+    """
+    if not notice.mark <= last.announced_slot <= now:
         return False
     has_failed = notice.run is not None and notice.run.has_failed
     is_recovered = last.failing_since is None or any(

@@ -18,7 +18,7 @@ from starview_app.maintenance.notify.message import (
 )
 from starview_app.maintenance.running.ledger import Ending
 from starview_app.maintenance.running.request import RunRequest
-from starview_app.maintenance.text import one_line, printable
+from starview_app.maintenance.text import end_of, one_line, printable
 
 OUTPUT_LINES = 40
 OUTPUT_CHARACTERS = 4000
@@ -235,8 +235,8 @@ def _next(notice: Notice, now: datetime) -> str:
 
 def _output(run_id: int) -> str:
     rows = JobRun.objects.filter(id=run_id)
-    (output,) = rows.values_list(Right("output", _READ_CHARACTERS), flat=True)
-    return str(output)
+    (output,) = rows.values_list(Right("output", _READ_CHARACTERS + 1), flat=True)
+    return end_of(str(output), _READ_CHARACTERS)
 
 
 def _end_of(output: str) -> str:
@@ -245,7 +245,7 @@ def _end_of(output: str) -> str:
         line.rstrip("\r").rpartition("\r")[2] for line in output.rstrip().split("\n")
     ]
     end = "\n".join(lines[-OUTPUT_LINES:]).expandtabs()
-    return printable(end)[-OUTPUT_CHARACTERS:]
+    return end_of(printable(end), OUTPUT_CHARACTERS)
 
 
 def _duration(length: timedelta) -> str:

@@ -90,13 +90,25 @@ _FINISH = """
         error = %(error)s
     WHERE run_id = %(run_id)s
 """
-# Uses the index jobrun_by_time.
+# Uses the indexes jobrun_by_time and jobrun_slot_once. What was run for a job's newest
+# slot stays: without it catch-up would take that slot for missed, if the job is rare.
 _PRUNE = """
     DELETE FROM maintenance_jobrun
     WHERE id IN (
         SELECT id
-        FROM maintenance_jobrun
-        WHERE started_at < %(cutoff)s
+        FROM maintenance_jobrun AS run
+        WHERE
+            started_at < %(cutoff)s
+            AND (
+                (slot IS NULL AND trigger <> 'manual')
+                OR EXISTS (
+                    SELECT
+                    FROM maintenance_jobrun AS newer
+                    WHERE
+                        newer.job = run.job
+                        AND newer.slot > coalesce(run.slot, run.started_at)
+                )
+            )
         ORDER BY started_at
         LIMIT %(rows)s
     )
@@ -290,7 +302,10 @@ def write_ending(columns: dict[str, Any]) -> None:
 
 
 def prune(now: datetime) -> None:
-    """Delete up to PRUNE_ROWS runs that began more than KEEP_DAYS days ago."""
+    """Delete up to PRUNE_ROWS runs that began more than KEEP_DAYS days ago.
+
+    Runs of a job's newest slot, and manual ones since it, are kept.
+    """
     cutoff = now - timedelta(days=KEEP_DAYS)
     execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
 

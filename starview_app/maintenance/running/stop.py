@@ -25,6 +25,15 @@ _INSISTING = getattr(signal, "SIGRTMIN", signal.SIGALRM)
 _END = b"\0"  # not the number of any signal
 
 
+def helpers_grace_seconds() -> float:
+    """Return the grace of a helper: see `forks.in_processes`.
+
+    It must have undone its work when the grace of this process is over, which then
+    kills it.
+    """
+    return GRACE_SECONDS * 3 / 5
+
+
 class StopNow(BaseException):
     """Raised in the run when the grace is over.
 

@@ -1,5 +1,6 @@
 """The jobs of the crontab, and which of them are recorded."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,14 @@ def recorded_jobs() -> list[ScheduledJob]:
     return list(filter(is_recorded, scheduled_jobs()))
 
 
+def names_of(command: str, lines: Iterable[ScheduledJob]) -> list[str]:
+    """Return the names that runs of a management command have: those of its lines, its
+    own where no line has it, and what the documentation calls such a line.
+    """
+    named = [line.job for line in lines if line.job and line.django_command == command]
+    return [*named, command, f"starview-{command.replace('_', '-')}"]
+
+
 def is_recorded(job: ScheduledJob) -> bool:
     """Whether the line has a name, and runs a JobCommand or `run_job`."""
     if not job.job:
@@ -63,18 +72,18 @@ def has_dry_run(name: str) -> bool:
     return bool(getattr(load_command_class("starview_app", name), "has_dry_run", False))
 
 
-def scheduled_options(name: str) -> dict[str, Any]:
-    """Return the options of the crontab's line for a command of ours, or its defaults.
+def options_of(name: str, lines: Iterable[ScheduledJob]) -> dict[str, Any]:
+    """Return the options of the first line for a command of ours, or its defaults.
 
     They are the defaults too if a value of the line is a variable of the shell.
     """
-    lines = [
-        job.arguments[job.arguments.index(name) + 1 :]
-        for job in scheduled_jobs(must_exist=False)
-        if job.django_command == name
+    given = [
+        line.arguments[line.arguments.index(name) + 1 :]
+        for line in lines
+        if line.django_command == name
     ]
     parser = load_command_class("starview_app", name).create_parser("manage.py", name)
-    for arguments in (*lines[:1], []):
+    for arguments in (*given[:1], []):
         with suppress(CommandError, SystemExit):
             return vars(parser.parse_args(arguments))
     raise AssertionError(f"{name} cannot be started without options")

@@ -22,7 +22,11 @@ from starview_app.maintenance.jobs.audit_archive.sharing.worker import Part, Sha
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.running.command import JobCommand, whole_number
 from starview_app.maintenance.running.forks import in_processes
-from starview_app.maintenance.running.stop import StopNow, stop_on_signals
+from starview_app.maintenance.running.stop import (
+    StopNow,
+    helpers_grace_seconds,
+    stop_on_signals,
+)
 from starview_app.maintenance.stores.base import StoreError
 from starview_app.maintenance.stores.configured import (
     LOCK_NAME,
@@ -209,7 +213,7 @@ def _help(part: Part, tell: Callable[[int], None]) -> None:
             connection.connection.cancel()
 
     try:
-        with stop_on_signals(cancel_query) as stop:
+        with stop_on_signals(cancel_query, helpers_grace_seconds()) as stop:
             part(stop, tell)
     except StopNow:
         sys.exit(exits.FAILED)

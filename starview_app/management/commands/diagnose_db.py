@@ -17,9 +17,14 @@ from starview_app.maintenance.database_errors import explain
 from starview_app.maintenance.history.lines import table
 from starview_app.maintenance.jobs.diagnosis.diagnose import diagnose
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation
+from starview_app.maintenance.jobs.diagnosis.work import PROVED_BY
 from starview_app.maintenance.running.command import OneLineCommand
 from starview_app.maintenance.running.ledger import short_waits
-from starview_app.maintenance.schedule.registry import scheduled_options
+from starview_app.maintenance.schedule.registry import (
+    names_of,
+    options_of,
+    scheduled_jobs,
+)
 from starview_app.maintenance.text import one_line
 
 
@@ -70,17 +75,19 @@ class Command(OneLineCommand):
 
 def _situation() -> Situation:
     """Return the input of the checks, with the options of the crontab's lines."""
-    mails = scheduled_options("cleanup_email_suppressions")
+    lines = scheduled_jobs(must_exist=False)
+    mails = options_of("cleanup_email_suppressions", lines)
     return Situation(
         now=timezone.now(),
         host=str(connection.settings_dict["HOST"]),
-        unverified_days=scheduled_options("cleanup_unverified_users")["days"],
+        unverified_days=options_of("cleanup_unverified_users", lines)["days"],
         link_days=settings.ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS,
         soft_bounce_days=mails["soft_bounce_days"],
         stale_days=mails["stale_days"],
-        archive_days=scheduled_options("archive_audit_logs")["days"],
+        archive_days=options_of("archive_audit_logs", lines)["days"],
         redis=get_redis_connection("default"),
         session_prefix=cache.make_key(KEY_PREFIX),
+        names_of_runs={command: names_of(command, lines) for command in PROVED_BY},
     )
 
 

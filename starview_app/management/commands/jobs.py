@@ -249,7 +249,7 @@ class Command(OneLineCommand):
         if not health.is_healthy:
             lines = [f"unhealthy: {one_line(text)}" for text in health.problems]
             return _Report(facts, [*lines, *failing], exit_code=1)
-        text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, none overdue"
+        text = f"healthy: {health.scheduler.value}; {health.jobs} jobs, {health.late}"
         backups = [health.backups] if health.backups else []
         return _Report(facts, ["; ".join([text, *backups, *failing])])
 

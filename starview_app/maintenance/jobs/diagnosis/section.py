@@ -1,6 +1,6 @@
 """One section of a diagnosis: rows to show, and problems."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,6 +35,8 @@ class Situation:
     # For web sessions in Redis, which may not answer; None: they are not checked.
     redis: Redis | None = None
     session_prefix: str = ""
+    # The names that the runs of a command have: {command: names}.
+    names_of_runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     long_transaction: timedelta = timedelta(minutes=5)  # longer ones are listed
     too_long_transaction: timedelta = timedelta(hours=1)
     too_long_wait: timedelta = timedelta(minutes=1)

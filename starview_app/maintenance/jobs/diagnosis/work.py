@@ -25,22 +25,20 @@ from starview_app.maintenance.own_tables import has_table
 from starview_app.maintenance.text import one_line
 
 _PROOFS = """
-    SELECT what, max(at) AS last
-    FROM (
-        SELECT job, finished_at
-        FROM maintenance_jobrun
-        WHERE outcome = 'succeeded'
-    ) AS run (job, at)
-    JOIN (
-        VALUES
-            ('archive_audit_logs', 'audit rows archived'),
-            ('starview-archive-audit-logs', 'audit rows archived'),
-            ('verify_audit_archives', 'archives verified'),
-            ('starview-verify-audit-archives', 'archives verified')
-    ) AS proof (job, what) USING (job)
+    SELECT
+        what,
+        max(finished_at) FILTER (WHERE outcome = 'succeeded') AS last,
+        max(finished_at) FILTER (WHERE outcome IN ('failed', 'timed out', 'crashed'))
+            AS failed
+    FROM maintenance_jobrun
+    JOIN unnest(%(jobs)s, %(what)s) AS proof (job, what) USING (job)
     GROUP BY what
     ORDER BY what
 """
+PROVED_BY = {
+    "archive_audit_logs": "audit rows archived",
+    "verify_audit_archives": "archives verified",
+}
 
 _BACKUPS = """
     SELECT what, at AS last
@@ -132,9 +130,22 @@ def _sessions(situation: Situation, problems: list[str]) -> str:
 
 def check_proofs(situation: Situation) -> Section:
     rows: list[Row] = []
-    for table, statement in (
-        ("maintenance_jobrun", _PROOFS),
-        ("maintenance_backup", _BACKUPS),
-    ):
-        rows += query(statement) if has_table(table) else []
-    return Section("When it was last done and proved", rows)
+    problems: list[str] = []
+    if has_table("maintenance_jobrun"):
+        named = [
+            (name, what)
+            for command, what in PROVED_BY.items()
+            for name in situation.names_of_runs.get(command, (command,))
+        ]
+        jobs, whats = map(list, zip(*named, strict=True))
+        for row in query(_PROOFS, {"jobs": jobs, "what": whats}):
+            what, last, failed = row["what"], row["last"], row["failed"]
+            if last:
+                rows.append({"what": what, "last": last})
+            if failed and (last is None or failed > last):
+                problems.append(
+                    f"{what}: the run that ended at {failed:%Y-%m-%d %H:%M} UTC failed"
+                    " HINT: python manage.py jobs history --failed"
+                )
+    rows += query(_BACKUPS) if has_table("maintenance_backup") else []
+    return Section("When it was last done and proved", rows, problems)
