@@ -51,7 +51,7 @@ REGION: Final = "us-east-2"
 _DATABASE = "starview"
 _ANSWER_SECONDS = 5  # for one question to a server on this machine
 _MOTO_READY = "/moto-api/"
-_S3_KEYS = ("demo-r2-key", "demo-r2-secret")  # moto takes any
+S3_KEYS = ("demo-r2-key", "demo-r2-secret")  # moto takes any
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,8 @@ class LocalServices:
             "CSRF_TRUSTED_ORIGINS": "https://starview.app",
             "DEFAULT_FROM_EMAIL": SENDER,
             "ADMIN_EMAIL": ADMIN,
-            "AWS_ACCESS_KEY_ID": _S3_KEYS[0],
-            "AWS_SECRET_ACCESS_KEY": _S3_KEYS[1],
+            "AWS_ACCESS_KEY_ID": S3_KEYS[0],
+            "AWS_SECRET_ACCESS_KEY": S3_KEYS[1],
             "AWS_STORAGE_BUCKET_NAME": BUCKET,
             "AWS_S3_ENDPOINT_URL": self.aws_url,
             "AWS_SES_ACCESS_KEY_ID": "demo-ses-key",
@@ -267,8 +267,8 @@ class LocalServices:
         return {
             "endpoint_url": url,
             "region_name": REGION,
-            "aws_access_key_id": _S3_KEYS[0],
-            "aws_secret_access_key": _S3_KEYS[1],
+            "aws_access_key_id": S3_KEYS[0],
+            "aws_secret_access_key": S3_KEYS[1],
             "config": Config(proxies={}),
         }
 
@@ -334,7 +334,7 @@ class LocalServices:
         return self._spawn(name, [*words, "-H", "127.0.0.1", "-p", str(port)])
 
     def _spawn_minio(self, program: Path, port: int) -> Service:
-        user, password = _S3_KEYS
+        user, password = S3_KEYS
         return self._spawn(
             "s3",
             [program, "server", "--address", f"127.0.0.1:{port}", self.folder / "s3"],

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from django.core.management import load_command_class
 from django.core.management.base import OutputWrapper
 
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
 from starview_app.maintenance.jobs.audit_archive.manifests import (
@@ -182,7 +182,7 @@ def with_one_byte_changed(content: bytes) -> bytes:
 
 @cache
 def store(url: str) -> S3Store:
-    return S3Store(url, "key", "secret", BUCKET, PREFIX)
+    return S3Store(url, *S3_KEYS, BUCKET, PREFIX)
 
 
 def add_rows(event: datetime, count: int = 2) -> None:

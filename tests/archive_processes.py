@@ -35,7 +35,7 @@ from django.db import connection
 from django.utils.module_loading import import_string
 
 from demo.processes import ends_with_us
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.jobs.audit_archive.verify import verify_audit_archives
 from starview_app.maintenance.stores import s3 as s3_module
 from starview_app.maintenance.stores.base import Store
@@ -416,7 +416,7 @@ class Bucket:
         self._bucket = BUCKET
         self._s3 = services.s3
         self._url = url or services.aws_url
-        self.store: Store = S3Store(services.aws_url, "key", "secret", BUCKET, PREFIX)
+        self.store: Store = S3Store(services.aws_url, *S3_KEYS, BUCKET, PREFIX)
 
     @property
     def settings(self) -> dict[str, Any]:

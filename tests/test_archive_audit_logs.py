@@ -23,7 +23,7 @@ from django.contrib.auth.models import User
 from django.core.management import execute_from_command_line
 from django.db import connection, connections
 
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import beside, segments, transfer
 from starview_app.maintenance.jobs.audit_archive import format as archive_format
@@ -207,7 +207,7 @@ def in_another_session(statement: str, parameters: list[Any] | None = None) -> N
 
 
 def s3(services: LocalServices) -> S3Store:
-    return S3Store(services.aws_url, "key", "secret", BUCKET, "audit-archives/")
+    return S3Store(services.aws_url, *S3_KEYS, BUCKET, "audit-archives/")
 
 
 def jsons(store: MemoryStore) -> list[bytes]:

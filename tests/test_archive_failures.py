@@ -27,7 +27,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, connections
 
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import beside, segments
 from starview_app.maintenance.jobs.audit_archive.archive import archive_audit_logs
@@ -89,7 +89,7 @@ def run(url: str, **changes: Any) -> JobResult:
         "now": NOW,
         "days": 30,
         "formats": ("json", "txt"),
-        "store": S3Store(url, "key", "secret", BUCKET, "audit-archives/"),
+        "store": S3Store(url, *S3_KEYS, BUCKET, "audit-archives/"),
         "report": lambda event: None,
         "should_stop": lambda: False,
     }
@@ -113,7 +113,7 @@ CONFIG = botocore.config.Config
 def plain_store(url: str) -> S3Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.config, "Config", CONFIG)
-        return S3Store(url, "key", "secret", BUCKET, "audit-archives/")
+        return S3Store(url, *S3_KEYS, BUCKET, "audit-archives/")
 
 
 def assert_the_next_run_completes_it(services: LocalServices, originals: Rows) -> None:
@@ -373,7 +373,7 @@ def test_an_object_that_appears_after_the_run_gave_it_up_is_the_next_runs(
 
 def test_a_request_that_hangs_is_given_up_after_five_minutes_at_most() -> None:
     # Attempts times the time-outs. The pauses between them are seconds.
-    store = S3Store("http://127.0.0.1:9", "key", "secret", BUCKET, "")
+    store = S3Store("http://127.0.0.1:9", *S3_KEYS, BUCKET, "")
 
     config: Any = store._client.meta.config
 

@@ -22,7 +22,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import DatabaseError
 
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import segments
 from starview_app.maintenance.jobs.audit_archive.archive import (
@@ -111,7 +111,7 @@ class DyingStore:
 
 
 def s3_store(url: str) -> S3Store:
-    return S3Store(url, "key", "secret", BUCKET, PREFIX)
+    return S3Store(url, *S3_KEYS, BUCKET, PREFIX)
 
 
 def run(store: Store, **changes: Any) -> tuple[JobResult, list[Settled]]:

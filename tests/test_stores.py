@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.services import BUCKET, LocalServices
+from demo.services import BUCKET, S3_KEYS, LocalServices
 from starview_app.maintenance.stores import s3 as s3_module
 from starview_app.maintenance.stores.base import (
     Listed,
@@ -39,7 +39,7 @@ PART = 5 << 20  # the smallest that S3 takes
 
 
 def s3_store(services: LocalServices) -> S3Store:
-    return S3Store(services.aws_url, "key", "secret", BUCKET, PREFIX)
+    return S3Store(services.aws_url, *S3_KEYS, BUCKET, PREFIX)
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -368,7 +368,7 @@ LOCKED = {
 def test_what_a_lock_keeps_from_being_removed_is_said_to_be_locked(
     code: str, message: str, s3: FailingS3, bucket: LocalServices
 ) -> None:
-    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    store = S3Store(s3.url, *S3_KEYS, BUCKET, PREFIX)
     put(store, "a.json", b"kept")
     s3.on("DeleteObject", failing_s3.refuse(403, code, message))
 
@@ -384,7 +384,7 @@ def test_what_a_lock_keeps_from_being_written_is_said_to_be_locked(
     s3.on("PutObject", failing_s3.refuse(403, "ObjectLockedByBucketPolicy"))
 
     with pytest.raises(ObjectLockedError):
-        put(S3Store(s3.url, "key", "secret", BUCKET, PREFIX), "a.json", b"body")
+        put(S3Store(s3.url, *S3_KEYS, BUCKET, PREFIX), "a.json", b"body")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_what_a_lock_keeps_from_being_written_is_said_to_be_locked(
 def test_another_refusal_is_none_of_the_kinds_that_a_caller_tells_apart(
     status: int, code: str, s3: FailingS3
 ) -> None:
-    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    store = S3Store(s3.url, *S3_KEYS, BUCKET, PREFIX)
     for operation in ("PutObject", "GetObject", "DeleteObject"):
         s3.on(operation, failing_s3.refuse(status, code))
 
@@ -419,7 +419,7 @@ def test_another_refusal_is_none_of_the_kinds_that_a_caller_tells_apart(
 def test_a_list_that_is_refused_is_a_store_error_and_no_empty_list(
     operation: str, ask: Callable[[Store], object], s3: FailingS3
 ) -> None:
-    store = S3Store(s3.url, "key", "secret", BUCKET, PREFIX)
+    store = S3Store(s3.url, *S3_KEYS, BUCKET, PREFIX)
     s3.on(operation, failing_s3.refuse(403, "AccessDenied"))
 
     with pytest.raises(StoreError, match="403 AccessDenied"):
@@ -444,7 +444,7 @@ def requests_of(
     """Write bytes through a proxy; the operations that took, in order."""
     monkeypatch.setattr(s3_module, "PART_BYTES", PART)
     with FailingS3(bucket.aws_url) as proxy:
-        store = S3Store(proxy.url, "key", "secret", BUCKET, PREFIX)
+        store = S3Store(proxy.url, *S3_KEYS, BUCKET, PREFIX)
 
         def requests(body: bytes) -> list[str]:
             with store.writer("a.json") as target:
@@ -520,7 +520,7 @@ def test_the_secret_key_is_not_in_the_stores_text() -> None:
     ],
 )
 def test_the_client_speaks_as_r2_needs_it(url: str, region: str) -> None:
-    client = S3Store(url, "key", "secret", BUCKET, PREFIX)._client
+    client = S3Store(url, *S3_KEYS, BUCKET, PREFIX)._client
 
     config: Any = client.meta.config
     assert (client.meta.region_name, client.meta.endpoint_url) == (region, url)
