@@ -170,6 +170,31 @@ def test_a_backup_does_not_hold_the_records_of_backups(
         assert rows("SELECT count(*) FROM auth_user") == [(3,)]
 
 
+@pytest.fixture
+def other_schema() -> Iterator[str]:
+    """The records of backups are in a schema of its own, not in public."""
+    execute("CREATE SCHEMA app")
+    execute("ALTER TABLE maintenance_backup SET SCHEMA app")
+    yield "app"
+    execute("ALTER TABLE app.maintenance_backup SET SCHEMA public")
+    execute("DROP SCHEMA app")
+
+
+def test_the_records_are_left_out_whatever_schema_they_are_in(
+    other_schema: str, run: Run, target: str, test_environment: dict[str, str]
+) -> None:
+    url = f"{test_environment['DATABASE_URL']}&currentSchema={other_schema},public"
+    run("backup_database", DATABASE_URL=url)
+    run("backup_database", DATABASE_URL=url)
+
+    done = run("restore_database", "newest", f"--into={target}", DATABASE_URL=url)
+
+    assert done.returncode == 0, done.stderr
+    with other_session(target) as rows:
+        assert rows("SELECT count(*) FROM app.maintenance_backup") == [(0,)]
+        assert rows("SELECT count(*) FROM auth_user") == [(3,)]
+
+
 def test_options_of_the_database_reach_pg_dump_and_its_password_is_in_no_list(
     run: Run, tmp_path: Path, backup_path: str, test_environment: dict[str, str]
 ) -> None:

@@ -30,7 +30,7 @@ _TABLES = """
         AND found.relpersistence <> 't'
         AND schema.nspname <> 'information_schema'
         AND schema.nspname !~ '^pg_'
-        AND (schema.nspname, found.relname) <> ('public', %(records)s)
+        AND found.relname <> %(records)s
         AND NOT EXISTS (
             SELECT
             FROM pg_catalog.pg_depend

@@ -156,7 +156,8 @@ class PostgresPrograms:
     def dump(self, *, snapshot: str) -> Program:
         """Start pg_dump, which writes the database as of `snapshot` to its `stdout`."""
         connector = _connector(_parameters()["dbname"])
-        connector.exclude = [f"public.{RECORDS}"]
+        # In any schema: DATABASE_URL may name another one than public.
+        connector.exclude = [f"*.{RECORDS}"]
         connector.dump_suffix = (
             f"--no-password --lock-wait-timeout={LOCK_WAIT_MS}"
             f" --snapshot={shlex.quote(snapshot)}"
