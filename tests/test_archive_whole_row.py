@@ -231,6 +231,39 @@ def test_a_required_column_added_since_without_a_default_is_one_line(
         assert table_rows() == {}
 
 
+# {how the table refuses: (its change, that undone)}; PostgreSQL shows the row with it.
+REFUSALS = {
+    'null value in column "other"': ("ADD other text NOT NULL", "DROP other"),
+    'violates check constraint "short"': (
+        "ADD CONSTRAINT short CHECK (length(username) < 3)",
+        "DROP CONSTRAINT short",
+    ),
+    "invalid input syntax for type integer": (
+        "ALTER added DROP DEFAULT, ALTER added TYPE integer USING NULL",
+        "ALTER added TYPE text",
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_shows_nothing_of_what_a_row_says(
+    refusal: str, place: Folder
+) -> None:
+    change, back = REFUSALS[refusal]
+    with column("text DEFAULT 'a secret'"):
+        add_rows(count=1, username="somebody", ip_address="192.0.2.7")
+        archive(place)
+        execute(f"ALTER TABLE starview_app_auditlog {change}")
+        try:
+            (problem,) = restore(place).problems
+        finally:
+            execute(f"ALTER TABLE starview_app_auditlog {back}")
+
+    assert refusal in problem
+    for word in ("somebody", "192.0.2.7", "a secret", "DETAIL", "CONTEXT"):
+        assert word not in problem
+
+
 def test_rows_of_a_column_that_is_gone_are_refused_by_its_name(place: Folder) -> None:
     with column("text DEFAULT 'kept in the archive'"):
         add_rows()
@@ -422,8 +455,8 @@ def test_a_row_that_cannot_be_deleted_keeps_only_its_own_segment_back(
 
     assert str(failure.value) == (
         "4 audit logs are archived and the rest is still in the database, archiving"
-        " failed: the database refused: not this one CONTEXT: PL/pgSQL function"
-        " refuse() line 1 at RAISE HINT: a trigger in the database refuses it; ask who"
+        " failed: the database refused: not this one (in function"
+        " refuse()) HINT: a trigger in the database refuses it; ask who"
         " made it"
     )
     assert set(table_rows()) == {kept}

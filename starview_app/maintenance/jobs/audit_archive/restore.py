@@ -13,7 +13,7 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import ForeignKeyViolation
 
-from starview_app.maintenance.database_errors import refuses_rows
+from starview_app.maintenance.database_errors import message_of, refuses_rows
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
@@ -359,10 +359,10 @@ def _changed(entry: Entry, sha256: str) -> _RefusedError:
 
 
 def _refusal_by_table(entry: Entry, error: DatabaseError) -> _RefusedError:
-    text = " ".join(str(error).split())
     return _RefusedError(
-        f"{entry.name} has a row that {TABLE} does not take: {text}; nothing of it was"
-        " restored HINT: give a new column a default, or widen it, and run it again"
+        f"{entry.name} has a row that {TABLE} does not take: {message_of(error)};"
+        " nothing of it was restored HINT: give a new column a default, or widen it,"
+        " and run it again"
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from django.db import DatabaseError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.jobs import references
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.jobs.unverified_users.rule import ACCOUNT_COLUMNS, Rule
-from starview_app.maintenance.text import one_line
 
 BATCH_ACCOUNTS = 2000  # one transaction each: short locks, so the site stays quick
 BATCH_CONFIRMATIONS = 5000
@@ -324,7 +324,7 @@ class _Cleanup:
             self._delete_expired([])  # raises an error that concerns every confirmation
             if len(ids) == 1:
                 self.result.problems.append(
-                    f"confirmation {ids[0]} was not removed: {_reason(error)}"
+                    f"confirmation {ids[0]} was not removed: {message_of(error)}"
                 )
                 return
             middle = len(ids) // 2
@@ -349,7 +349,7 @@ class _Cleanup:
             self.delete(ids[:middle])
             self.delete(ids[middle:])
             return
-        reason = _reason(error)
+        reason = message_of(error)
         self.result.problems.append(f"account {ids[0]} was not deleted: {reason}")
         self._report(Failed(_name(ids[0]), reason))
 
@@ -363,10 +363,6 @@ class _Cleanup:
                 self._kept["changed meanwhile"] += 1
                 self._report(ChangedMeanwhile(_name(number)))
         self.result.counts["deleted"] += len(deleted)
-
-
-def _reason(error: DatabaseError) -> str:
-    return one_line(str(error).strip().splitlines()[0])
 
 
 def _name(account_id: int) -> str:
