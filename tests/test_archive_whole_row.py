@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import transfer
@@ -489,6 +489,29 @@ def test_a_row_that_cannot_be_inserted_keeps_only_its_own_object_back(
     (problem,) = result.problems
     assert "has a row that starview_app_auditlog does not take: not this one" in problem
     assert set(table_rows()) == {kept}
+
+
+@pytest.mark.parametrize("model", [AuditArchive, AuditManifest])
+def test_what_no_name_or_number_could_mend_is_not_tried_for_ever(
+    model: type[AuditArchive | AuditManifest],
+    place: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, tries, save = model._meta.db_table, [], model.save
+
+    def counting(self: AuditArchive | AuditManifest, **options: Any) -> None:
+        tries.append(self)
+        assert len(tries) < 5
+        save(self, **options)
+
+    monkeypatch.setattr(model, "save", counting)
+    add_rows(count=1)
+    execute(f"ALTER TABLE {table} ADD added text NOT NULL")
+    try:
+        with pytest.raises(IntegrityError, match='null value in column "added"'):
+            archive(place)
+    finally:
+        execute(f"ALTER TABLE {table} DROP added")
 
 
 # -- proof before use ----------------------------------------------------------------

@@ -85,6 +85,11 @@ def refuses_rows(error: BaseException) -> bool:
     return str(code or "").startswith(("22", "23", "P0"))
 
 
+def is_taken(error: BaseException) -> bool:
+    """Whether another row has the name, or the number, that was to be unique."""
+    return isinstance(error.__cause__, postgres.UniqueViolation)
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same statement may succeed later on a new connection."""
     return _is_one_of(error, _PASSING)
