@@ -514,6 +514,92 @@ def test_what_no_name_or_number_could_mend_is_not_tried_for_ever(
         execute(f"ALTER TABLE {table} DROP added")
 
 
+@contextmanager
+def altering(table: str, how: str) -> Iterator[None]:
+    execute(
+        "CREATE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.message := 'altered'; RETURN NEW; END $$"
+    )
+    execute(
+        f"CREATE TRIGGER alter_row BEFORE INSERT ON {table}"
+        " FOR EACH ROW WHEN (NEW.message = 'odd') EXECUTE FUNCTION alter_row()"
+    )
+    if how:
+        execute(f"ALTER TABLE {table} {how} TRIGGER alter_row")
+    try:
+        yield
+    finally:
+        execute("DROP FUNCTION alter_row CASCADE")
+
+
+ALTERED = (
+    "1 rows of {name} did not come back as they were: a trigger on"
+    " starview_app_auditlog alters them; nothing of it was restored HINT: disable it"
+    " for the restore"
+)
+
+
+def test_rows_that_a_trigger_alters_do_not_count_as_restored(place: Folder) -> None:
+    add_rows(OCTOBER, count=1, message="odd")
+    (kept,) = add_rows(OCTOBER.replace(month=11), count=1)
+    archive(place, formats=("json",))
+    (name, _) = sorted(AuditArchive.objects.values_list("stem", flat=True))
+
+    with altering("starview_app_auditlog", ""):
+        result = restore(place)
+
+    assert result.problems == [ALTERED.format(name=f"{name}.json")]
+    assert result.counts["restored"] == 1
+    assert set(table_rows()) == {kept}
+
+
+def test_what_was_there_before_is_not_laid_to_a_trigger(place: Folder) -> None:
+    add_rows(count=1)
+    (changed,) = add_rows(count=1)
+    archive(place)
+    add_rows(count=1, id=changed, message="changed")
+
+    with altering("starview_app_auditlog", ""):
+        result = restore(place)
+
+    (problem,) = result.problems
+    assert "are in the table with other contents" in problem
+    assert result.counts["restored"] == 1
+
+
+def test_a_trigger_that_is_disabled_keeps_nothing_back(place: Folder) -> None:
+    add_rows(message="odd")
+    archive(place)
+    with altering("starview_app_auditlog", "DISABLE"):
+        assert restore(place).problems == []
+    assert len(table_rows()) == 2
+
+
+@pytest.mark.usefixtures("partitioned")
+def test_a_trigger_of_one_partition_is_noticed_as_well(place: Folder) -> None:
+    add_rows(OCTOBER, count=1, message="odd")
+    archive(place)
+    with altering("auditlog_old", ""):
+        (problem,) = restore(place).problems
+    assert "a trigger on starview_app_auditlog alters them" in problem
+
+
+def test_a_rule_with_which_nothing_can_be_restored_is_one_line(place: Folder) -> None:
+    add_rows(count=1, message="odd")
+    archive(place)
+    execute(
+        "CREATE RULE alter_row AS ON INSERT TO starview_app_auditlog"
+        " WHERE NEW.message = 'odd' DO ALSO"
+        " UPDATE starview_app_auditlog SET message = 'altered' WHERE id = NEW.id"
+    )
+    try:
+        with pytest.raises(JobError, match="has a rule ON INSERT .* HINT: drop"):
+            restore(place)
+    finally:
+        execute("DROP RULE alter_row ON starview_app_auditlog")
+    assert table_rows() == {}
+
+
 # -- proof before use ----------------------------------------------------------------
 
 

@@ -31,9 +31,8 @@ from starview_app.maintenance.jobs.audit_archive.restore_sql import (
     LEAVE_OTHERS_OUT,
     MAKE_LINES,
     UNLINK,
-    advance_counter,
     compare_sql,
-    insert_sql,
+    insert_rows,
     read_rows_sql,
     written,
 )
@@ -278,10 +277,14 @@ class _Restoration:
             if not restored.rows:
                 return restored
             if not self.dry_run:
-                # First, so that the web service does not use these ids.
-                advance_counter(cursor)
-                cursor.execute(insert_sql(written(columns)), {})
-                restored = replace(restored, present=restored.rows - cursor.rowcount)
+                inserted, altered = insert_rows(cursor, written(columns))
+                if altered:
+                    raise _RefusedError(
+                        f"{altered} rows of {entry.name} did not come back as they"
+                        f" were: a trigger on {TABLE} alters them; nothing of it was"
+                        " restored HINT: disable it for the restore"
+                    )
+                restored = replace(restored, present=restored.rows - inserted)
             return self._compare(cursor, columns, restored)
 
     def _prove(self, entry: Entry) -> None:
