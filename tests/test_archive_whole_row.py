@@ -408,6 +408,85 @@ def test_a_known_column_that_is_gone_is_one_line(place: Folder) -> None:
     assert place.objects() == {}
 
 
+@contextmanager
+def retyped(name: str, kind: str, back: str) -> Iterator[None]:
+    """A known column has another type, and no rows when that is undone."""
+    table = "starview_app_auditlog"
+    execute(f"ALTER TABLE {table} ALTER {name} TYPE {kind}")
+    try:
+        yield
+    finally:
+        execute(f"DELETE FROM {table}")
+        execute(f"ALTER TABLE {table} ALTER {name} TYPE {back}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "back", "said"),
+    [
+        (
+            "success",
+            "integer USING success::integer",
+            "boolean USING success::integer::boolean",
+            "success as integer and not as boolean: ",
+        ),
+        (
+            "timestamp",
+            "timestamp(3)",
+            "timestamptz",
+            r"timestamp as timestamp\(3\) without time zone and not as timestamp with",
+        ),
+        (
+            "metadata",
+            "text",
+            "jsonb USING metadata::jsonb",
+            "metadata as text and not as jsonb or json: ",
+        ),
+    ],
+)
+def test_a_known_column_of_another_type_is_one_line(
+    name: str, kind: str, back: str, said: str, place: Folder
+) -> None:
+    add_rows()
+    with retyped(name, kind, back):
+        before = rows_as_text()
+        with pytest.raises(JobError, match=f"has the column {said}.*HINT: update"):
+            archive(place)
+        assert rows_as_text() == before
+    assert place.objects() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "back"),
+    [
+        ("ip_address", "text USING host(ip_address)", "inet USING ip_address::inet"),
+        ("ip_address", "cidr USING ip_address::cidr", "inet USING ip_address::inet"),
+        ("metadata", "json", "jsonb"),
+        ("timestamp", "timestamptz(3)", "timestamptz"),
+        ("id", "integer", "bigint"),
+    ],
+)
+def test_a_known_column_of_a_harmless_type_is_archived_and_comes_back(
+    name: str, kind: str, back: str, place: Folder
+) -> None:
+    add_rows()
+    with retyped(name, kind, back):
+        before = rows_as_text()
+        archive(place)
+        assert rows_as_text() == []
+        assert restore(place).problems == []
+        assert rows_as_text() == before
+
+
+def test_an_ip_address_that_may_be_any_text_is_quoted(place: Folder) -> None:
+    add_rows(count=1)
+    with retyped(
+        "ip_address", "text USING host(ip_address)", "inet USING ip_address::inet"
+    ):
+        execute("UPDATE starview_app_auditlog SET ip_address = E'x\nid=9'")
+        archive(place)
+        assert r'ip="x\nid=9" message=' in archived(place, ".txt")
+
+
 def test_a_row_too_long_to_be_restored_stays_in_the_table(
     place: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
