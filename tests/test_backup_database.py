@@ -16,14 +16,19 @@ import psycopg2
 import pyrage
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
+from django.db.backends.utils import CursorWrapper
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.history.health import check_health
+from starview_app.maintenance.jobs.database_backup.backup import _snapshot
 from starview_app.maintenance.jobs.database_backup.contents import (
     Contents,
     Table,
     differences,
+    read_sequences,
+    read_tables,
 )
 from starview_app.maintenance.jobs.database_backup.drill import _execute
 from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
@@ -360,6 +365,22 @@ def test_an_unencrypted_backup_never_goes_to_a_bucket_for_everybody(
 
     assert done.returncode == 1
     assert "HINT: set AUDIT_R2_BUCKET_NAME to a private one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [("TABLE doomed ()", read_tables), ("SEQUENCE doomed", read_sequences)],
+)
+def test_what_is_dropped_while_it_is_counted_is_one_line(
+    kind: str, read: Callable[[CursorWrapper], object]
+) -> None:
+    execute(f"CREATE {kind}")
+
+    with _snapshot() as (cursor, _), session() as other:
+        other.cursor().execute(f"DROP {kind.split()[0]} doomed")
+        other.commit()
+        with pytest.raises(JobError, match="was dropped meanwhile: .* HINT: run it"):
+            read(cursor)
 
 
 # -- what is kept -------------------------------------------------------------------
