@@ -448,6 +448,27 @@ def test_older_backups_go_and_what_is_not_on_record_stays(
     assert "Kept 2, removed 2" in done.stdout
 
 
+def test_a_clock_that_was_ahead_once_hides_no_later_backup(
+    run: Run, target: str
+) -> None:
+    run("backup_database")
+    Backup.objects.update(started_at=days_ago(-400))
+    only_newest = ("--keep-daily=1", "--keep-weekly=0", "--keep-monthly=0")
+
+    dry = run("backup_database", *only_newest, "--dry-run")
+    done = run("backup_database", *only_newest)
+
+    assert "keep 2 and remove 0" in dry.stdout
+    assert "Kept 2, removed 0" in done.stdout
+    ahead, newest = Backup.objects.order_by("id")
+    assert (ahead.state, newest.state) == (State.GOOD, State.GOOD)
+    assert newest.name in run("restore_database", "newest", f"--into={target}").stdout
+    assert f"{newest.started_at:%Y-%m-%d}" in check_health([], days_ago(0)).backups
+    assert run("backup_database", "--drill").returncode == 0
+    newest.refresh_from_db()
+    assert newest.proved_at is not None
+
+
 def test_what_a_lock_keeps_is_removed_once_it_ends(
     run: Run, s3: FailingS3, bucket: LocalServices
 ) -> None:

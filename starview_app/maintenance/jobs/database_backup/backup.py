@@ -140,7 +140,7 @@ class _Run:
         good = records.good_ones(self.store.location)
         listed = self._listed()
         good = [record for record in good if record.name in listed]
-        new = Backup(started_at=self.now, pk=0)
+        new = Backup(started_at=self.now, pk=max((r.pk for r in good), default=0) + 1)
         stay = {record.pk for record in kept([new, *good], self.keep)}
         self.result.counts["kept"] = len(stay)
         self.result.counts["removed"] = len(good) + 1 - len(stay)
