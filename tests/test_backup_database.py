@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -35,9 +36,11 @@ from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
 from starview_app.maintenance.jobs.database_backup.restore import (
     session as session_in,
 )
+from starview_app.maintenance.jobs.database_backup.transfer import read_begin, send
 from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX
+from starview_app.maintenance.stores.folder import FolderStore
 from tests import failing_s3
 from tests.archive_processes import Commands
 from tests.conftest import Manage
@@ -540,6 +543,71 @@ def test_a_backup_is_restored_into_an_empty_database(run: Run, target: str) -> N
     again = run("restore_database", "newest", f"--into={target}")
     assert again.returncode == 1
     assert f"{target} is not empty" in again.stderr
+
+
+@pytest.fixture
+def plain_user(target: str) -> Iterator[str]:
+    """A user who owns `target`, and in no database the extension `vector`."""
+    role = f"{connection.settings_dict['NAME']}_plain"
+    execute(f"CREATE ROLE {role} LOGIN")
+    execute(f"ALTER DATABASE {target} OWNER TO {role}")
+    execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    execute("CREATE EXTENSION vector")
+    with other_session(target) as rows:
+        rows("CREATE EXTENSION vector; COMMIT; SELECT")
+    yield role
+    execute("DROP EXTENSION vector")
+    execute(f"ALTER DATABASE {target} OWNER TO CURRENT_USER")
+    with other_session(target) as rows:
+        rows(f"REASSIGN OWNED BY {role} TO CURRENT_USER; COMMIT; SELECT")
+    execute(f"DROP OWNED BY {role}")
+    execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_who_does_not_own_an_extension_can_restore_and_keeps_the_other_comments(
+    is_encrypted: bool,
+    plain_user: str,
+    run: Run,
+    target: str,
+    test_environment: dict[str, str],
+) -> None:
+    key = str(pyrage.x25519.Identity.generate()) if is_encrypted else ""
+    execute("COMMENT ON TABLE auth_user IS 'people'")
+    run("backup_database", BACKUP_ENCRYPTION_KEY=key)
+    execute("COMMENT ON TABLE auth_user IS NULL")
+    url = test_environment["DATABASE_URL"].replace("postgres@", f"{plain_user}@")
+
+    done = run(
+        *("restore_database", "newest", f"--into={target}"),
+        DATABASE_URL=url,
+        BACKUP_ENCRYPTION_KEY=key,
+    )
+
+    assert done.returncode == 0, done.stderr
+    with other_session(target) as rows:
+        assert rows("SELECT obj_description('auth_user'::regclass)") == [("people",)]
+        assert rows("SELECT count(*) FROM auth_user") == [(3,)]
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_of_a_large_dump_only_the_begin_is_read_for_its_table_of_contents(
+    is_encrypted: bool, tmp_path: Path
+) -> None:
+    key = str(pyrage.x25519.Identity.generate()) if is_encrypted else ""
+    name = "large.dump.age" if is_encrypted else "large.dump"
+    store = FolderStore(tmp_path)
+    with store.writer(name) as target:
+        send(io.BytesIO(bytes(20 << 20)), target, key=key, should_stop=lambda: False)
+    pieces = iter(range(1000))
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        read_begin(store, name, pipe, key=key, should_stop=lambda: next(pieces) < 0)
+
+    assert next(pieces) < 5
 
 
 def test_a_dry_run_restores_nothing(run: Run, target: str) -> None:
