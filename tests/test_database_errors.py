@@ -1,13 +1,14 @@
 """What a database error says to an operator: the fault, and nothing of the rows."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 from django.db import DataError, Error, IntegrityError, OperationalError, connection
 
 from starview_app.maintenance.database_errors import explain, message_of
-from starview_app.maintenance.running.worker import clear_errors
+from starview_app.maintenance.running.worker import clear_errors, reporting_errors
 from tests.factories import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -71,8 +72,11 @@ def test_a_functions_name_is_told_and_not_what_it_was_doing() -> None:
 
 
 @pytest.mark.usefixtures("_table")
-def test_the_traceback_of_a_bug_has_no_contents_of_the_row() -> None:
-    with pytest.raises(IntegrityError) as failure, clear_errors():
+@pytest.mark.parametrize("passing_on", [clear_errors, reporting_errors])
+def test_the_traceback_of_a_bug_has_no_contents_of_the_row(
+    passing_on: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with pytest.raises(IntegrityError) as failure, passing_on():
         raise failing("INSERT INTO kept VALUES ('somebody', NULL)", IntegrityError)
 
     shown = "".join(traceback.format_exception(failure.value))

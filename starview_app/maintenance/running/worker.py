@@ -109,6 +109,7 @@ def reporting_errors() -> Iterator[None]:
         if not isinstance(error, CommandError):
             text = explain(error) or f"{type(error).__name__}: {message_of(error)}"
         report(error=one_line(" ".join(text.split())))
+        hide_details(error)
         raise
 
 
