@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import IntegrityError
 
 from demo.services import LocalServices
 from starview_app.maintenance.models import AuditArchive, AuditManifest
+from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.models import AuditLog
 from tests.archive_chains import (
     Done,
@@ -18,6 +20,7 @@ from tests.archive_chains import (
     verify,
 )
 from tests.conftest import Manage
+from tests.factories import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,6 +108,18 @@ def first(place: Place) -> Place:
     place.write(JSON, json_object(ROWS))
     place.write(TXT, txt_object(ROWS))
     return place
+
+
+def test_a_record_that_the_database_refuses_is_not_taken_for_one_that_is_there(
+    first: Place,
+) -> None:
+    create_own_tables()
+    execute("ALTER TABLE maintenance_auditarchive ADD added text NOT NULL")
+    try:
+        with pytest.raises(IntegrityError, match='null value in column "added"'):
+            adopt()
+    finally:
+        execute("ALTER TABLE maintenance_auditarchive DROP added")
 
 
 def adopt(*options: str) -> Done:

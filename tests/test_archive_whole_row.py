@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import transfer
@@ -231,6 +231,39 @@ def test_a_required_column_added_since_without_a_default_is_one_line(
         assert table_rows() == {}
 
 
+# {how the table refuses: (its change, that undone)}; PostgreSQL shows the row with it.
+REFUSALS = {
+    'null value in column "other"': ("ADD other text NOT NULL", "DROP other"),
+    'violates check constraint "short"': (
+        "ADD CONSTRAINT short CHECK (length(username) < 3)",
+        "DROP CONSTRAINT short",
+    ),
+    "invalid input syntax for type integer": (
+        "ALTER added DROP DEFAULT, ALTER added TYPE integer USING NULL",
+        "ALTER added TYPE text",
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_shows_nothing_of_what_a_row_says(
+    refusal: str, place: Folder
+) -> None:
+    change, back = REFUSALS[refusal]
+    with column("text DEFAULT 'a secret'"):
+        add_rows(count=1, username="somebody", ip_address="192.0.2.7")
+        archive(place)
+        execute(f"ALTER TABLE starview_app_auditlog {change}")
+        try:
+            (problem,) = restore(place).problems
+        finally:
+            execute(f"ALTER TABLE starview_app_auditlog {back}")
+
+    assert refusal in problem
+    for word in ("somebody", "192.0.2.7", "a secret", "DETAIL", "CONTEXT"):
+        assert word not in problem
+
+
 def test_rows_of_a_column_that_is_gone_are_refused_by_its_name(place: Folder) -> None:
     with column("text DEFAULT 'kept in the archive'"):
         add_rows()
@@ -375,6 +408,85 @@ def test_a_known_column_that_is_gone_is_one_line(place: Folder) -> None:
     assert place.objects() == {}
 
 
+@contextmanager
+def retyped(name: str, kind: str, back: str) -> Iterator[None]:
+    """A known column has another type, and no rows when that is undone."""
+    table = "starview_app_auditlog"
+    execute(f"ALTER TABLE {table} ALTER {name} TYPE {kind}")
+    try:
+        yield
+    finally:
+        execute(f"DELETE FROM {table}")
+        execute(f"ALTER TABLE {table} ALTER {name} TYPE {back}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "back", "said"),
+    [
+        (
+            "success",
+            "integer USING success::integer",
+            "boolean USING success::integer::boolean",
+            "success as integer and not as boolean: ",
+        ),
+        (
+            "timestamp",
+            "timestamp(3)",
+            "timestamptz",
+            r"timestamp as timestamp\(3\) without time zone and not as timestamp with",
+        ),
+        (
+            "metadata",
+            "text",
+            "jsonb USING metadata::jsonb",
+            "metadata as text and not as jsonb or json: ",
+        ),
+    ],
+)
+def test_a_known_column_of_another_type_is_one_line(
+    name: str, kind: str, back: str, said: str, place: Folder
+) -> None:
+    add_rows()
+    with retyped(name, kind, back):
+        before = rows_as_text()
+        with pytest.raises(JobError, match=f"has the column {said}.*HINT: update"):
+            archive(place)
+        assert rows_as_text() == before
+    assert place.objects() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "back"),
+    [
+        ("ip_address", "text USING host(ip_address)", "inet USING ip_address::inet"),
+        ("ip_address", "cidr USING ip_address::cidr", "inet USING ip_address::inet"),
+        ("metadata", "json", "jsonb"),
+        ("timestamp", "timestamptz(3)", "timestamptz"),
+        ("id", "integer", "bigint"),
+    ],
+)
+def test_a_known_column_of_a_harmless_type_is_archived_and_comes_back(
+    name: str, kind: str, back: str, place: Folder
+) -> None:
+    add_rows()
+    with retyped(name, kind, back):
+        before = rows_as_text()
+        archive(place)
+        assert rows_as_text() == []
+        assert restore(place).problems == []
+        assert rows_as_text() == before
+
+
+def test_an_ip_address_that_may_be_any_text_is_quoted(place: Folder) -> None:
+    add_rows(count=1)
+    with retyped(
+        "ip_address", "text USING host(ip_address)", "inet USING ip_address::inet"
+    ):
+        execute("UPDATE starview_app_auditlog SET ip_address = E'x\nid=9'")
+        archive(place)
+        assert r'ip="x\nid=9" message=' in archived(place, ".txt")
+
+
 def test_a_row_too_long_to_be_restored_stays_in_the_table(
     place: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,8 +534,8 @@ def test_a_row_that_cannot_be_deleted_keeps_only_its_own_segment_back(
 
     assert str(failure.value) == (
         "4 audit logs are archived and the rest is still in the database, archiving"
-        " failed: the database refused: not this one CONTEXT: PL/pgSQL function"
-        " refuse() line 1 at RAISE HINT: a trigger in the database refuses it; ask who"
+        " failed: the database refused: not this one (in function"
+        " refuse()) HINT: a trigger in the database refuses it; ask who"
         " made it"
     )
     assert set(table_rows()) == {kept}
@@ -456,6 +568,115 @@ def test_a_row_that_cannot_be_inserted_keeps_only_its_own_object_back(
     (problem,) = result.problems
     assert "has a row that starview_app_auditlog does not take: not this one" in problem
     assert set(table_rows()) == {kept}
+
+
+@pytest.mark.parametrize("model", [AuditArchive, AuditManifest])
+def test_what_no_name_or_number_could_mend_is_not_tried_for_ever(
+    model: type[AuditArchive | AuditManifest],
+    place: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, tries, save = model._meta.db_table, [], model.save
+
+    def counting(self: AuditArchive | AuditManifest, **options: Any) -> None:
+        tries.append(self)
+        assert len(tries) < 5
+        save(self, **options)
+
+    monkeypatch.setattr(model, "save", counting)
+    add_rows(count=1)
+    execute(f"ALTER TABLE {table} ADD added text NOT NULL")
+    try:
+        with pytest.raises(IntegrityError, match='null value in column "added"'):
+            archive(place)
+    finally:
+        execute(f"ALTER TABLE {table} DROP added")
+
+
+@contextmanager
+def altering(table: str, how: str) -> Iterator[None]:
+    execute(
+        "CREATE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.message := 'altered'; RETURN NEW; END $$"
+    )
+    execute(
+        f"CREATE TRIGGER alter_row BEFORE INSERT ON {table}"
+        " FOR EACH ROW WHEN (NEW.message = 'odd') EXECUTE FUNCTION alter_row()"
+    )
+    if how:
+        execute(f"ALTER TABLE {table} {how} TRIGGER alter_row")
+    try:
+        yield
+    finally:
+        execute("DROP FUNCTION alter_row CASCADE")
+
+
+ALTERED = (
+    "1 rows of {name} did not come back as they were: a trigger on"
+    " starview_app_auditlog alters them; nothing of it was restored HINT: disable it"
+    " for the restore"
+)
+
+
+def test_rows_that_a_trigger_alters_do_not_count_as_restored(place: Folder) -> None:
+    add_rows(OCTOBER, count=1, message="odd")
+    (kept,) = add_rows(OCTOBER.replace(month=11), count=1)
+    archive(place, formats=("json",))
+    (name, _) = sorted(AuditArchive.objects.values_list("stem", flat=True))
+
+    with altering("starview_app_auditlog", ""):
+        result = restore(place)
+
+    assert result.problems == [ALTERED.format(name=f"{name}.json")]
+    assert result.counts["restored"] == 1
+    assert set(table_rows()) == {kept}
+
+
+def test_what_was_there_before_is_not_laid_to_a_trigger(place: Folder) -> None:
+    add_rows(count=1)
+    (changed,) = add_rows(count=1)
+    archive(place)
+    add_rows(count=1, id=changed, message="changed")
+
+    with altering("starview_app_auditlog", ""):
+        result = restore(place)
+
+    (problem,) = result.problems
+    assert "are in the table with other contents" in problem
+    assert result.counts["restored"] == 1
+
+
+def test_a_trigger_that_is_disabled_keeps_nothing_back(place: Folder) -> None:
+    add_rows(message="odd")
+    archive(place)
+    with altering("starview_app_auditlog", "DISABLE"):
+        assert restore(place).problems == []
+    assert len(table_rows()) == 2
+
+
+@pytest.mark.usefixtures("partitioned")
+def test_a_trigger_of_one_partition_is_noticed_as_well(place: Folder) -> None:
+    add_rows(OCTOBER, count=1, message="odd")
+    archive(place)
+    with altering("auditlog_old", ""):
+        (problem,) = restore(place).problems
+    assert "a trigger on starview_app_auditlog alters them" in problem
+
+
+def test_a_rule_with_which_nothing_can_be_restored_is_one_line(place: Folder) -> None:
+    add_rows(count=1, message="odd")
+    archive(place)
+    execute(
+        "CREATE RULE alter_row AS ON INSERT TO starview_app_auditlog"
+        " WHERE NEW.message = 'odd' DO ALSO"
+        " UPDATE starview_app_auditlog SET message = 'altered' WHERE id = NEW.id"
+    )
+    try:
+        with pytest.raises(JobError, match="has a rule ON INSERT .* HINT: drop"):
+            restore(place)
+    finally:
+        execute("DROP RULE alter_row ON starview_app_auditlog")
+    assert table_rows() == {}
 
 
 # -- proof before use ----------------------------------------------------------------

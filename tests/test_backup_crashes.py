@@ -227,6 +227,24 @@ def test_one_that_was_given_up_meanwhile_says_so_and_removes_its_own(
     assert_clean(bucket)
 
 
+def test_a_backup_that_another_run_makes_meanwhile_is_not_taken_for_lost(
+    start: Callable[..., Command], bucket: LocalServices
+) -> None:
+    with FailingS3(bucket.aws_url) as s3:
+        # The store has answered: what comes later is not in this listing.
+        hold = Hold(s3, "ListObjectsV2", "", nth=2, is_done=True)
+        sleeper = start(locked=False, settings={"AWS_S3_ENDPOINT_URL": s3.url})
+        hold.wait()
+
+        other = start(locked=False).finish()
+        hold.release()
+        done = sleeper.finish()
+
+    assert (other.code, done.code) == (0, 0), (other, done)
+    assert not Backup.objects.filter(state=State.LOST).exists()
+    assert_good_ones_are_there(bucket)
+
+
 def test_a_second_run_beside_the_first_is_refused(
     start: Callable[..., Command], bucket: LocalServices
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,23 +17,30 @@ import psycopg2
 import pyrage
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
+from django.db.backends.utils import CursorWrapper
 
 from demo.services import BUCKET, LocalServices
 from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.history.health import check_health
+from starview_app.maintenance.jobs.database_backup.backup import _snapshot
 from starview_app.maintenance.jobs.database_backup.contents import (
     Contents,
     Table,
     differences,
+    read_sequences,
+    read_tables,
 )
 from starview_app.maintenance.jobs.database_backup.drill import _execute
 from starview_app.maintenance.jobs.database_backup.keep import Keep, kept
 from starview_app.maintenance.jobs.database_backup.restore import (
     session as session_in,
 )
+from starview_app.maintenance.jobs.database_backup.transfer import read_begin, send
 from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX
+from starview_app.maintenance.stores.folder import FolderStore
 from tests import failing_s3
 from tests.archive_processes import Commands
 from tests.conftest import Manage
@@ -167,6 +175,31 @@ def test_a_backup_does_not_hold_the_records_of_backups(
 
     with other_session(target) as rows:
         assert rows("SELECT count(*) FROM maintenance_backup") == [(0,)]
+        assert rows("SELECT count(*) FROM auth_user") == [(3,)]
+
+
+@pytest.fixture
+def other_schema() -> Iterator[str]:
+    """The records of backups are in a schema of its own, not in public."""
+    execute("CREATE SCHEMA app")
+    execute("ALTER TABLE maintenance_backup SET SCHEMA app")
+    yield "app"
+    execute("ALTER TABLE app.maintenance_backup SET SCHEMA public")
+    execute("DROP SCHEMA app")
+
+
+def test_the_records_are_left_out_whatever_schema_they_are_in(
+    other_schema: str, run: Run, target: str, test_environment: dict[str, str]
+) -> None:
+    url = f"{test_environment['DATABASE_URL']}&currentSchema={other_schema},public"
+    run("backup_database", DATABASE_URL=url)
+    run("backup_database", DATABASE_URL=url)
+
+    done = run("restore_database", "newest", f"--into={target}", DATABASE_URL=url)
+
+    assert done.returncode == 0, done.stderr
+    with other_session(target) as rows:
+        assert rows("SELECT count(*) FROM app.maintenance_backup") == [(0,)]
         assert rows("SELECT count(*) FROM auth_user") == [(3,)]
 
 
@@ -337,6 +370,22 @@ def test_an_unencrypted_backup_never_goes_to_a_bucket_for_everybody(
     assert "HINT: set AUDIT_R2_BUCKET_NAME to a private one" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [("TABLE doomed ()", read_tables), ("SEQUENCE doomed", read_sequences)],
+)
+def test_what_is_dropped_while_it_is_counted_is_one_line(
+    kind: str, read: Callable[[CursorWrapper], object]
+) -> None:
+    execute(f"CREATE {kind}")
+
+    with _snapshot() as (cursor, _), session() as other:
+        other.cursor().execute(f"DROP {kind.split()[0]} doomed")
+        other.commit()
+        with pytest.raises(JobError, match="was dropped meanwhile: .* HINT: run it"):
+            read(cursor)
+
+
 # -- what is kept -------------------------------------------------------------------
 
 
@@ -400,6 +449,27 @@ def test_older_backups_go_and_what_is_not_on_record_stays(
     assert names(bucket) == [*objects_of(*good), "somebody-elses.dump"]
     assert "Not on record here, left alone: somebody-elses.dump" in done.stdout
     assert "Kept 2, removed 2" in done.stdout
+
+
+def test_a_clock_that_was_ahead_once_hides_no_later_backup(
+    run: Run, target: str
+) -> None:
+    run("backup_database")
+    Backup.objects.update(started_at=days_ago(-400))
+    only_newest = ("--keep-daily=1", "--keep-weekly=0", "--keep-monthly=0")
+
+    dry = run("backup_database", *only_newest, "--dry-run")
+    done = run("backup_database", *only_newest)
+
+    assert "keep 2 and remove 0" in dry.stdout
+    assert "Kept 2, removed 0" in done.stdout
+    ahead, newest = Backup.objects.order_by("id")
+    assert (ahead.state, newest.state) == (State.GOOD, State.GOOD)
+    assert newest.name in run("restore_database", "newest", f"--into={target}").stdout
+    assert f"{newest.started_at:%Y-%m-%d}" in check_health([], days_ago(0)).backups
+    assert run("backup_database", "--drill").returncode == 0
+    newest.refresh_from_db()
+    assert newest.proved_at is not None
 
 
 def test_what_a_lock_keeps_is_removed_once_it_ends(
@@ -473,6 +543,71 @@ def test_a_backup_is_restored_into_an_empty_database(run: Run, target: str) -> N
     again = run("restore_database", "newest", f"--into={target}")
     assert again.returncode == 1
     assert f"{target} is not empty" in again.stderr
+
+
+@pytest.fixture
+def plain_user(target: str) -> Iterator[str]:
+    """A user who owns `target`, and in no database the extension `vector`."""
+    role = f"{connection.settings_dict['NAME']}_plain"
+    execute(f"CREATE ROLE {role} LOGIN")
+    execute(f"ALTER DATABASE {target} OWNER TO {role}")
+    execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    execute("CREATE EXTENSION vector")
+    with other_session(target) as rows:
+        rows("CREATE EXTENSION vector; COMMIT; SELECT")
+    yield role
+    execute("DROP EXTENSION vector")
+    execute(f"ALTER DATABASE {target} OWNER TO CURRENT_USER")
+    with other_session(target) as rows:
+        rows(f"REASSIGN OWNED BY {role} TO CURRENT_USER; COMMIT; SELECT")
+    execute(f"DROP OWNED BY {role}")
+    execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_who_does_not_own_an_extension_can_restore_and_keeps_the_other_comments(
+    is_encrypted: bool,
+    plain_user: str,
+    run: Run,
+    target: str,
+    test_environment: dict[str, str],
+) -> None:
+    key = str(pyrage.x25519.Identity.generate()) if is_encrypted else ""
+    execute("COMMENT ON TABLE auth_user IS 'people'")
+    run("backup_database", BACKUP_ENCRYPTION_KEY=key)
+    execute("COMMENT ON TABLE auth_user IS NULL")
+    url = test_environment["DATABASE_URL"].replace("postgres@", f"{plain_user}@")
+
+    done = run(
+        *("restore_database", "newest", f"--into={target}"),
+        DATABASE_URL=url,
+        BACKUP_ENCRYPTION_KEY=key,
+    )
+
+    assert done.returncode == 0, done.stderr
+    with other_session(target) as rows:
+        assert rows("SELECT obj_description('auth_user'::regclass)") == [("people",)]
+        assert rows("SELECT count(*) FROM auth_user") == [(3,)]
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_of_a_large_dump_only_the_begin_is_read_for_its_table_of_contents(
+    is_encrypted: bool, tmp_path: Path
+) -> None:
+    key = str(pyrage.x25519.Identity.generate()) if is_encrypted else ""
+    name = "large.dump.age" if is_encrypted else "large.dump"
+    store = FolderStore(tmp_path)
+    with store.writer(name) as target:
+        send(io.BytesIO(bytes(20 << 20)), target, key=key, should_stop=lambda: False)
+    pieces = iter(range(1000))
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        read_begin(store, name, pipe, key=key, should_stop=lambda: next(pieces) < 0)
+
+    assert next(pieces) < 5
 
 
 def test_a_dry_run_restores_nothing(run: Run, target: str) -> None:

@@ -188,6 +188,16 @@ def test_the_objects_are_listed_by_name_with_their_sizes(store: Store) -> None:
     ]
 
 
+def test_the_object_by_which_a_console_shows_a_folder_is_none_of_the_store(
+    bucket: LocalServices,
+) -> None:
+    bucket.s3.put_object(Bucket=BUCKET, Key=PREFIX, Body=b"")
+    store = s3_store(bucket)
+    put(store, "a.json")
+
+    assert list(store.objects()) == [Listed("a.json", 0)]
+
+
 def test_more_objects_than_the_store_lists_at_once_are_all_listed(
     bucket: LocalServices,
 ) -> None:

@@ -1,5 +1,7 @@
 """Explains database errors to an operator, in one line and without secrets."""
 
+import re
+
 import psycopg2
 from django.db import (
     DatabaseError,
@@ -61,6 +63,10 @@ _AWAY = ("08", "53300", "57P01", "57P02", "57P03", "57P04", "57P05")
 _PASSING = (*_AWAY, "40", "25P03", "25P04", "53200", "55P03", "57014")
 
 
+# The only data exception that quotes the value of a setting, and none of a row.
+_PARAMETER = "22023"
+
+
 def is_away(error: BaseException) -> bool:
     """Whether the database does not answer, as opposed to refusing a statement.
 
@@ -79,6 +85,11 @@ def refuses_rows(error: BaseException) -> bool:
     return str(code or "").startswith(("22", "23", "P0"))
 
 
+def is_taken(error: BaseException) -> bool:
+    """Whether another row has the name, or the number, that was to be unique."""
+    return isinstance(error.__cause__, postgres.UniqueViolation)
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same statement may succeed later on a new connection."""
     return _is_one_of(error, _PASSING)
@@ -93,9 +104,49 @@ def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
     return is_bare or isinstance(error, OperationalError | InterfaceError)
 
 
+# A function of the database in the CONTEXT of an error.
+_FUNCTION = re.compile(r'^(?:PL/\w+|SQL) function ("[^"\n]*"|[^\s(]+\([^)\n]*\))', re.M)
+
+
+def message_of(error: BaseException) -> str:
+    """Return the error's own message in one line, without the contents of rows.
+
+    PostgreSQL's DETAIL and CONTEXT and the LINE of the statement may show them: names,
+    IP addresses, metadata. So may the value that a data exception (SQLSTATE 22) quotes.
+    """
+    known = error if isinstance(error, psycopg2.Error) else error.__cause__
+    if not isinstance(known, psycopg2.Error) or not known.diag.message_primary:
+        return one_line(" ".join(str(error).split()))
+    text = known.diag.message_primary
+    if (known.pgcode or "").startswith("22") and known.pgcode != _PARAMETER:
+        text = re.sub('".*"', '"..."', text, flags=re.S)
+    if known.diag.message_hint:
+        text += f" HINT: {known.diag.message_hint}"
+    return one_line(" ".join(text.split()))
+
+
+def hide_details(error: BaseException) -> None:
+    """Let the error, and those that led to it, say in a traceback what `message_of`
+    does.
+    """
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    texts = []
+    while left:
+        found = left.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        left += [found.__cause__, found.__context__]
+        if isinstance(found, DatabaseError | psycopg2.Error):
+            texts.append((found, message_of(found)))
+    for found, text in texts:
+        found.args = (text,)
+
+
 def in_one_line(error: BaseException) -> str:
-    """Return the explanation of `explain`, or else the error's own text."""
-    return explain(error) or one_line(" ".join(str(error).split()))
+    """Return the explanation of `explain`, or else the error's own message."""
+    return explain(error) or message_of(error)
 
 
 def explain(error: BaseException) -> str | None:
@@ -112,10 +163,10 @@ def explain(error: BaseException) -> str | None:
             error = earlier
         earlier = earlier.__context__
     cause = error.__cause__
-    text = " ".join(str(error).split()) or type(cause or error).__name__
+    text = message_of(error) or type(cause or error).__name__
     if isinstance(cause, postgres.UndefinedTable):
         return (
-            f"{text.split(' LINE ')[0]} HINT: the web service's tables are not in this"
+            f"{text} HINT: the web service's tables are not in this"
             " database: it names the wrong one, or the web service has not migrated it"
         )
     if isinstance(cause, postgres.ReadOnlySqlTransaction):
@@ -131,14 +182,24 @@ def explain(error: BaseException) -> str | None:
         return f"{text} HINT: connect as the web service's database user"
     if isinstance(error, ProgrammingError) and "invalid dsn" in text:
         return f"database: {text} HINT: remove that option from DATABASE_URL"
-    if isinstance(cause, psycopg2.Error) and "function" in (cause.diag.context or ""):
-        return f"{text} HINT: a trigger in the database refuses it; ask who made it"
+    if function := _function_of(cause):
+        return (
+            f"{text} (in function {function}) HINT: a trigger in the database refuses"
+            " it; ask who made it"
+        )
     if isinstance(error, OperationalError) and " HINT: " in text:
         return f"database: {text}"
     if isinstance(error, OperationalError) or is_away(error):
         hint = next((hint for part, hint in _CONNECT_HINTS.items() if part in text), "")
         return f"database: {text}" + (f" HINT: {hint}" if hint else "")
     return None
+
+
+def _function_of(cause: BaseException | None) -> str:
+    """Return the function of the database in which the error arose, if it was one."""
+    context = cause.diag.context if isinstance(cause, psycopg2.Error) else None
+    found = _FUNCTION.search(context or "")
+    return one_line(found[1]) if found else ""
 
 
 def _is_cut_off(error: OperationalError) -> bool:

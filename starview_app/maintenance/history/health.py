@@ -22,7 +22,7 @@ _SCHEDULER = "supercronic"
 # In any store: the database does not know which one the settings name.
 _BACKUPS = """
     SELECT
-        max(started_at) FILTER (WHERE state = 'good'),
+        (array_agg(started_at ORDER BY id DESC) FILTER (WHERE state = 'good'))[1],
         max(proved_at)
     FROM maintenance_backup
 """

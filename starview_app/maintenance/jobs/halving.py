@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from django.db import DatabaseError, connection
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.jobs.result import ShouldStop
-from starview_app.maintenance.text import one_line
 
 # Of a trigger or a rule that keeps a row, without an error.
 KEPT_SILENTLY = "the database kept it without an error (a trigger or rule)"
@@ -33,12 +33,8 @@ def work_on(
             raise
         work([])
         if len(ids) == 1:
-            refused(ids[0], reason_of(error))
+            refused(ids[0], message_of(error))
             return
         middle = len(ids) // 2
         for half in (ids[:middle], ids[middle:]):
             work_on(half, work, refused=refused, should_stop=should_stop)
-
-
-def reason_of(error: DatabaseError) -> str:
-    return one_line(str(error).strip().splitlines()[0])

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from django.conf import settings
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.notify.message import (
     Alert,
     Message,
@@ -70,5 +71,5 @@ def channels_for(kinds: _Kinds) -> list[Channel]:
 def reason_of(error: Exception) -> str:
     """Return in one line why a message was not delivered."""
     is_clear = isinstance(error, NotDelivered)
-    text = str(error) if is_clear else f"{type(error).__name__}: {error}"
+    text = str(error) if is_clear else f"{type(error).__name__}: {message_of(error)}"
     return one_line(" ".join(text.split()))[:_LONGEST_REASON]

@@ -19,6 +19,7 @@ from starview_app.maintenance.database_errors import (
     explain,
     in_one_line,
     is_away,
+    message_of,
 )
 from starview_app.maintenance.models import JobRun
 from starview_app.maintenance.running.events import (
@@ -191,8 +192,7 @@ class Watcher:
         )
 
     def _not_recorded(self, error: Exception) -> None:
-        first_line = str(error).partition("\n")[0]
-        text = explain(error) or f"{type(error).__name__}: {first_line}"
+        text = explain(error) or f"{type(error).__name__}: {message_of(error)}"
         text = one_line(redact(text))
         if text != self._why_unrecorded:  # else it is logged already
             logger.warning("run_not_recorded", error=text)

@@ -18,7 +18,7 @@ from django.db import Error as DatabaseError
 from psycopg2.errors import QueryCanceled
 
 from starview_app.maintenance import exits
-from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.database_errors import explain, hide_details, message_of
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.result import JobResult, count_anew, counts_so_far
 from starview_app.maintenance.running.lock import (
@@ -94,6 +94,7 @@ def clear_errors() -> Iterator[None]:
     except DatabaseError as error:
         text = explain(error)
         if text is None:
+            hide_details(error)
             raise
         raise CommandError(text) from error
 
@@ -106,8 +107,9 @@ def reporting_errors() -> Iterator[None]:
     except Exception as error:
         text = str(error)
         if not isinstance(error, CommandError):
-            text = explain(error) or f"{type(error).__name__}: {text}"
+            text = explain(error) or f"{type(error).__name__}: {message_of(error)}"
         report(error=one_line(" ".join(text.split())))
+        hide_details(error)
         raise
 
 

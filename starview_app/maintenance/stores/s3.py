@@ -119,7 +119,9 @@ class S3Store:
             )
             for page in pages:
                 for found in page.get("Contents", []):
-                    yield Listed(found["Key"].removeprefix(self.prefix), found["Size"])
+                    # A console shows a folder by an object that is named only PREFIX.
+                    if name := found["Key"].removeprefix(self.prefix):
+                        yield Listed(name, found["Size"])
 
     @cached_property
     def _client(self) -> S3Client:

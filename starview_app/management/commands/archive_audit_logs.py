@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from starview.env import ARCHIVE
 from starview_app.maintenance import exits
-from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.database_errors import in_one_line
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import archive as job
 from starview_app.maintenance.jobs.audit_archive.manifests import ManifestWritten
@@ -34,7 +34,6 @@ from starview_app.maintenance.stores.configured import (
     archive_store,
     public_warning,
 )
-from starview_app.maintenance.text import one_line
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -218,5 +217,5 @@ def _help(part: Part, tell: Callable[[int], None]) -> None:
     except StopNow:
         sys.exit(exits.FAILED)
     except (JobError, StoreError, DatabaseError) as error:
-        logger.warning("worker_failed", error=explain(error) or one_line(error))
+        logger.warning("worker_failed", error=in_one_line(error))
         sys.exit(exits.FAILED)

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connection
 
 from starview.database import UnusableDatabaseError
-from starview_app.maintenance.database_errors import explain
+from starview_app.maintenance.database_errors import in_one_line
 from starview_app.maintenance.running.command import OneLineCommand, whole_number
 
 # Errors for which waiting does not help.
@@ -41,7 +41,7 @@ class Command(OneLineCommand):
                 connection.ensure_connection()
                 break
             except OperationalError as error:
-                text = explain(error) or str(error)
+                text = in_one_line(error)
                 left_seconds = deadline - time.monotonic()
                 is_permanent = isinstance(
                     error.__cause__, UnusableDatabaseError

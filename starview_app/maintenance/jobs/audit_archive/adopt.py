@@ -11,6 +11,7 @@ from datetime import datetime
 
 from django.db import IntegrityError, transaction
 
+from starview_app.maintenance.database_errors import is_taken
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive import first_version
 from starview_app.maintenance.jobs.audit_archive.chain import (
@@ -242,7 +243,9 @@ class _Adoption:
         try:
             with transaction.atomic():
                 record.save(force_insert=True)
-        except IntegrityError:
+        except IntegrityError as error:
+            if not is_taken(error):
+                raise
             return False
         return True
 

@@ -155,6 +155,7 @@ def _txt_row(columns: Sequence[Column]) -> str:
         for column in columns
         if column.name not in KNOWN
     )
+    (ip_text,) = (column.ip_text for column in columns if column.name == "ip_address")
     return f"""
         SELECT {ESCAPED_LINE}
         FROM (
@@ -165,7 +166,7 @@ def _txt_row(columns: Sequence[Column]) -> str:
                 to_json(event_type)::text,
                 'user=' || to_json(username)::text,
                 'user_id=' || user_id,
-                'ip=' || host(ip_address),
+                'ip=' || {ip_text},
                 'message=' || to_json(message)::text,
                 'agent=' || to_json(user_agent)::text,
                 'metadata=' || metadata::text,

@@ -10,13 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 
+from starview_app.maintenance.database_errors import is_taken
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.format import moment_text
 from starview_app.maintenance.models import AuditArchive, AuditManifest
@@ -98,8 +98,11 @@ def plan_manifest(
     same time, each gets its own number, and each segment is in one manifest.
     """
     while True:
-        with suppress(IntegrityError):  # another run has taken the number
+        try:
             return _plan_once(location, now, [record.pk for record in removed])
+        except IntegrityError as error:
+            if not is_taken(error):
+                raise
 
 
 def _plan_once(

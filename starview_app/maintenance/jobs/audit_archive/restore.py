@@ -13,7 +13,7 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2.errors import ForeignKeyViolation
 
-from starview_app.maintenance.database_errors import refuses_rows
+from starview_app.maintenance.database_errors import message_of, refuses_rows
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.chain import (
     STRAY,
@@ -31,9 +31,8 @@ from starview_app.maintenance.jobs.audit_archive.restore_sql import (
     LEAVE_OTHERS_OUT,
     MAKE_LINES,
     UNLINK,
-    advance_counter,
     compare_sql,
-    insert_sql,
+    insert_rows,
     read_rows_sql,
     written,
 )
@@ -278,10 +277,14 @@ class _Restoration:
             if not restored.rows:
                 return restored
             if not self.dry_run:
-                # First, so that the web service does not use these ids.
-                advance_counter(cursor)
-                cursor.execute(insert_sql(written(columns)), {})
-                restored = replace(restored, present=restored.rows - cursor.rowcount)
+                inserted, altered = insert_rows(cursor, written(columns))
+                if altered:
+                    raise _RefusedError(
+                        f"{altered} rows of {entry.name} did not come back as they"
+                        f" were: a trigger on {TABLE} alters them; nothing of it was"
+                        " restored HINT: disable it for the restore"
+                    )
+                restored = replace(restored, present=restored.rows - inserted)
             return self._compare(cursor, columns, restored)
 
     def _prove(self, entry: Entry) -> None:
@@ -359,10 +362,10 @@ def _changed(entry: Entry, sha256: str) -> _RefusedError:
 
 
 def _refusal_by_table(entry: Entry, error: DatabaseError) -> _RefusedError:
-    text = " ".join(str(error).split())
     return _RefusedError(
-        f"{entry.name} has a row that {TABLE} does not take: {text}; nothing of it was"
-        " restored HINT: give a new column a default, or widen it, and run it again"
+        f"{entry.name} has a row that {TABLE} does not take: {message_of(error)};"
+        " nothing of it was restored HINT: give a new column a default, or widen it,"
+        " and run it again"
     )
 
 

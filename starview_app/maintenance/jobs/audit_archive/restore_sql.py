@@ -5,8 +5,10 @@ They use two temporary tables, restored_line and restored.
 
 from collections.abc import Sequence
 
+from django.db import NotSupportedError
 from django.db.backends.utils import CursorWrapper
 
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.audit_archive.table import TABLE, Column
 
 MAKE_LINES = "CREATE TEMPORARY TABLE restored_line (line text) ON COMMIT DROP"
@@ -35,6 +37,22 @@ UNLINK = """
         user_id IS NOT NULL
         AND NOT EXISTS (SELECT FROM auth_user WHERE auth_user.id = log.user_id)
 """
+# Whether a trigger may alter what is inserted.
+_HAS_TRIGGER = f"""
+    SELECT EXISTS (
+        SELECT
+        FROM pg_trigger
+        WHERE
+            tgrelid IN (
+                SELECT '{TABLE}'::regclass
+                UNION
+                SELECT relid FROM pg_partition_tree('{TABLE}')
+            )
+            AND NOT tgisinternal
+            AND tgenabled <> 'D'
+            AND tgtype & 4 <> 0  -- on INSERT
+    )
+"""
 # The ids of an object lie close together. With the bounds the index on id finds the
 # rows of the table between the first and the last; without them the plan would depend
 # on the planner's guess about the temporary table.
@@ -62,7 +80,7 @@ def read_rows_sql(columns: Sequence[Column]) -> str:
     """
 
 
-def insert_sql(columns: Sequence[Column]) -> str:
+def _insert_sql(columns: Sequence[Column]) -> str:
     """SQL: insert the rows whose id is not in the table, even without a unique key."""
     names = ", ".join(column.quoted for column in columns)
     return f"""
@@ -130,10 +148,37 @@ def written(columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if not column.is_generated]
 
 
-def advance_counter(cursor: CursorWrapper) -> None:
+def _advance_counter(cursor: CursorWrapper) -> None:
     """Advance the counter beyond the ids of the temporary table; never move it back."""
     cursor.execute(_COUNTER)
     (counter,) = cursor.fetchone()
     if counter:
         statement = _ADVANCE_COUNTER.format(counter=counter.replace("%", "%%"))
         cursor.execute(statement, {"counter": counter})
+
+
+def insert_rows(cursor: CursorWrapper, columns: Sequence[Column]) -> tuple[int, int]:
+    """Insert the rows that are not there; return their number, and how many of these
+    are not as they were, since a trigger altered them.
+    """
+    # First, so that the web service does not use these ids.
+    _advance_counter(cursor)
+    cursor.execute(_HAS_TRIGGER)
+    (has_trigger,) = cursor.fetchone()
+    before = _differing(cursor, columns) if has_trigger else 0
+    try:
+        cursor.execute(_insert_sql(columns), {})
+    except NotSupportedError as error:
+        raise JobError(
+            f"nothing can be restored while {TABLE} has a rule ON INSERT or ON UPDATE"
+            " HINT: drop the rule for the restore"
+        ) from error
+    inserted = cursor.rowcount
+    after = _differing(cursor, columns) if has_trigger else 0
+    return inserted, max(after - before, 0)
+
+
+def _differing(cursor: CursorWrapper, columns: Sequence[Column]) -> int:
+    cursor.execute(compare_sql(columns), {})
+    _, differing, _ = cursor.fetchone()
+    return int(differing)

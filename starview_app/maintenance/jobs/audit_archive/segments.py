@@ -28,6 +28,7 @@ from psycopg2.errors import (
     DeadlockDetected,
     LockNotAvailable,
     SerializationFailure,
+    UniqueViolation,
 )
 from psycopg2.extensions import cursor as Cursor
 
@@ -154,11 +155,10 @@ def open_segment(
                 cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
                 record.save(force_insert=True)
             return record
-        except IntegrityError:
-            pass  # another record has the name
-        except OperationalError as error:
-            # The row is locked: another run is finishing it, or is suspended.
-            if not isinstance(error.__cause__, LockNotAvailable):
+        except (IntegrityError, OperationalError) as error:
+            # Another record has the name; or its row is locked, since another run is
+            # finishing it, or is suspended.
+            if not isinstance(error.__cause__, UniqueViolation | LockNotAvailable):
                 raise
     raise AssertionError("there is always a next number")
 

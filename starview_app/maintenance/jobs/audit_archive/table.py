@@ -10,6 +10,7 @@ from django.db.backends.utils import CursorWrapper
 from psycopg2.extensions import cursor as Cursor
 
 from starview_app.maintenance.errors import JobError
+from starview_app.maintenance.text import one_line
 
 TABLE = "starview_app_auditlog"
 # In the order of the archive's first version.
@@ -25,6 +26,14 @@ KNOWN = (
     "user_agent",
     "metadata",
 )
+# The types with which the order of the rows and the text for people are made.
+_NEEDED_TYPES = {
+    "id": ("smallint", "integer", "bigint"),
+    "timestamp": ("timestamp with time zone",),
+    "success": ("boolean",),
+    "metadata": ("jsonb", "json"),
+}
+_IP_TYPES = ("inet", "cidr")
 # Types whose JSON is restored as the same value. Any other type is archived as
 # PostgreSQL's text, which every type can read; so are json and jsonb, in which JSON's
 # null could not be told from SQL's NULL.
@@ -59,8 +68,10 @@ _COLUMNS = f"""
         format_type(atttypid, atttypmod),
         format_type(atttypid, NULL) = ANY (%(plain_types)s),
         attgenerated <> '',
-        attnotnull
+        attnotnull,
+        format_type(coalesce(nullif(type.typbasetype, 0), atttypid), NULL)
     FROM pg_attribute
+    JOIN pg_type AS type ON type.oid = atttypid
     WHERE attrelid = '{TABLE}'::regclass AND attnum > 0 AND NOT attisdropped
     ORDER BY attnum
 """
@@ -73,6 +84,7 @@ class Column:
     is_plain: bool  # its JSON is restored as the same value
     is_generated: bool  # computed from other columns, so never written
     is_required: bool  # NOT NULL
+    base_type: str  # without a length, and what a domain is made of
 
     @property
     def quoted(self) -> str:
@@ -104,6 +116,12 @@ class Column:
     def json_of_text(self) -> str:
         """SQL: the column's text, quoted as in JSON."""
         return f"to_json({self.quoted}::text)::text"
+
+    @property
+    def ip_text(self) -> str:
+        """SQL: the text of an IP address; quoted if the column may have any text."""
+        is_ip = self.base_type in _IP_TYPES
+        return f"host({self.quoted})" if is_ip else self.json_of_text
 
     def as_it_was(self, alias: str) -> str:
         """SQL: the column's value, from the one in the JSON."""
@@ -153,6 +171,14 @@ def read_columns(cursor: CursorWrapper | Cursor) -> tuple[Column, ...]:
             f"{TABLE} has no column {', '.join(missing)}: this version of the image"
             " does not know such a table HINT: update the image, or undo that change"
         )
+    for name, types in _NEEDED_TYPES.items():
+        if found[name].base_type not in types:
+            raise JobError(
+                f"{TABLE} has the column {name} as {one_line(found[name].type)} and not"
+                f" as {' or '.join(types)}: this"
+                " version of the image does not know such a table HINT: update the"
+                " image, or undo that change"
+            )
     return (
         *(found.pop(name) for name in KNOWN),
         *found.values(),

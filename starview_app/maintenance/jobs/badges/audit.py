@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.badges import rules
 from starview_app.maintenance.jobs.badges.progress import CachedProgress
@@ -262,7 +263,7 @@ class _Audit:
             return
         if len(self.result.problems) >= MOST_PROBLEMS:
             raise error
-        reason = one_line(str(error).strip().splitlines()[0])
+        reason = message_of(error)
         self.result.problems.append(
             f"the badges of user {ids[0]} were left as they are: {reason} HINT: run it"
             " again"

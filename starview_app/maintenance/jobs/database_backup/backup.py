@@ -140,7 +140,7 @@ class _Run:
         good = records.good_ones(self.store.location)
         listed = self._listed()
         good = [record for record in good if record.name in listed]
-        new = Backup(started_at=self.now, pk=0)
+        new = Backup(started_at=self.now, pk=max((r.pk for r in good), default=0) + 1)
         stay = {record.pk for record in kept([new, *good], self.keep)}
         self.result.counts["kept"] = len(stay)
         self.result.counts["removed"] = len(good) + 1 - len(stay)
@@ -223,10 +223,11 @@ class _Run:
                 self.result.counts["abandoned"] += 1
 
     def _remove_old(self) -> None:
-        # In this order, since the objects of a good backup are in the store already.
-        listed = self._listed()
-        self._find_again(listed)
+        # In this order: what is on record as good was in the store before the listing,
+        # also if another run makes a backup meanwhile.
         good = records.good_ones(self.store.location)
+        listed = self._listed()
+        good += self._find_again(listed)
         for record in good:
             if record.name not in listed and records.mark_lost(record):
                 self.result.problems.append(
@@ -248,11 +249,12 @@ class _Run:
                 self.result.counts["removed"] += 1
         self._report_unknown(listed)
 
-    def _find_again(self, listed: set[str]) -> None:
-        """Mark lost backups as good that are in the store, as they were.
+    def _find_again(self, listed: set[str]) -> list[Backup]:
+        """Mark lost backups as good that are in the store, as they were; return them.
 
         They are lost after a run that looked into another account's bucket.
         """
+        found = []
         lost = records.records(self.store.location).filter(state=State.LOST)
         for record in lost.filter(name__in=listed).order_by("id"):
             stored = read_back(
@@ -265,6 +267,8 @@ class _Run:
             if stored == (record.size_bytes, record.sha256):
                 records.mark_found(record)
                 self.report(FoundAgain(record.name))
+                found.append(record)
+        return found
 
     def _is_gone(self, record: Backup, listed: set[str], why: str) -> bool:
         """Remove the record's `listed` objects; return False if a lock keeps one."""

@@ -4,11 +4,18 @@ They are measured in the snapshot of a dump, and again after a restore: both mus
 equal, row for row.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
 
+import psycopg2
+from django.db import DatabaseError
 from django.db.backends.utils import CursorWrapper
+from psycopg2.errors import UndefinedTable
 from psycopg2.extensions import cursor as Cursor
 
+from starview_app.maintenance.database_errors import message_of
+from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.database_backup.programs import RECORDS
 
 # Settings with which values have the same text in every database session.
@@ -30,7 +37,7 @@ _TABLES = """
         AND found.relpersistence <> 't'
         AND schema.nspname <> 'information_schema'
         AND schema.nspname !~ '^pg_'
-        AND (schema.nspname, found.relname) <> ('public', %(records)s)
+        AND found.relname <> %(records)s
         AND NOT EXISTS (
             SELECT
             FROM pg_catalog.pg_depend
@@ -88,9 +95,10 @@ def set_text_forms(cursor: CursorWrapper | Cursor) -> None:
 
 
 def read_tables(cursor: CursorWrapper | Cursor) -> dict[str, Table]:
-    cursor.execute(_TABLES, {"records": RECORDS})
-    names = [name for (name,) in cursor.fetchall()]
-    return {name: _read_table(cursor, name) for name in names}
+    with _none_dropped():
+        cursor.execute(_TABLES, {"records": RECORDS})
+        names = [name for (name,) in cursor.fetchall()]
+        return {name: _read_table(cursor, name) for name in names}
 
 
 def _read_table(cursor: CursorWrapper | Cursor, name: str) -> Table:
@@ -100,8 +108,24 @@ def _read_table(cursor: CursorWrapper | Cursor, name: str) -> Table:
 
 def read_sequences(cursor: CursorWrapper | Cursor) -> Sequences:
     """Return the last value of each sequence; None for one that was never used."""
-    cursor.execute(_SEQUENCES)
-    return dict(cursor.fetchall())
+    with _none_dropped():
+        cursor.execute(_SEQUENCES)
+        return dict(cursor.fetchall())
+
+
+@contextmanager
+def _none_dropped() -> Iterator[None]:
+    """A snapshot still names what was dropped since, which cannot be read any more."""
+    try:
+        yield
+    except (DatabaseError, psycopg2.Error) as error:
+        is_gone = isinstance(error.__cause__ or error, UndefinedTable)
+        if not is_gone and "could not open relation" not in str(error):
+            raise
+        raise JobError(
+            f"a table or sequence was dropped meanwhile: {message_of(error)} HINT: run"
+            " it again"
+        ) from error
 
 
 def as_contents(

@@ -11,6 +11,7 @@ from psycopg2 import errors as postgres
 from psycopg2.extensions import connection as Connection
 from psycopg2.sql import SQL, Identifier
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.jobs.database_backup import records
 from starview_app.maintenance.jobs.database_backup.contents import rows_of
@@ -138,7 +139,7 @@ def _execute(statement: str, name: str) -> None:
             cursor.execute(SQL(statement).format(Identifier(name)))
         except postgres.InsufficientPrivilege as error:
             raise JobError(
-                f"a drill needs a database for a while: {str(error).strip()}"
+                f"a drill needs a database for a while: {message_of(error)}"
                 f" HINT: ALTER ROLE {opened.info.user} CREATEDB, as a superuser"
             ) from error
 

@@ -19,10 +19,11 @@ def kept(backups: Iterable[Backup], keep: Keep) -> list[Backup]:
     """Return the backups that are kept, newest first; the newest of all is always kept.
 
     Days, weeks (ISO 8601) and months are those of UTC. Those without a backup do not
-    count, so a month without backups does not lead to removals.
+    count, so a month without backups does not lead to removals. The newest of all has
+    the highest id, also if the clock was ahead when another one was made.
     """
     newest_first = sorted(backups, key=lambda b: (b.started_at, b.pk), reverse=True)
-    stay = {backup.pk for backup in newest_first[:1]}
+    stay = {max((backup.pk for backup in newest_first), default=0)}
     rules: list[tuple[int, Callable[[datetime], object]]] = [
         (keep.daily, lambda moment: moment.date()),
         (keep.weekly, lambda moment: moment.isocalendar()[:2]),

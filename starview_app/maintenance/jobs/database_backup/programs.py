@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,7 @@ _GET_IT = (
     "run it in this project's image, which carries the programs of PostgreSQL 17"
     " (on Debian: apt-get install postgresql-client-17)"
 )
+_ON_EXTENSION = re.compile(rb"^\d+; \d+ \d+ COMMENT - EXTENSION .*\n", re.M)
 # {part of an error of the programs: hint}
 _HINTS = {
     "server version mismatch": "use a pg_dump as new as the server",
@@ -55,20 +56,28 @@ class Program:
     """A running program, which is ended at the end of the `with` block."""
 
     def __init__(
-        self, words: list[str], environment: Mapping[str, str], *, reads: bool
+        self,
+        words: list[str],
+        environment: Mapping[str, str],
+        *,
+        reads: bool,
+        files: Sequence[IO[bytes]] = (),
     ) -> None:
+        """If it `reads`, what it writes is its `output`. It may open `files`."""
         self.name = words[0]
-        self._said = _file_for_errors()
+        self._said, self._written = _file_in_memory(), _file_in_memory()
         try:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if reads else subprocess.PIPE,
+                stdout=self._written if reads else subprocess.PIPE,
                 stderr=self._said,
                 env=environment,
+                pass_fds=[file.fileno() for file in files],
             )
         except OSError as error:
             self._said.close()
+            self._written.close()
             raise JobError(_not_started(self.name, error)) from error
 
     @property
@@ -78,6 +87,12 @@ class Program:
     @property
     def stdout(self) -> IO[bytes]:
         return cast(IO[bytes], self._process.stdout)
+
+    @property
+    def output(self) -> bytes:
+        """All that it has written, once it has ended."""
+        self._written.seek(0)
+        return self._written.read()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +106,7 @@ class Program:
                     pipe.close()
         self._process.wait()
         self._said.close()
+        self._written.close()
 
     def wait_for_success(self, *, forgiven: str = "") -> None:
         """Wait for the program to end; raise JobError with its error if it failed.
@@ -110,13 +126,13 @@ class Program:
         raise JobError(f"{self.name} failed: {_explained(said, code)}")
 
 
-def _file_for_errors() -> IO[bytes]:
-    """Return a file, so that a program never waits for its errors to be read.
+def _file_in_memory() -> IO[bytes]:
+    """Return a file, so that a program never waits for what it writes to be read.
 
     It is in memory where the system has that (Linux), since /tmp may be full.
     """
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stderr"), "w+b")
+        return os.fdopen(os.memfd_create("output"), "w+b")
     return tempfile.TemporaryFile()
 
 
@@ -156,7 +172,8 @@ class PostgresPrograms:
     def dump(self, *, snapshot: str) -> Program:
         """Start pg_dump, which writes the database as of `snapshot` to its `stdout`."""
         connector = _connector(_parameters()["dbname"])
-        connector.exclude = [f"public.{RECORDS}"]
+        # In any schema: DATABASE_URL may name another one than public.
+        connector.exclude = [f"*.{RECORDS}"]
         connector.dump_suffix = (
             f"--no-password --lock-wait-timeout={LOCK_WAIT_MS}"
             f" --snapshot={shlex.quote(snapshot)}"
@@ -165,11 +182,14 @@ class PostgresPrograms:
         return program
 
     def list(self) -> Program:
-        """Start pg_restore, which reads a dump's table of contents from its `stdin`."""
+        """Start pg_restore, which reads a dump's table of contents from its `stdin`.
+
+        It ends before the end of the dump; its `output` is for `restore`.
+        """
         return Program(["pg_restore", "--list"], os.environ, reads=True)
 
-    def restore(self, database: str) -> "Restore":
-        return Restore(database, is_whole=self._restores_whole)
+    def restore(self, database: str, entries: bytes) -> "Restore":
+        return Restore(database, entries, is_whole=self._restores_whole)
 
     @property
     def _restores_whole(self) -> bool:
@@ -187,10 +207,11 @@ class Restore:
     """pg_restore into `database`, in one transaction: completely or not at all.
 
     If `is_whole` is False, there is no transaction, and a failure leaves the database
-    partly filled.
+    partly filled. Of the `entries` of the dump, comments on extensions are left out:
+    only an extension's owner may write one, who often is the provider of the server.
     """
 
-    def __init__(self, database: str, *, is_whole: bool) -> None:
+    def __init__(self, database: str, entries: bytes, *, is_whole: bool) -> None:
         self._database, self._is_whole = database, is_whole
         connector = _connector(database)
         connector.drop = connector.if_exists = False
@@ -199,7 +220,14 @@ class Restore:
             *(["--exit-on-error"] if is_whole else []),
             *("--no-owner", "--no-privileges", "--no-subscriptions", "--no-password"),
         ]
-        self.program: Program = connector.restore_dump(None)
+        wanted = _ON_EXTENSION.sub(b"", entries)
+        with _file_in_memory() as file:
+            if wanted != entries:
+                file.write(wanted)
+                file.seek(0)
+                connector.files = [file]
+                connector.pg_options.append(f"--use-list=/dev/fd/{file.fileno()}")
+            self.program: Program = connector.restore_dump(None)
 
     def wait_for_success(self) -> None:
         try:
@@ -237,12 +265,15 @@ def _connector(database: str) -> Any:
     class Connector(PgDumpBinaryConnector):  # type: ignore[misc]
         """Starts the program without waiting for its end."""
 
+        files: Sequence[IO[bytes]] = ()
+
         def run_command(
             self, command: str, stdin: object = None, env: dict[str, str] | None = None
         ) -> tuple[Program, None]:
             words = shlex.split(command)
             reads = words[0] == self.restore_cmd
-            return Program(words, {**os.environ, **(env or {})}, reads=reads), None
+            variables = {**os.environ, **(env or {})}
+            return Program(words, variables, reads=reads, files=self.files), None
 
     connector = Connector()
     # The base class would read these from Django's settings. Here the address is one

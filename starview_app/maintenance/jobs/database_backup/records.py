@@ -48,9 +48,12 @@ def records(location: str) -> QuerySet[Backup]:
 
 
 def good_ones(location: str) -> list[Backup]:
-    """Return the good backups, newest first; none if the table does not exist yet."""
+    """Return the good backups, newest first; none if the table does not exist yet.
+
+    In the order of their ids, since a clock may have been ahead once.
+    """
     found = records(location).filter(state=State.GOOD)
-    return unless_missing(found.order_by("-started_at", "-id"))
+    return unless_missing(found.order_by("-id"))
 
 
 def open_backup(*, location: str, now: datetime, key: str, version: str) -> Backup:
@@ -93,9 +96,7 @@ def mark_good(record: Backup, sent: Digest, contents: Contents) -> None:
 
 def mark_removing(record: Backup) -> bool:
     """Mark a good backup as being removed, if there is a newer good one."""
-    newer = records(record.location).filter(
-        state=State.GOOD, started_at__gt=OuterRef("started_at")
-    )
+    newer = records(record.location).filter(state=State.GOOD, pk__gt=OuterRef("pk"))
     due = records(record.location).filter(Exists(newer), pk=record.pk, state=State.GOOD)
     return _change(due, state=State.REMOVING)
 

@@ -31,6 +31,7 @@ from starview_app.maintenance.jobs.database_backup.transfer import (
     StopRequested,
     is_encrypted,
     read_back,
+    read_begin,
 )
 from starview_app.maintenance.jobs.result import JobResult, ShouldStop
 from starview_app.maintenance.models import Backup
@@ -162,7 +163,7 @@ class Restorer:
             ) from error
 
     def restore(self, record: Backup, database: str) -> None:
-        restore = self.programs.restore(database)
+        restore = self.programs.restore(database, self._entries(record))
         with restore.program as program:
             self._compare_digest(record, self._read(record, program))
             restore.wait_for_success()
@@ -187,6 +188,19 @@ class Restorer:
             key=self.key,
             should_stop=self.should_stop,
         )
+
+    def _entries(self, record: Backup) -> bytes:
+        """Return the dump's table of contents, from its begin."""
+        with self.programs.list() as program:
+            read_begin(
+                self.store,
+                record.name,
+                program.stdin,
+                key=self.key,
+                should_stop=self.should_stop,
+            )
+            program.wait_for_success()
+            return program.output
 
     def _compare_digest(self, record: Backup, stored: Digest) -> None:
         if stored != (record.size_bytes, record.sha256):

@@ -7,6 +7,7 @@ holds one piece, and nothing is written to disk.
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import IO, NamedTuple
 
 from starview_app.maintenance.errors import JobError
@@ -20,6 +21,10 @@ _KEY_HINT = "HINT: set BACKUP_ENCRYPTION_KEY to the key that was set when it was
 
 class StopRequested(Exception):
     """Raised to leave the run; the record is then abandoned."""
+
+
+class _EnoughError(Exception):
+    """Raised to leave the rest of an object unread."""
 
 
 class Digest(NamedTuple):
@@ -70,14 +75,30 @@ def read_back(
     Raises JobError if it cannot be decrypted, and StoreError.
     """
     source = _Source(store.read(name), should_stop)
-    sink = _Sink(target)
     if target and is_encrypted(name):
-        _decrypt(name, source, sink, key)
+        _decrypt(name, source, _Sink(target), key)
     else:
-        while piece := source.read(PIECE_BYTES):
-            sink.write(piece)
+        _copy(source, _Sink(target))
     source.read_rest()
     return source.digest()
+
+
+def read_begin(
+    store: Store, name: str, target: IO[bytes], *, key: str, should_stop: ShouldStop
+) -> None:
+    """Write the object's dump to `target` until that does not read any more."""
+    source = _Source(store.read(name), should_stop)
+    sink = _Sink(target, is_all=False)
+    with suppress(_EnoughError):
+        if is_encrypted(name):
+            _decrypt(name, source, sink, key)
+        else:
+            _copy(source, sink)
+
+
+def _copy(source: "_Source", sink: "_Sink") -> None:
+    while piece := source.read(PIECE_BYTES):
+        sink.write(piece)
 
 
 def _decrypt(name: str, source: "_Source", sink: "_Sink", key: str) -> None:
@@ -182,10 +203,14 @@ class _Source:
 
 
 class _Sink:
-    """Writes to a program until that has read enough. `error` is what ended this."""
+    """Writes to a program until that has read enough. `error` is what ended this.
 
-    def __init__(self, target: IO[bytes] | None) -> None:
+    Then _EnoughError is raised, unless `is_all`.
+    """
+
+    def __init__(self, target: IO[bytes] | None, *, is_all: bool = True) -> None:
         self._target = target
+        self._is_all = is_all
         self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
@@ -194,6 +219,9 @@ class _Sink:
                 self._target.write(data)
             except BrokenPipeError:
                 self._target = None
+                if not self._is_all:
+                    self.error = _EnoughError()
+                    raise self.error from None
             except BaseException as error:
                 self.error = error
                 raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
+from starview_app.maintenance.database_errors import message_of
 from starview_app.maintenance.jobs.sessions.clear import Redis
 
 Row = dict[str, Any]
@@ -62,5 +63,5 @@ def guarded(title: str, check: Check, situation: Situation) -> Section:
     except DatabaseError as error:
         if connection.connection is None or connection.connection.closed:
             raise  # without the database no other check is possible
-        text = str(error).strip().splitlines()[0]
-        return Section(title, problems=[f"{title} cannot be looked at: {text}"])
+        problem = f"{title} cannot be looked at: {message_of(error)}"
+        return Section(title, problems=[problem])
