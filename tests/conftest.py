@@ -119,6 +119,16 @@ def backup_path(services: LocalServices) -> str:
     return f"{services.psql_path.parent}{os.pathsep}{os.environ['PATH']}"
 
 
+@pytest.fixture
+def target() -> Iterator[str]:
+    """An empty database of the tests' server."""
+    name = f"{connection.settings_dict['NAME']}_restored"
+    execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    execute(f"CREATE DATABASE {name}")
+    yield name
+    execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 @contextmanager
 def started(
     command: str, environment: dict[str, str], folder: Path, *options: str

@@ -323,3 +323,19 @@ def in_thread(work: Callable[[], None]) -> Iterator[None]:
         thread.join(DEADLINE_SECONDS * 2)
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def other_session(database: str) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+    """A function from SQL to rows, in another database of the server."""
+    parameters: dict[str, Any] = connection.get_connection_params()
+    parameters.pop("cursor_factory", None)
+    session = psycopg2.connect(**{**parameters, "dbname": database})
+
+    def rows(statement: str) -> list[tuple[Any, ...]]:
+        with session.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    with closing(session):
+        yield rows

@@ -1,4 +1,4 @@
-"""backup_database in trouble: killed or frozen anywhere, or beside another run.
+"""Backups and restores in trouble: killed or frozen anywhere, or beside another run.
 
 The seed is shown when the test fails; CRASH_SEED=... repeats its choices.
 """
@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
+import psutil  # type: ignore[import-untyped]
 import pyrage
 import pytest
 from django.db import connection
@@ -21,7 +22,13 @@ from starview_app.maintenance.models import Backup
 from starview_app.maintenance.own_tables import create_own_tables
 from starview_app.maintenance.stores.configured import BACKUP_PREFIX
 from tests.archive_processes import Command, Commands, Done, Hold
-from tests.factories import days_ago, execute, make_accounts, wait_until
+from tests.factories import (
+    days_ago,
+    execute,
+    make_accounts,
+    other_session,
+    wait_until,
+)
 from tests.failing_s3 import FailingS3
 from tests.sizes import sizes
 
@@ -52,6 +59,18 @@ def start(
 
 
 @pytest.fixture
+def restore(
+    commands: Commands, bucket: LocalServices, backup_path: str, target: str
+) -> Callable[..., Command]:
+    return partial(
+        commands.start,
+        *("restore_database", "newest", "--into", target),
+        settings={"AWS_S3_ENDPOINT_URL": bucket.aws_url},
+        environment={"PATH": backup_path},
+    )
+
+
+@pytest.fixture
 def run(start: Callable[..., Command]) -> Callable[..., Done]:
     def call(*words: str, **options: object) -> Done:
         """With the job's lock: a killed run's ends when the server notices."""
@@ -66,7 +85,7 @@ def wait_for_sessions_to_end() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM pg_stat_activity"
-                f" WHERE application_name LIKE '{JOB}%' OR application_name LIKE 'pg_%'"
+                f" WHERE application_name ~ '^({JOB}|restore_database|pg_)'"
             )
             return bool(cursor.fetchone() == (0,))
 
@@ -170,6 +189,49 @@ def test_killed_anywhere_the_last_good_backup_stays_and_the_next_run_cleans_up(
     proved = run("--drill")
     assert proved.code == 0, proved
     assert drill_databases() == []
+
+
+@pytest.mark.parametrize(("words", "rounds"), sizes(2, soak=15, long=150, of=[]))
+def test_a_restore_that_is_killed_leaves_all_or_nothing(
+    words: list[str],
+    rounds: int,
+    run: Callable[..., Done],
+    restore: Callable[..., Command],
+    target: str,
+    bucket: LocalServices,
+    rng: random.Random,
+) -> None:
+    assert run().code == 0
+    tables = tables_of(str(connection.settings_dict["NAME"]))
+    killed = 0
+
+    while killed < rounds:
+        running = restore(*words)
+        if running.freeze_after(rng.uniform(0.3, 1.2)):
+            for program in psutil.Process(running.pid).children():
+                program.kill()  # as when a container is killed
+            running.kill()
+            killed += 1
+        wait_for_sessions_to_end()
+        if found := tables_of(target):  # it was done, or as good as done
+            assert found == tables
+            recreate(target)
+    done = restore().finish()
+
+    assert done.code == 0, done  # it has compared the rows
+    assert tables_of(target) == tables
+    assert_clean(bucket)
+
+
+def tables_of(database: str) -> set[str]:
+    with other_session(database) as rows:
+        found = rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    return {name for (name,) in found}
+
+
+def recreate(database: str) -> None:
+    execute(f"DROP DATABASE {database} WITH (FORCE)")
+    execute(f"CREATE DATABASE {database}")
 
 
 def steps(first: int, last: int, *, in_test: tuple[int, ...]) -> list[object]:

@@ -6,14 +6,11 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 from urllib.parse import quote
 
-import psycopg2
 import pyrage
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
@@ -44,7 +41,13 @@ from starview_app.maintenance.stores.folder import FolderStore
 from tests import failing_s3
 from tests.archive_processes import Commands
 from tests.conftest import Manage
-from tests.factories import days_ago, execute, make_accounts, session
+from tests.factories import (
+    days_ago,
+    execute,
+    make_accounts,
+    other_session,
+    session,
+)
 from tests.failing_s3 import FailingS3
 from tests.pgbouncer import Pooler
 
@@ -62,16 +65,6 @@ def run(manage: Manage, bucket: LocalServices, backup_path: str) -> Run:
         return done
 
     return call
-
-
-@pytest.fixture
-def target() -> Iterator[str]:
-    """An empty database of the tests' server."""
-    name = f"{connection.settings_dict['NAME']}_restored"
-    execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    execute(f"CREATE DATABASE {name}")
-    yield name
-    execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -117,22 +110,6 @@ def program(folder: Path, name: str, text: str) -> None:
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
-
-
-@contextmanager
-def other_session(database: str) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
-    """A function from SQL to rows, in another database of the server."""
-    parameters: dict[str, Any] = connection.get_connection_params()
-    parameters.pop("cursor_factory", None)
-    session = psycopg2.connect(**{**parameters, "dbname": database})
-
-    def rows(statement: str) -> list[tuple[Any, ...]]:
-        with session.cursor() as cursor:
-            cursor.execute(statement)
-            return list(cursor.fetchall())
-
-    with closing(session):
-        yield rows
 
 
 # -- a backup ------------------------------------------------------------------------
