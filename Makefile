@@ -40,8 +40,8 @@ down: ## stop and remove the containers; the data stays, `docker compose down -v
 test: $(INSTALLED) supercronic pgbouncer ## run the tests, against real local services
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
-soak: $(INSTALLED) supercronic pgbouncer minio ## repeat what `test` tries a few times, 8 minutes; LONG=1 takes hours
-	SOAK=1 LONG=$(LONG) $(BIN)/python -m pytest -m soak -n auto --dist worksteal $(PYTEST)
+soak: $(INSTALLED) supercronic pgbouncer $(S3) ## repeat what `test` tries a few times, 8 minutes; LONG=1 takes hours; S3=minio
+	TESTS_S3=$(S3) LONG=$(LONG) $(BIN)/python -m pytest -m soak -n auto --dist worksteal $(PYTEST)
 
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
@@ -106,7 +106,7 @@ supercronic:
 pgbouncer:
 	@demo/get_pgbouncer.sh $(TOOLS) || true
 
-# Without MinIO the soak and the benchmarks use moto, whose own time is as much as psql's.
+# Without MinIO the benchmarks use moto, whose own time is as much as psql's.
 minio:
 	@demo/get_minio.sh $(TOOLS) || true
 

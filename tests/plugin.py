@@ -18,12 +18,12 @@ from tests.launcher import launcher
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _folder = tempfile.TemporaryDirectory(prefix="starview-tests-")
-# A soak's S3 is a MinIO, where there is one.
+# `make soak S3=minio`: a MinIO instead of moto.
 _minio = Path(__file__).resolve().parent.parent / ".tools" / "minio"
 services = LocalServices(
     Path(_folder.name),
     is_durable=False,
-    minio=_minio if "SOAK" in os.environ and _minio.exists() else None,
+    minio=_minio if os.environ.get("TESTS_S3") == "minio" else None,
 )
 services.start()
 for _name in [name for name in os.environ if name.startswith(("AWS_", "AUDIT_R2_"))]:
