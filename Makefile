@@ -46,7 +46,8 @@ soak: $(INSTALLED) supercronic pgbouncer $(S3) ## repeat what `test` tries a few
 check: check-python check-format check-types check-scripts check-image
 check: check-migrations ## lint the Python, the scripts, the image; check types and migrations
 
-bench: $(INSTALLED) minio ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
+bench: $(INSTALLED) ## measure start-up, runner, badges and archive, 20 minutes, into docs/benchmarks.md
+	@demo/get_minio.sh $(TOOLS) || true
 	@$(BIN)/python -m bench $(if $(BENCH_ROWS),$(BENCH_SMALL))
 
 docs: $(INSTALLED) ## write the pages of docs/ as a site that can be searched, into .site/
@@ -106,9 +107,10 @@ supercronic:
 pgbouncer:
 	@demo/get_pgbouncer.sh $(TOOLS) || true
 
-# Without MinIO the benchmarks use moto, whose own time is as much as psql's.
+# Without MinIO the benchmarks use moto, whose own time is as much as psql's; a soak with
+# S3=minio needs it.
 minio:
-	@demo/get_minio.sh $(TOOLS) || true
+	@demo/get_minio.sh $(TOOLS)
 
 $(INSTALLED): requirements-dev.txt
 	@demo/make_venv.sh $(VENV) requirements-dev.txt

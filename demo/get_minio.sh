@@ -9,13 +9,14 @@ readonly GO_MODULE=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
 
-if [ -x "$folder/minio" ]; then
+if [ -x "$folder/minio" ] && [ "$(cat "$folder/minio.version" 2>/dev/null)" = "$GO_MODULE" ]; then
   exit
 fi
 if command -v go >/dev/null; then
   echo "Building MinIO with Go; the first time takes minutes"
   # Static, so that it runs in any image.
   if GOBIN=$folder CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$GO_MODULE"; then
+    echo "$GO_MODULE" >"$folder/minio.version"
     exit
   fi
 fi

@@ -253,6 +253,7 @@ def test_the_rates_of_the_weekly_reports_are_drawn(page: Page) -> None:
 
     assert text.count(": 6.0 % of 1,000</title>") == 12
     assert text.count(": 0.10 % of 1,000</title>") == 12
+    assert len(set(re.findall(r"week to (\S+): 6.0 %", text))) == 12
 
 
 @pytest.mark.parametrize(

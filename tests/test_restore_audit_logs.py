@@ -1166,7 +1166,7 @@ def test_sigterm_in_the_middle_leaves_whole_objects_and_exits_1(
     assert log.splitlines()[-1].startswith(
         "CommandError: restore_audit_logs was stopped by SIGTERM before it was done"
     )
-    assert summary(2, 1, 0) in printed
+    assert summary(2, 1, 0) in printed, log
     assert ids() == three_objects[2]
     restore(*ALL)
     assert ids() == set().union(*three_objects)

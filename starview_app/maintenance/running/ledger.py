@@ -107,6 +107,12 @@ _PRUNE = """
                     WHERE
                         newer.job = run.job
                         AND newer.slot > coalesce(run.slot, run.started_at)
+                        AND newer.slot <= %(now)s  -- else a clock was ahead
+                )
+                OR NOT EXISTS (
+                    SELECT
+                    FROM maintenance_jobrun AS other
+                    WHERE other.job = run.job AND other.slot IS NOT NULL
                 )
             )
         ORDER BY started_at
@@ -307,7 +313,7 @@ def prune(now: datetime) -> None:
     Runs of a job's newest slot, and manual ones since it, are kept.
     """
     cutoff = now - timedelta(days=KEEP_DAYS)
-    execute(_PRUNE, {"cutoff": cutoff, "rows": PRUNE_ROWS})
+    execute(_PRUNE, {"cutoff": cutoff, "now": now, "rows": PRUNE_ROWS})
 
 
 @contextmanager

@@ -102,7 +102,8 @@ class Watcher:
         _log_what_the_command_could_not(ended, ending)
         is_recorded = self._is_recorded(ending)
         self._announce_end(ending, is_recorded=is_recorded)
-        if is_recorded:
+        # A run that was refused may have been so because of this machine's clock.
+        if is_recorded and ending.outcome == Outcome.SUCCEEDED:
             self._prune(ending.finished_at)
         self._watched.flush()
         if ending.outcome == Outcome.SKIPPED and self._request.slot:

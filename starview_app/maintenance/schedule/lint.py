@@ -17,7 +17,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from starview.redaction import SHORTEST_SECRET
 from starview_app.maintenance.schedule.crontab import ScheduledJob, parse_crontab
-from starview_app.maintenance.schedule.registry import is_own_job
+from starview_app.maintenance.schedule.registry import (
+    is_own_job,
+    is_unknown,
+    let_unknown_values_pass,
+)
 from starview_app.maintenance.text import one_line
 
 CATCH_UP = "catch_up"
@@ -162,7 +166,7 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
 
     A variable that is set is replaced; one that is not is assumed to be valid.
     """
-    _let_unknown_values_pass(parser)
+    let_unknown_values_pass(parser)
     used: dict[str, str] = {}
 
     def value_of(variable: re.Match[str]) -> str:
@@ -176,7 +180,7 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
         with redirect_stdout(StringIO()):  # hides the output of --help and --version
             options = vars(parser.parse_args(words))
         check_options = getattr(command, "check_options", None)  # JobCommand has it
-        if check_options is None or any(map(_is_unknown, words)):
+        if check_options is None or any(map(is_unknown, words)):
             return ""
         reason = str(check_options(options))
     except SystemExit:
@@ -186,20 +190,6 @@ def _refusal(command: BaseCommand, parser: Any, words: list[str]) -> str:
     for value, variable in used.items():  # a value may be a secret
         reason = reason.replace(value, variable)
     return reason
-
-
-def _let_unknown_values_pass(parser: Any) -> None:
-    convert, compare = parser._get_value, parser._check_value
-    parser._get_value = lambda action, text: (
-        text if _is_unknown(text) else convert(action, text)
-    )
-    parser._check_value = lambda action, value: (
-        None if _is_unknown(str(value)) else compare(action, value)
-    )
-
-
-def _is_unknown(text: str) -> bool:
-    return "$" in text
 
 
 # -- lines together ------------------------------------------------------------------

@@ -47,7 +47,8 @@ def names_of(command: str, lines: Iterable[ScheduledJob]) -> list[str]:
     own where no line has it, and what the documentation calls such a line.
     """
     named = [line.job for line in lines if line.job and line.django_command == command]
-    return [*named, command, f"starview-{command.replace('_', '-')}"]
+    names = [*named, command, f"starview-{command.replace('_', '-')}"]
+    return list(dict.fromkeys(names))
 
 
 def is_recorded(job: ScheduledJob) -> bool:
@@ -75,7 +76,7 @@ def has_dry_run(name: str) -> bool:
 def options_of(name: str, lines: Iterable[ScheduledJob]) -> dict[str, Any]:
     """Return the options of the first line for a command of ours, or its defaults.
 
-    They are the defaults too if a value of the line is a variable of the shell.
+    Where the line has a variable of the shell, the value is the default.
     """
     given = [
         line.arguments[line.arguments.index(name) + 1 :]
@@ -83,7 +84,29 @@ def options_of(name: str, lines: Iterable[ScheduledJob]) -> dict[str, Any]:
         if line.django_command == name
     ]
     parser = load_command_class("starview_app", name).create_parser("manage.py", name)
-    for arguments in (*given[:1], []):
+    let_unknown_values_pass(parser)
+    defaults = vars(parser.parse_args([]))
+    options = defaults
+    for arguments in given[:1]:
         with suppress(CommandError, SystemExit):
-            return vars(parser.parse_args(arguments))
-    raise AssertionError(f"{name} cannot be started without options")
+            options = vars(parser.parse_args(arguments))
+    return {
+        key: defaults[key] if is_unknown(str(value)) else value
+        for key, value in options.items()
+    }
+
+
+def let_unknown_values_pass(parser: Any) -> None:
+    """Let a parser take any value that is known only when the line runs."""
+    convert, compare = parser._get_value, parser._check_value
+    parser._get_value = lambda action, text: (
+        text if is_unknown(text) else convert(action, text)
+    )
+    parser._check_value = lambda action, value: (
+        None if is_unknown(str(value)) else compare(action, value)
+    )
+
+
+def is_unknown(text: str) -> bool:
+    """Whether a value has a variable of the shell."""
+    return "$" in text

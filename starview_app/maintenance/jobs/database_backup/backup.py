@@ -194,7 +194,7 @@ class _Run:
             return sent, as_contents(tables, before, read_sequences(cursor))
 
     def _prove(self, record: Backup, sent: Digest) -> None:
-        with self.programs.list() as program:
+        with self.programs.list(keeps_output=False) as program:
             stored = read_back(
                 self.store,
                 record.name,

@@ -61,16 +61,21 @@ class Program:
         environment: Mapping[str, str],
         *,
         reads: bool,
+        keeps_output: bool = True,
         files: Sequence[IO[bytes]] = (),
     ) -> None:
-        """If it `reads`, what it writes is its `output`. It may open `files`."""
+        """If it `reads`, what it writes is its `output`, unless that is not kept.
+
+        It may open `files`.
+        """
         self.name = words[0]
         self._said, self._written = _file_in_memory(), _file_in_memory()
+        written = self._written if keeps_output else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
-                stdout=self._written if reads else subprocess.PIPE,
+                stdout=written if reads else subprocess.PIPE,
                 stderr=self._said,
                 env=environment,
                 pass_fds=[file.fileno() for file in files],
@@ -181,12 +186,13 @@ class PostgresPrograms:
         program: Program = connector.create_dump()
         return program
 
-    def list(self) -> Program:
+    def list(self, *, keeps_output: bool) -> Program:
         """Start pg_restore, which reads a dump's table of contents from its `stdin`.
 
         It ends before the end of the dump; its `output` is for `restore`.
         """
-        return Program(["pg_restore", "--list"], os.environ, reads=True)
+        words = ["pg_restore", "--list"]
+        return Program(words, os.environ, reads=True, keeps_output=keeps_output)
 
     def restore(self, database: str, entries: bytes) -> "Restore":
         return Restore(database, entries, is_whole=self._restores_whole)

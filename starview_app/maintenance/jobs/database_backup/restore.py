@@ -191,7 +191,7 @@ class Restorer:
 
     def _entries(self, record: Backup) -> bytes:
         """Return the dump's table of contents, from its begin."""
-        with self.programs.list() as program:
+        with self.programs.list(keeps_output=True) as program:
             read_begin(
                 self.store,
                 record.name,
