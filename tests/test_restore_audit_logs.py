@@ -1150,23 +1150,27 @@ def test_a_download_that_breaks_off_is_one_line_and_the_next_run_does_the_rest(
 
 
 def test_sigterm_in_the_middle_leaves_whole_objects_and_exits_1(
-    three_objects: list[set[int]],
-    bucket: LocalServices,
-    test_environment: dict[str, str],
+    three_objects: list[set[int]], bucket: LocalServices, commands: Commands
 ) -> None:
     with FailingS3(bucket.aws_url) as s3:
-        environment = {**test_environment, "AWS_S3_ENDPOINT_URL": s3.url}
-        started: Queue[subprocess.Popen[str]] = Queue()
-        second(before(lambda: started.get(timeout=60).terminate()), s3)
-        with running(environment, *ALL) as process:
-            started.put(process)
-            printed, log = process.communicate(timeout=60)
+        started: Queue[int] = Queue()
+        terminate = before(lambda: os.kill(started.get(timeout=60), signal.SIGTERM))
+        second(terminate, s3)
+        command = commands.start(
+            *("restore_audit_logs", *ALL),
+            settings={"AWS_S3_ENDPOINT_URL": s3.url},
+            # However slow the machine is: the run is not to be cut off.
+            constants={"starview_app.maintenance.running.stop.GRACE_SECONDS": 60.0},
+            supervised=True,
+        )
+        started.put(command.pid)
+        done = command.finish()
 
-    assert process.returncode == 1
-    assert log.splitlines()[-1].startswith(
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(
         "CommandError: restore_audit_logs was stopped by SIGTERM before it was done"
     )
-    assert summary(2, 1, 0) in printed, log
+    assert summary(2, 1, 0) in done.out
     assert ids() == three_objects[2]
     restore(*ALL)
     assert ids() == set().union(*three_objects)
