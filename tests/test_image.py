@@ -328,9 +328,7 @@ def test_it_has_no_compiler_no_pip_no_tests_and_no_program_that_becomes_root() -
     done = run_once("sh", "-c", f"{{ {script}; }} 2>/dev/null; echo end")
 
     assert done.stdout.splitlines()[-1:] == ["end"]
-    assert "/app" not in done.stdout
-    assert not re.search(r"/(gcc|cc|pip3?)$", done.stdout, re.MULTILINE)
-    assert "/usr/bin/su" not in done.stdout
+    assert re.findall("^/.*", done.stdout, re.MULTILINE) == []
 
 
 def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
