@@ -332,7 +332,9 @@ def test_it_has_no_compiler_no_pip_no_tests_and_no_program_that_becomes_root() -
 
 
 def test_it_runs_as_an_ordinary_user_on_a_read_only_root() -> None:
-    done = run_once("sh", "-c", "id -u; touch /app/file; touch /tmp/file && echo yes")
+    # Of two streams the lines may change places.
+    script = "exec 2>&1; id -u; touch /app/file; touch /tmp/file && echo yes"
+    done = run_once("sh", "-c", script)
 
     user, refusal, temporary = done.stdout.splitlines()[-3:]
     assert user == "10001"
