@@ -199,13 +199,13 @@ def _server(figures: Figures) -> str:
     seconds = sum(figures.server_parts.values())
     in_s3 = figures.comparisons[1]
     psql = statistics.median(in_s3.references)
-    left = statistics.median(in_s3.ours) - psql - seconds
+    ours = statistics.median(in_s3.ours)
     return f"""### What the S3 server costs by itself
 
 The same objects sent and read back by bare boto3, in parts of the same size, without a
 database: {seconds:.2f} s ({_parts(figures.server_parts)}). That is
-{seconds / psql:.2f} times what psql takes. An archive to S3 takes {left:+.2f} s beside
-psql's work and the server's."""
+{seconds / psql:.2f} times what psql takes. One after the other, that and psql's work take
+{psql + seconds:.2f} s; the archive to S3, which does both, takes {ours:.2f} s."""
 
 
 def _memory(figures: Figures) -> str:
