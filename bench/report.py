@@ -204,8 +204,9 @@ def _server(figures: Figures) -> str:
 
 The same objects sent and read back by bare boto3, in parts of the same size, without a
 database: {seconds:.2f} s ({_parts(figures.server_parts)}). That is
-{seconds / psql:.2f} times what psql takes. One after the other, that and psql's work take
-{psql + seconds:.2f} s; the archive to S3, which does both, takes {ours:.2f} s."""
+{seconds / psql:.2f} times what psql takes. One after the other, that and psql's
+work take {psql + seconds:.2f} s; the archive to S3, which does both, takes
+{ours:.2f} s."""
 
 
 def _memory(figures: Figures) -> str:
