@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError
 
+from demo import first_version
 from demo.services import LocalServices
 from starview_app.maintenance.models import AuditArchive, AuditManifest
 from starview_app.maintenance.own_tables import create_own_tables
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 STEM = "audit_logs_20240105_to_20240107_20240301_040000"
 JSON, TXT = f"{STEM}.json", f"{STEM}.txt"
+ARCHIVED = datetime(2024, 3, 1, 4, 0, 0, 123456, tzinfo=UTC)
 BEGIN = datetime(2024, 1, 5, 12, 0, 0, 273700, tzinfo=UTC)
 # What a visitor may write into the fields of a row that people read.
 FORGED = f"no\n{'-' * 100}\n\n{'-' * 100}\nID: 999\nTimestamp: {BEGIN.isoformat()}\r"
@@ -53,47 +55,12 @@ ROWS = [
 ]
 
 
-def text_of(row: dict[str, Any]) -> list[str]:
-    return [
-        "-" * 100,
-        f"ID: {row['id']}",
-        f"Timestamp: {row['timestamp']}",
-        f"Event Type: {row['event_type']}",
-        f"Status: {'SUCCESS' if row['success'] else 'FAILED'}",
-        f"User: {row['username'] or row['user_id'] or 'anonymous'}",
-        f"IP Address: {row['ip_address'] or 'N/A'}",
-        f"Message: {row['message']}",
-        *([f"User Agent: {row['user_agent']}"] if row["user_agent"] else []),
-        *(
-            [f"Metadata: {json.dumps(row['metadata'], indent=2)}"]
-            if row["metadata"]
-            else []
-        ),
-        "-" * 100,
-        "",
-    ]
-
-
 def json_object(rows: list[dict[str, Any]], **changes: Any) -> bytes:
-    """As the web service's first version wrote it."""
-    content = {
-        "archive_date": "2024-03-01T04:00:00.123456+00:00",
-        "retention_days": 30,
-        "log_count": len(rows),
-        "date_range": {"from": rows[0]["timestamp"], "to": rows[-1]["timestamp"]},
-        "logs": rows,
-    } | changes
-    return json.dumps(content, indent=2).encode()
+    return first_version.json_object(rows, ARCHIVED, **changes)
 
 
 def txt_object(rows: list[dict[str, Any]], count: int | None = None) -> bytes:
-    lines = ["=" * 100, "AUDIT LOG ARCHIVE", "=" * 100]
-    lines += ["Archive Date: 2024-03-01 04:00:00", "Retention Policy: 30 days"]
-    lines += [f"Log Count: {len(rows) if count is None else count}"]
-    lines += ["Date Range: 2024-01-05 to 2024-01-07", "=" * 100, ""]
-    for row in rows:
-        lines += text_of(row)
-    return "\n".join(lines).encode()
+    return first_version.txt_object(rows, ARCHIVED, count)
 
 
 @pytest.fixture

@@ -142,11 +142,15 @@ _EXPIRE = f"""
                 SELECT FROM starview_email_suppression AS other
                 WHERE other.bounce_id = bounce.id AND other.reason <> 'soft_bounce'
             )
+    ),
+    ended AS (
+        UPDATE starview_email_suppression AS suppression
+        SET is_active = false
+        FROM expired
+        WHERE suppression.id = expired.id
+        RETURNING suppression.id
     )
-    UPDATE starview_email_suppression AS suppression
-    SET is_active = false
-    FROM expired
-    WHERE suppression.id = expired.id
+    SELECT (SELECT count(*) FROM expired), (SELECT count(*) FROM ended)
 """
 
 # A record is kept if an active suppression, one for another reason, or a row of an
@@ -262,15 +266,13 @@ def _expire(
     rows = _list_expired(cursor, limits, report)
 
     def expire(ids: Sequence[int]) -> None:
-        parameters: dict[str, Any] = {**limits, "ids": list(ids)}
         with transaction.atomic():
             cursor.execute(_LOCK)
-            cursor.execute(f"{_EXPIRED} SELECT count(*) FROM expired", parameters)
-            (expired,) = cursor.fetchone()
-            cursor.execute(_EXPIRE, parameters)
-            if cursor.rowcount != expired:
+            cursor.execute(_EXPIRE, {**limits, "ids": list(ids)})
+            expired, ended = cursor.fetchone()
+            if ended != expired:
                 raise DatabaseError(KEPT_SILENTLY)
-        result.counts["deactivated"] += expired
+        result.counts["deactivated"] += ended
 
     def refused(suppression_id: int, reason: str) -> None:
         result.problems.append(
