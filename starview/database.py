@@ -8,6 +8,7 @@ its statements mean. A setting that DATABASE_URL has in `options` is kept.
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -187,3 +188,11 @@ class Session(Connection):
                 or self.server_version >= _TRANSACTION_TIMEOUT_SINCE
             )
         }
+
+
+def server_ahead_seconds(cursor: Any) -> float:
+    """Return by how much the server's clock is ahead of this machine's."""
+    before = time.time()
+    cursor.execute("SELECT extract(epoch FROM clock_timestamp())")
+    (server,) = cursor.fetchone()
+    return float(server) - (before + time.time()) / 2

@@ -10,7 +10,6 @@ import os
 import select
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import Any
 import psycopg2
 from django.db import connection
 
-from starview.database import Session
+from starview.database import Session, server_ahead_seconds
 from starview_app.maintenance.errors import JobError
 from starview_app.maintenance.running.forks import undone_in_children
 from starview_app.maintenance.running.process import run_pid
@@ -33,7 +32,6 @@ SESSIONS = 3
 
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _SHARED = "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))"
-_CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
 # Waits, since a process that looks for crashed runs may hold the lock for a moment.
 _LOCK_RUN = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 _HOLDER = """
@@ -156,13 +154,11 @@ def _acquire(session: Session, job: str, lock_name: str, lock: str) -> None:
 
 def _require_clock(cursor: Any) -> None:
     """Raise JobError if this machine and the database disagree on the time."""
-    before = time.time()
-    cursor.execute(_CLOCK)
-    ahead_seconds = (before + time.time()) / 2 - float(cursor.fetchone()[0])
-    if abs(ahead_seconds) > MOST_CLOCK_SECONDS:
-        word = "ahead of" if ahead_seconds > 0 else "behind"
+    server_ahead = server_ahead_seconds(cursor)
+    if abs(server_ahead) > MOST_CLOCK_SECONDS:
+        word = "behind" if server_ahead > 0 else "ahead of"
         raise JobError(
-            f"the clock of this machine is {abs(ahead_seconds):.0f} s {word} the"
+            f"the clock of this machine is {abs(server_ahead):.0f} s {word} the"
             " database's, and what is old enough to be deleted depends on it"
             " HINT: set the clock (NTP) of the one that is wrong; nothing was changed"
         )

@@ -1,8 +1,8 @@
 """Checks the server: connection, limits, transactions and clock."""
 
 from django.db import connection
-from django.utils import timezone
 
+from starview.database import server_ahead_seconds
 from starview_app.maintenance.jobs.diagnosis.section import Section, Situation, query
 
 MOST_CLOCK_SECONDS = 5.0
@@ -56,7 +56,6 @@ _TRANSACTIONS = """
         )
     ORDER BY xact_start
 """
-_CLOCK = "SELECT clock_timestamp() AS at"
 
 
 def check_connection(situation: Situation) -> Section:
@@ -124,10 +123,8 @@ def _numbers(pids: list[int]) -> str:
 
 
 def check_clock(situation: Situation) -> Section:
-    before = timezone.now()
-    (row,) = query(_CLOCK)
-    after = timezone.now()
-    seconds = (row["at"] - (before + (after - before) / 2)).total_seconds()
+    with connection.cursor() as cursor:
+        seconds = server_ahead_seconds(cursor)
     shown = {"server_ahead_seconds": round(seconds, 3)}
     problems = []
     if abs(seconds) > MOST_CLOCK_SECONDS:
